@@ -1,0 +1,1 @@
+"""A seismograph for training runs: the client."""

@@ -1,0 +1,1 @@
+"""The wire between client and server: protobuf messages, generated code committed."""

@@ -1,0 +1,1 @@
+"""The server: takes telemetry, keeps it, watches it, and tells people."""

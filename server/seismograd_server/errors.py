@@ -1,0 +1,95 @@
+"""Everything that can go wrong in the server, as one tree.
+
+    SeismogradError
+    ├── UsageError              the person gave something that cannot work; exit code 1 and one line, HTTP 400
+    │   ├── ConfigError         a key or value of the configuration
+    │   └── NotFoundError       a run, alert or file that does not exist; HTTP 404, gRPC NOT_FOUND
+    ├── StartError              the server cannot start: port in use, data directory not writable, database taken
+    ├── IngestError             a client sent something that is refused
+    │   ├── InvalidBatchError   a field with the wrong length or value; the records are rejected, the stream goes on
+    │   ├── UnknownRankError    a handle that this server never gave; gRPC NOT_FOUND, the client opens the run again
+    │   ├── RankTakenError      another process already is this rank; gRPC ALREADY_EXISTS
+    │   └── LaunchConflictError the launch contradicts what is known of it; gRPC FAILED_PRECONDITION
+    ├── StorageError            the store failed
+    │   ├── StorageBusyError    transient: try again; gRPC UNAVAILABLE with RetryInfo
+    │   └── StorageFencedError  another server owns the database now: this one must exit
+    └── DeliveryError           a notification did not arrive
+        ├── TransientDelivery   try again later
+        └── PermanentDelivery   never try this one again: count it and go on
+
+Each boundary translates once: `ingest/` to gRPC status codes, `web/` to HTTP, `commands` to exit codes.
+"""
+
+from __future__ import annotations
+
+
+class SeismogradError(Exception):
+    """Root of the tree. The message is one line that names the thing and the fix."""
+
+
+class UsageError(SeismogradError):
+    """The person gave something that cannot work."""
+
+
+class ConfigError(UsageError):
+    """A key or value of the configuration cannot be used."""
+
+
+class NotFoundError(UsageError):
+    """A run, alert or file that does not exist."""
+
+
+class StartError(SeismogradError):
+    """The server cannot start."""
+
+
+class IngestError(SeismogradError):
+    """A client sent something that is refused."""
+
+
+class InvalidBatchError(IngestError):
+    """A field has the wrong length or value.
+
+    Attributes:
+        field: the field at fault, as the protocol names it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class UnknownRankError(IngestError):
+    """A rank handle that this server never gave."""
+
+
+class RankTakenError(IngestError):
+    """Another living process already is this rank of the launch."""
+
+
+class LaunchConflictError(IngestError):
+    """What the rank says contradicts what is known of its launch."""
+
+
+class StorageError(SeismogradError):
+    """The store failed."""
+
+
+class StorageBusyError(StorageError):
+    """The store cannot take this now; the same request may succeed later."""
+
+
+class StorageFencedError(StorageError):
+    """Another server owns the database now."""
+
+
+class DeliveryError(SeismogradError):
+    """A notification did not arrive."""
+
+
+class TransientDelivery(DeliveryError):
+    """The target may accept it later."""
+
+
+class PermanentDelivery(DeliveryError):
+    """The target will never accept this notification."""
