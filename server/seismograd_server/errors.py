@@ -14,8 +14,8 @@
     │   ├── StorageBusyError    transient: try again; gRPC UNAVAILABLE with RetryInfo
     │   └── StorageFencedError  another server owns the database now: this one must exit
     └── DeliveryError           a notification did not arrive
-        ├── TransientDelivery   try again later
-        └── PermanentDelivery   never try this one again: count it and go on
+        ├── TransientDeliveryError  try again later
+        └── PermanentDeliveryError  never try this one again: count it and go on
 
 Each boundary translates once: `ingest/` to gRPC status codes, `web/` to HTTP, `commands` to exit codes.
 """
@@ -87,9 +87,9 @@ class DeliveryError(SeismogradError):
     """A notification did not arrive."""
 
 
-class TransientDelivery(DeliveryError):
+class TransientDeliveryError(DeliveryError):
     """The target may accept it later."""
 
 
-class PermanentDelivery(DeliveryError):
+class PermanentDeliveryError(DeliveryError):
     """The target will never accept this notification."""

@@ -1,6 +1,6 @@
 """The server's own instruments: every counter, gauge and histogram about the server itself, declared in one place.
 
-Families about runs are not here: they are rendered from the snapshot of live runs (`metrics/`). Labels that are known in
+Families about runs are not here: they are rendered from the snapshot of live runs (`metrics/`). Labels known in
 advance are initialised to 0, so that a rate exists before the first event.
 """
 
@@ -23,31 +23,44 @@ class Instruments:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.build_info = Gauge(
-            "seismograd_build_info", "Version of the server; always 1.", ["version", "storage", "python"], registry=registry
+            "seismograd_build_info",
+            "Version of the server; always 1.",
+            ["version", "storage", "python"],
+            registry=registry,
         )
         self.ingest_requests = Counter(
-            "seismograd_ingest_requests_total", "Requests and frames of the ingest service by status.", ["method", "code"],
+            "seismograd_ingest_requests_total",
+            "Requests and frames of the ingest service by status.",
+            ["method", "code"],
             registry=registry,
         )
         self.ingest_records = Counter(
             "seismograd_ingest_records_total", "Records by what became of them.", ["result"], registry=registry
         )
         self.ingest_request_duration = Histogram(
-            "seismograd_ingest_request_duration_seconds", "Time from a frame's arrival to its durable ack.",
-            buckets=_DURATION_BUCKETS, registry=registry,
+            "seismograd_ingest_request_duration_seconds",
+            "Time from a frame's arrival to its durable ack.",
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
         )
         self.ingest_record_delay = Histogram(
-            "seismograd_ingest_record_delay_seconds", "Time from a record's own stamp to its being durable.",
-            buckets=_DELAY_BUCKETS, registry=registry,
+            "seismograd_ingest_record_delay_seconds",
+            "Time from a record's own stamp to its being durable.",
+            buckets=_DELAY_BUCKETS,
+            registry=registry,
         )
         self.ingest_inflight_bytes = Gauge(
             "seismograd_ingest_inflight_bytes", "Bytes received and not yet durable.", registry=registry
         )
         self.ingest_limit_bytes = Gauge(
-            "seismograd_ingest_limit_bytes", "Bytes that may be in flight before clients are asked to wait.", registry=registry
+            "seismograd_ingest_limit_bytes",
+            "Bytes that may be in flight before clients are asked to wait.",
+            registry=registry,
         )
         self.storage_commit_duration = Histogram(
-            "seismograd_storage_commit_duration_seconds", "Duration of the ingest transaction.", buckets=_DURATION_BUCKETS,
+            "seismograd_storage_commit_duration_seconds",
+            "Duration of the ingest transaction.",
+            buckets=_DURATION_BUCKETS,
             registry=registry,
         )
         self.storage_size_bytes = Gauge("seismograd_storage_size_bytes", "Size of the database.", registry=registry)
@@ -58,38 +71,52 @@ class Instruments:
             "seismograd_storage_errors_total", "Failed storage operations.", ["op"], registry=registry
         )
         self.detector_lag = Gauge(
-            "seismograd_detector_lag_seconds", "Age of the oldest durable record that no detector has judged.", ["shard"],
+            "seismograd_detector_lag_seconds",
+            "Age of the oldest durable record that no detector has judged.",
+            ["shard"],
             registry=registry,
         )
         self.detector_evaluations = Counter(
             "seismograd_detector_evaluations_total", "Closed steps judged by the detectors.", registry=registry
         )
         self.detector_failures = Counter(
-            "seismograd_detector_failures_total", "Detectors that raised and were quarantined for a run.", ["signature"],
+            "seismograd_detector_failures_total",
+            "Detectors that raised and were quarantined for a run.",
+            ["signature"],
             registry=registry,
         )
         self.log_pending_messages = Gauge(
             "seismograd_log_pending_messages", "Frames waiting in the log.", ["partition"], registry=registry
         )
         self.notifications = Counter(
-            "seismograd_notifications_total", "Notifications by target and result.", ["target", "result"], registry=registry
+            "seismograd_notifications_total",
+            "Notifications by target and result.",
+            ["target", "result"],
+            registry=registry,
         )
         self.notifications_pending = Gauge(
             "seismograd_notifications_pending", "Notifications waiting for delivery.", registry=registry
         )
         self.notification_latency = Histogram(
-            "seismograd_notification_latency_seconds", "Time from detection to first delivery.", buckets=_DELAY_BUCKETS,
+            "seismograd_notification_latency_seconds",
+            "Time from detection to first delivery.",
+            buckets=_DELAY_BUCKETS,
             registry=registry,
         )
         self.auth_failures = Counter(
             "seismograd_auth_failures_total", "Refused credentials.", ["reason"], registry=registry
         )
         self.client_dropped_records = Counter(
-            "seismograd_client_dropped_records_total", "Records that clients dropped, as they reported.",
-            ["project", "reason"], registry=registry,
+            "seismograd_client_dropped_records_total",
+            "Records that clients dropped, as they reported.",
+            ["project", "reason"],
+            registry=registry,
         )
         self.client_spool_bytes = Gauge(
-            "seismograd_client_spool_bytes", "Bytes in clients' spools, as they reported.", ["project"], registry=registry
+            "seismograd_client_spool_bytes",
+            "Bytes in clients' spools, as they reported.",
+            ["project"],
+            registry=registry,
         )
         for result in ("accepted", "duplicate", "rejected"):
             self.ingest_records.labels(result=result)

@@ -2,8 +2,8 @@
 
     StepBatch  --(compose, close)-->  ClosedBlock  --(detect)-->  Finding  --(lifecycle)-->  Alert
 
-Arrays follow one rule: NaN and Inf in a value are data. Where a number may be missing, either a mask named `*_known` says
-so, or the docstring says that NaN means "not known" (only for quantities that are never NaN themselves).
+Arrays follow one rule: NaN and Inf in a value are data. Where a number may be missing, either a mask named `*_known`
+says so, or the docstring says that NaN means "not known" (only for quantities that are never NaN themselves).
 Shapes: n = records or steps, t = parameters of one rank's catalog, l = layers of the run, r = ranks.
 """
 
@@ -251,7 +251,7 @@ class ScalarColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorColumn:
-    """A number per record and parameter where sampled: `rows` uint32[k], `parameters` uint32[m], `values` float32[k, m]."""
+    """A number per record and parameter where sampled: `rows` uint32[k], `parameters` uint32[m], `values` [k, m]."""
 
     rows: UInt32
     parameters: UInt32
@@ -260,7 +260,7 @@ class TensorColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepBatch:
-    """Records of one (rank, optimizer, kind, branch), consecutive in sequence; columns as in telemetry.proto, validated."""
+    """Records of one (rank, optimizer, kind, branch), consecutive in sequence; columns as on the wire, validated."""
 
     rank_handle: int
     optimizer: int
@@ -465,8 +465,8 @@ class Evidence:
 class Finding:
     """A detector's level changed at `step`, the last step whose data was used.
 
-    `severity` NONE says that the condition is over. While it lasts, a finding is given again only when the severity rises or the
-    evidence becomes notably worse; the lifecycle does the rest.
+    `severity` NONE says that the condition is over. While it lasts, a finding is given again only when the severity
+    rises or the evidence becomes notably worse; the lifecycle does the rest.
     """
 
     signature: Signature
