@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# What `make demo` and `make bench` pass on, for example: make demo ARGS="--scenario rank-fault --keep"
+ARGS ?=
+# Linear algebra libraries start a thread per core; several training processes and a server share these cores.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench proto system-packages
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## Make .venv with everything a developer needs
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("seismograd needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: install ## Watch a real model explode, with alert and post-mortem (ARGS="--scenario rnn --keep")
+	$(BIN)/seismograd demo $(ARGS)
+
+system-packages: ## Install the Debian packages that tests use (Prometheus, Alertmanager), when root
+	@tests/support/system-packages
+
+test: install system-packages ## Run every test (ARGS are passed to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install ## Lint, types, architecture, drift of generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy protos/generate.py client server tests
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python protos/generate.py --check
+	cd protos && ../$(BIN)/buf lint
+
+bench: install ## Print the speed ratios against baselines and peers (ARGS="client" or "server" for one)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+proto: install ## Regenerate the protobuf modules
+	$(BIN)/python protos/generate.py

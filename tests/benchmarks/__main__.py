@@ -1,0 +1,26 @@
+"""`make bench`: runs every benchmark, or those named on the command line, one after the other in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHMARKS = {
+    "client": "tests.benchmarks.client_overhead",
+    "server": "tests.benchmarks.server_throughput",
+}
+
+
+def main() -> int:
+    """Exit code 0 when every benchmark ran; 2 for an unknown name."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    codes = [subprocess.run([sys.executable, "-m", BENCHMARKS[name]], check=False).returncode for name in names]
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""How every benchmark measures: arms in turn, medians, ratios. Machines are noisy; a ratio of neighbours in time is not."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+
+
+def interleave(arms: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
+    """Runs A, B, C, A, B, C, ... and returns each arm's results in order."""
+    results: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repetitions):
+        for name, run in arms.items():
+            results[name].append(run())
+    return results
+
+
+def median(values: list[float]) -> float:
+    """The median of the results of one arm."""
+    return statistics.median(values)
+
+
+def paired_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Median of the ratios pair by pair, so that a drift of the machine's speed cancels."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Prints an aligned table; the first column is left-aligned."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    print(f"\n{title}")
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  " + "  ".join(cells))
