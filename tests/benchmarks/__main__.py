@@ -1,4 +1,4 @@
-"""`make bench`: runs every benchmark, or those named on the command line, one after the other in processes of their own."""
+"""`make bench`: runs every benchmark, or those named on the command line, each in a process of its own."""
 
 from __future__ import annotations
 

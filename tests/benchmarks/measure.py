@@ -1,4 +1,4 @@
-"""How every benchmark measures: arms in turn, medians, ratios. Machines are noisy; a ratio of neighbours in time is not."""
+"""How every benchmark measures: arms in turn, medians, ratios of neighbours in time, because machines are noisy."""
 
 from __future__ import annotations
 

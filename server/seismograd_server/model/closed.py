@@ -1,0 +1,71 @@
+"""Closed steps: what detectors may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The layers of one optimizer as the whole launch has them, composed from every rank's catalog."""
+
+    world_size: int
+    names: tuple[str, ...]
+    module_types: tuple[str, ...]
+    depths: tuple[int, ...]  # forward order, 0 = nearest the input; -1 = unknown
+    numels: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    hostnames: tuple[str, ...] = ()  # by rank; empty = unknown
+
+
+@dataclass(frozen=True, slots=True)
+class NonfiniteLayer:
+    """Non-finite gradient elements of one layer in one step of a block, as one rank reported them."""
+
+    row: int
+    layer: int  # index in Layout.names; -1 = only the total is known
+    rank: int
+    nan_count: int
+    positive_inf_count: int
+    negative_inf_count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClosedBlock:
+    """Consecutive closed steps of one (run, optimizer), composed over ranks: all that a detector may look at.
+
+    How the stream was cut into blocks carries no meaning: any cut gives the same findings.
+    """
+
+    layout: Layout
+    attempt: int
+    branch: int
+    steps: Int64  # [n], rising
+    times: Float64  # [n], Unix seconds, the latest among the ranks
+    ranks_present: Bool  # [n, r]
+    global_norm: Float64  # [n], finite part, before clipping, after unscaling; NaN = not known
+    layer_norms: Float32  # [n, l], finite part; NaN = not known
+    nonfinite: Int64  # [n, 3]: elements that are NaN, +Inf, -Inf
+    nonfinite_layers: tuple[NonfiniteLayer, ...]
+    inexact: Bool  # [n]: some norm does not compose exactly
+    sources: UInt8  # [n], NormSource of the lowest rank present
+    flags: UInt16  # [n], RecordFlag bits united over ranks
+    loss: Float64  # [n], mean over the ranks that logged one
+    loss_known: Bool  # [n]
+    rank_loss: Float64  # [n, r]
+    rank_loss_known: Bool  # [n, r]
+    rank_norm: Float64  # [n, r], local norm before the all-reduce; NaN = not sampled, Inf = overflow
+    learning_rate: Float64  # [n]; NaN = not known, and so for the next four
+    loss_scale: Float64
+    clip_threshold: Float64
+    clip_coefficient: Float64
+    step_seconds: Float64
+    weight_norms: Float32  # [n, l]; NaN = not sampled
+    update_norms: Float32  # [n, l]; NaN = not sampled
+
+    @property
+    def count(self) -> int:
+        """Number of steps, n."""
+        return len(self.steps)
