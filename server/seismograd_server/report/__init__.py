@@ -1,0 +1,8 @@
+"""The post-mortem: what happened to a run, when, which layer and rank came first, and what to try next.
+
+`build` is pure; the renderers turn its Report into HTML, Markdown or JSON; `PostmortemWriter` reads the store for it.
+"""
+
+from seismograd_server.report.postmortem import PostmortemWriter, ReportDocument
+
+__all__ = ["PostmortemWriter", "ReportDocument"]

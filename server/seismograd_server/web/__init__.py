@@ -1,0 +1,8 @@
+"""What a browser, a script and Prometheus can ask of the server: pages, the JSON API, health, `/metrics`. Reads only,
+but for acknowledging an alert and deleting a run that is over.
+"""
+
+from seismograd_server.web.application import create_app
+from seismograd_server.web.settings import WebSettings
+
+__all__ = ["WebSettings", "create_app"]

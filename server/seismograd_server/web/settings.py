@@ -1,0 +1,51 @@
+"""What the pages and the API are told by the composition root, in small types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from seismograd_server.model import RunKey
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """What the web needs to know of the configuration.
+
+    Attributes:
+        allowed_hosts: host names that may stand in a request's Host header, without port; `*.example.org` covers a
+            domain, `*` everything. Anything else is answered with 400, which is what stops DNS rebinding.
+        grpc_address: host and port that clients ship to, as the pages show it.
+        external_url: where people reach this server, without a slash at the end; empty = relative links only.
+    """
+
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    grpc_address: str = "localhost:7450"
+    external_url: str = ""
+
+
+class Document(Protocol):
+    """A rendered file, as the report writes it."""
+
+    @property
+    def body(self) -> bytes:
+        """The bytes of the file."""
+
+    @property
+    def media_type(self) -> str:
+        """As in Content-Type, with its charset."""
+
+    @property
+    def file_name(self) -> str:
+        """A safe name to save it under: ASCII letters, digits, dot, dash, underscore."""
+
+    @property
+    def content_security_policy(self) -> str:
+        """The policy under which the file works, for its header; empty = the one of the pages."""
+
+
+class Postmortem(Protocol):
+    """Writes the post-mortem of a run; `seismograd_server.report.PostmortemWriter` is the one there is."""
+
+    def __call__(self, key: RunKey, file_format: str, now: float) -> Document:
+        """Give the report as "html", "md" or "json". Blocks. Raises NotFoundError, UsageError, StorageError."""
