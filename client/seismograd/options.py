@@ -1,0 +1,234 @@
+"""Every option of the client, frozen and validated; the only reader of the environment.
+
+An option comes from the caller if given, else from its `SEISMOGRAD_*` variable, else from the default here. An option
+that cannot work raises OptionError, whose one line names the option, the value and the fix.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from seismograd.address import ServerAddress
+from seismograd.errors import OptionError
+from seismograd.launch import LaunchEnvironment
+
+__all__ = ["LaunchEnvironment", "OptionError", "Options", "debug_requested", "launch_environment"]
+
+Mode = Literal["on", "offline", "off"]
+Capture = Literal["layers", "global"]
+
+# Limits of the wire (telemetry.proto): what is longer would be refused by the server, better said here.
+_MAX_NAME_BYTES = 256
+_MAX_TAGS = 32
+_TAG_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+KIBIBYTE = 1024
+MEBIBYTE = 1024 * KIBIBYTE
+
+# Option -> variable. The rest is for code only: tuning by environment is what nobody can reproduce later.
+_VARIABLES = {
+    "server": "SEISMOGRAD_SERVER",
+    "project": "SEISMOGRAD_PROJECT",
+    "run": "SEISMOGRAD_RUN",
+    "token": "SEISMOGRAD_TOKEN",
+    "token_file": "SEISMOGRAD_TOKEN_FILE",
+    "ca_file": "SEISMOGRAD_CA_FILE",
+    "spool_dir": "SEISMOGRAD_SPOOL_DIR",
+    "mode": "SEISMOGRAD_MODE",
+    "capture": "SEISMOGRAD_CAPTURE",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user can choose. Raises OptionError for a value that cannot work."""
+
+    server: str = "localhost:7450"  # "host:port", "grpcs://host:port" for TLS, "unix:/path"
+    project: str = "default"
+    run: str | None = None  # None = the monitor names the run after its launch
+    tags: Mapping[str, str] = field(default_factory=dict)
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None  # read again at every connection, so that tokens can rotate
+    ca_file: Path | None = None  # PEM; its presence asks for TLS
+    spool_dir: Path | None = None
+    mode: Mode = "on"
+    capture: Capture = "layers"
+
+    # Sampled extras: weight and update norms, local norms before the all-reduce.
+    sample_every: int = 10  # steps; 0 = never
+    sample_first: int = 20  # the first steps are all sampled: young runs explode most
+
+    # When a frame is sent: whichever comes first.
+    flush_steps: int = 16
+    flush_bytes: int = 256 * KIBIBYTE
+    flush_seconds: float = 0.5
+
+    queue_bytes: int = 32 * MEBIBYTE  # memory for what is not durable yet
+    finish_timeout_seconds: float = 2.0  # the longest that the end of the job may wait for the server
+
+    def __post_init__(self) -> None:
+        ServerAddress.parse(_require_text("server", self.server, 'write "host:port", for example "localhost:7450"'))
+        _require_name("project", self.project)
+        if self.run is not None:
+            _require_name("run", self.run)
+        _require_tags(self.tags)
+        object.__setattr__(self, "tags", dict(self.tags))
+        _require_choice("mode", self.mode, get_args(Mode))
+        _require_choice("capture", self.capture, get_args(Capture))
+        for name in ("token_file", "ca_file", "spool_dir"):
+            _make_path(self, name)
+        self._require_numbers()
+        self._require_credentials()
+        if self.mode == "offline":
+            raise OptionError(
+                "mode: 'offline' needs the disk spool, which this version does not have yet;"
+                " use mode 'on' (training goes on without a server) or 'off'"
+            )
+
+    @classmethod
+    def from_environment(cls, **explicit: Any) -> Options:
+        """Options from the caller, then the environment, then the defaults.
+
+        An explicit value of None means "not given". Raises OptionError, also for an option that does not exist.
+        """
+        known = {option.name for option in fields(cls)}
+        if unknown := sorted(explicit.keys() - known):
+            raise OptionError(f"{unknown[0]}: there is no such option; the options are {', '.join(sorted(known))}")
+        values: dict[str, Any] = {name: value for name, value in explicit.items() if value is not None}
+        for name, variable in _VARIABLES.items():
+            text = os.environ.get(variable, "").strip()
+            if name not in values and text:
+                values[name] = text.lower() if name in ("mode", "capture") else text
+        return cls(**values)
+
+    @property
+    def address(self) -> ServerAddress:
+        """The server's address, parsed."""
+        return ServerAddress.parse(self.server)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.address.tls or self.ca_file is not None
+
+    def read_token(self) -> str | None:
+        """The token to send now, or None; reads `token_file` again each time. Raises OptionError when it cannot."""
+        if self.token is not None:
+            return self.token
+        if self.token_file is None:
+            return None
+        try:
+            token = self.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"token_file: cannot read {str(self.token_file)!r}: {error}") from error
+        if not token:
+            raise OptionError(f"token_file: {str(self.token_file)!r} is empty; write the token into it")
+        return token
+
+    def launch_environment(self) -> LaunchEnvironment:
+        """What the launcher said about this process."""
+        return launch_environment()
+
+    def _require_numbers(self) -> None:
+        _require_integer("sample_every", self.sample_every, 0, "use 0 to never sample, 10 is the default")
+        _require_integer("sample_first", self.sample_first, 0, "use 0 or more steps, 20 is the default")
+        _require_integer("flush_steps", self.flush_steps, 1, "use 1 or more steps, 16 is the default")
+        _require_integer("flush_bytes", self.flush_bytes, KIBIBYTE, "use 1024 bytes or more, 262144 is the default")
+        _require_integer("queue_bytes", self.queue_bytes, MEBIBYTE, "use 1048576 bytes or more, 32 MiB is the default")
+        _require_seconds("flush_seconds", self.flush_seconds, "use a positive number of seconds, 0.5 is the default")
+        _require_seconds(
+            "finish_timeout_seconds", self.finish_timeout_seconds, "use a positive number of seconds, 2 is the default"
+        )
+
+    def _require_credentials(self) -> None:
+        if self.ca_file is not None and not self.ca_file.is_file():
+            raise OptionError(f"ca_file: {str(self.ca_file)!r} is not a file; give the authority's certificate (PEM)")
+        if self.token is not None:
+            token = _require_text("token", self.token, "give the token as a string", shown=False)
+            if not token.isascii() or not token.isprintable() or not token or " " in token:
+                raise OptionError("token: it has characters that no token has; copy it again, without spaces")
+        if (self.token is not None or self.token_file is not None) and not (self.tls or self.address.loopback):
+            raise OptionError(
+                f"token: it would travel unencrypted to {self.address.host!r};"
+                f" use grpcs://{self.address.target} or give ca_file (SEISMOGRAD_CA_FILE)"
+            )
+
+
+def launch_environment() -> LaunchEnvironment:
+    """What torchelastic, Slurm or Kubernetes said about this process through its environment."""
+    return LaunchEnvironment.from_variables(os.environ)
+
+
+def debug_requested() -> bool:
+    """Whether the program should show tracebacks (SEISMOGRAD_DEBUG=1)."""
+    return os.environ.get("SEISMOGRAD_DEBUG", "").strip().lower() not in ("", "0", "false", "no")
+
+
+def _require_text(name: str, value: object, fix: str, *, shown: bool = True) -> str:
+    if not isinstance(value, str):
+        what = f"{value!r}" if shown else "the value"
+        raise OptionError(f"{name}: {what} is of type {type(value).__name__}, not a string; {fix}")
+    return value
+
+
+def _require_name(name: str, value: object) -> None:
+    text = _require_text(name, value, "give a name such as 'lstm-7'")
+    fix = f"use 1 to {_MAX_NAME_BYTES} bytes of UTF-8 without control characters"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise OptionError(f"{name}: {text!r} is not valid Unicode; {fix}") from None
+    if not 1 <= size <= _MAX_NAME_BYTES:
+        raise OptionError(f"{name}: {text[:40]!r} has {size} bytes; {fix}")
+    if _CONTROL.search(text):
+        raise OptionError(f"{name}: {text!r} has control characters; {fix}")
+
+
+def _require_tags(tags: object) -> None:
+    if not isinstance(tags, Mapping):
+        raise OptionError(f"tags: {tags!r} is of type {type(tags).__name__}, not a mapping; give {{'team': 'nlp'}}")
+    if len(tags) > _MAX_TAGS:
+        raise OptionError(f"tags: {len(tags)} tags are too many; give at most {_MAX_TAGS}, and the rest in config")
+    for key, value in tags.items():
+        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
+            raise OptionError(f"tags: the key {key!r} cannot be used; keys match {_TAG_KEY.pattern}")
+        text = _require_text(f"tags[{key!r}]", value, "give a string")
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise OptionError(f"tags[{key!r}]: {text!r} is not valid Unicode; give text") from None
+        if size > _MAX_NAME_BYTES:
+            raise OptionError(f"tags[{key!r}]: the value has {size} bytes; give at most {_MAX_NAME_BYTES}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        quoted = ", ".join(repr(choice) for choice in choices)
+        raise OptionError(f"{name}: {value!r} is not one of {quoted}; choose one of them")
+
+
+def _make_path(options: Options, name: str) -> None:
+    value = getattr(options, name)
+    if value is None or isinstance(value, Path):
+        return
+    if not isinstance(value, str) or not value:
+        raise OptionError(f"{name}: {value!r} is not a path; give a path as a string")
+    object.__setattr__(options, name, Path(value))
+
+
+def _require_integer(name: str, value: object, least: int, fix: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name}: {value!r} cannot be used; {fix}")
+
+
+def _require_seconds(name: str, value: object, fix: str) -> None:
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not numeric or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type,operator]  # numeric is checked first
+        raise OptionError(f"{name}: {value!r} cannot be used; {fix}")
