@@ -1,0 +1,109 @@
+"""`nonfinite`: NaN or Inf in gradients or loss that the loss scaler does not explain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.facts import Step
+from seismograd_server.model import (
+    DetectorStatus,
+    Evidence,
+    Finding,
+    Severity,
+    Signature,
+    Visibility,
+)
+
+# A run that has been finite for this long has got over it; shorter, and a loss that is NaN every few steps would flap.
+_RECOVERED_AFTER_STEPS = 20
+# Layer names in the evidence: more than a person reads would only bloat the alert.
+_LAYERS_NAMED = 8
+
+
+@dataclass(slots=True)
+class NonfiniteDetector:
+    """Critical at the first such step; a warning when the job itself skipped it, because the weights are unharmed."""
+
+    signature: ClassVar[Signature] = Signature.NONFINITE
+
+    severity: int = Severity.NONE
+    since_step: int = 0
+    clean_steps: int = 0
+
+    def observe(self, step: Step, context: Context) -> Finding | None:  # noqa: ARG002 (the protocol's form)
+        """Look at the next step."""
+        if step.skipped_by_scaler:
+            return None  # the scaler found it, shrank and went on: harmless by design
+        if not step.broken:
+            return self._clean(step)
+        self.clean_steps = 0
+        severity = Severity.WARNING if step.skipped_by_user else Severity.CRITICAL
+        if severity <= self.severity:
+            return None
+        if self.severity == Severity.NONE:
+            self.since_step = step.step
+        self.severity = severity
+        return self._finding(step, severity, evidence_of(step), reason_of(step))
+
+    def _clean(self, step: Step) -> Finding | None:
+        if self.severity == Severity.NONE:
+            return None
+        self.clean_steps += 1
+        if self.clean_steps < _RECOVERED_AFTER_STEPS:
+            return None
+        self.severity, self.clean_steps = Severity.NONE, 0
+        reason = f"gradients and loss have been finite for {_RECOVERED_AFTER_STEPS} steps"
+        return self._finding(step, Severity.NONE, Evidence(), reason)
+
+    def _finding(self, step: Step, severity: Severity, evidence: Evidence, reason: str) -> Finding:
+        return Finding(self.signature, severity, "", step.step, self.since_step, evidence, reason)
+
+    def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)
+        """Armed from the first step on."""
+        return DetectorStatus(self.signature, Visibility.ARMED, "")
+
+
+def kind_of(step: Step) -> str:
+    """Name what is not finite: `nan`, `inf` or `nan and inf`."""
+    has_nan = step.nan_count > 0 or (step.loss_known and math.isnan(step.loss))
+    has_inf = step.inf_count > 0 or (step.loss_known and math.isinf(step.loss))
+    return "nan and inf" if has_nan and has_inf else "nan" if has_nan else "inf"
+
+
+def evidence_of(step: Step) -> Evidence:
+    """Collect where it is: layers, ranks, kind and loss scale."""
+    names = step.block.layout.names
+    layers = sorted({each.layer for each in step.nonfinite_layers if each.layer >= 0})
+    ranks = sorted({each.rank for each in step.nonfinite_layers})
+    scale = float(step.block.loss_scale[step.row])
+    details: dict[str, Any] = {
+        "kind": kind_of(step),
+        "nan_elements": step.nan_count,
+        "inf_elements": step.inf_count,
+        "layers_affected": len(layers),
+        "layers": [names[each] for each in layers[:_LAYERS_NAMED]],
+        "ranks": ranks,
+        "loss": _readable(step.loss) if step.loss_known else None,
+        "loss_scale": None if math.isnan(scale) else _readable(scale),
+    }
+    return Evidence(details=details)
+
+
+def reason_of(step: Step) -> str:
+    """Say it in one line."""
+    where = "gradient and loss" if step.nan_count + step.inf_count and not math.isfinite(step.loss) else "gradient"
+    if not step.nan_count + step.inf_count:
+        where = "loss"
+    kind = {"nan": "NaN", "inf": "Inf", "nan and inf": "NaN and Inf"}[kind_of(step)]
+    harm = ", skipped by the job" if step.skipped_by_user else ""
+    return f"{kind} in the {where} at step {step.step}{harm}"
+
+
+def _readable(value: float) -> float | str:
+    """JSON has no NaN: non-finite numbers travel as the strings that the HTTP API uses."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

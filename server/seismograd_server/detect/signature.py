@@ -1,0 +1,21 @@
+"""What every signature's detector is: a small state machine over steps, in the light of what they share."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.facts import Step
+from seismograd_server.model import DetectorStatus, Finding, Signature
+
+
+class Detector(Protocol):
+    """One signature. Implementations are dataclasses: their fields are their whole state, and are saved as they are."""
+
+    signature: ClassVar[Signature]
+
+    def observe(self, step: Step, context: Context) -> Finding | None:
+        """Look at the next step; `context` holds what the steps before it have taught. Returns a change, or None."""
+
+    def status(self, context: Context) -> DetectorStatus:
+        """Say what can be seen now, and why not more."""

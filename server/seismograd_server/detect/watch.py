@@ -1,0 +1,123 @@
+"""All detectors of one run: closed blocks in, findings out. Start reading here.
+
+    ClosedBlock --facts--> Step --(each signature, in the light of the Context)--> Finding
+                             `--> Context learns, after the detectors have looked
+
+A pure state machine: the same steps give the same findings, however the stream was cut into blocks and wherever it was
+saved and restored in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.facts import Step, steps_of
+from seismograd_server.detect.nonfinite import NonfiniteDetector
+from seismograd_server.detect.signature import Detector
+from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
+from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
+
+# Raised when a saved state changes its meaning; an older one is then refused, and the pipeline replays from the start.
+STATE_VERSION = 1
+
+# Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
+# with a detector class, and a line here.
+DETECTORS: tuple[type[Detector], ...] = (NonfiniteDetector,)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """What to watch for.
+
+    Attributes:
+        muted: signatures that are not looked for.
+    """
+
+    muted: frozenset[Signature] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What a block told: changes of level, the norm baseline before each step, and detectors that have just failed."""
+
+    findings: tuple[Finding, ...]
+    baseline: Float64  # [n]; NaN = none yet
+    failures: tuple[tuple[Signature, str], ...] = ()
+
+
+class RunWatch:
+    """The detectors of one optimizer of one run."""
+
+    def __init__(self, config: WatchConfig = WatchConfig()) -> None:
+        self.config = config
+        self._context = Context()
+        self._detectors: tuple[Detector, ...] = tuple(
+            make() for make in DETECTORS if make.signature not in config.muted
+        )
+        self._quarantined: dict[Signature, str] = {}
+
+    def observe(self, block: ClosedBlock) -> Observation:
+        """Look at the next closed steps of the run. Never raises because of a detector: see `Observation.failures`."""
+        findings: list[Finding] = []
+        failures: list[tuple[Signature, str]] = []
+        baseline = np.full(block.count, np.nan)
+        for step in steps_of(block):
+            baseline[step.row] = self._context.baseline()
+            for detector in self._detectors:
+                if detector.signature in self._quarantined:
+                    continue
+                try:
+                    finding = detector.observe(step, self._context)
+                except Exception as error:  # noqa: BLE001 (a broken detector must not stop the others, nor ingest)
+                    failures.append(self._quarantine(detector, step, error))
+                    continue
+                if finding is not None:
+                    findings.append(finding)
+            self._context.learn(step)
+        return Observation(tuple(findings), baseline, tuple(failures))
+
+    def statuses(self) -> tuple[DetectorStatus, ...]:
+        """Say of each signature whether it can see, and why not more."""
+        return tuple(
+            DetectorStatus(each.signature, Visibility.BLIND, f"quarantined: {self._quarantined[each.signature]}")
+            if each.signature in self._quarantined
+            else each.status(self._context)
+            for each in self._detectors
+        )
+
+    def to_bytes(self) -> bytes:
+        """Write the whole state; `from_bytes` continues from it as if nothing had happened."""
+        return pack(
+            {
+                "version": STATE_VERSION,
+                "context": self._context,
+                "detectors": {each.signature.value: plain(each) for each in self._detectors},
+                "quarantined": {key.value: why for key, why in self._quarantined.items()},
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, config: WatchConfig = WatchConfig()) -> RunWatch:
+        """Continue from a saved state. A signature that the state does not know starts afresh.
+
+        Raises:
+            StateError: damaged, or of another version.
+        """
+        saved: dict[str, Any] = unpack(data)
+        if saved.get("version") != STATE_VERSION:
+            raise StateError(f"detector state: version {saved.get('version')}, this program reads {STATE_VERSION}")
+        watch = cls(config)
+        fill(watch._context, saved["context"])
+        for each in watch._detectors:
+            fill(each, saved["detectors"].get(each.signature.value, {}))
+        watch._quarantined = {Signature(key): why for key, why in saved["quarantined"].items()}
+        return watch
+
+    def _quarantine(self, detector: Detector, step: Step, error: Exception) -> tuple[Signature, str]:
+        why = f"{type(error).__name__} at step {step.step}: {error}"
+        self._quarantined[detector.signature] = why
+        return detector.signature, why
