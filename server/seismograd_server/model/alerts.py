@@ -131,6 +131,7 @@ class Alert:
     fingerprint: str  # sha256 of (project, run, signature, scope)
     acknowledged_by: str = ""
     acknowledged_at: float | None = None
+    inhibited_by: str = ""  # signature of the explosion that explains this alert, so that nobody was told; "" = none
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +143,4 @@ class Transition:
     cause: str
     at: float
     notify: bool  # whether people must hear of it
+    severity_before: Severity = Severity.NONE  # a target whose labels hold the severity must close the old one
