@@ -1,0 +1,1 @@
+"""Alerts as a pure state machine: findings, time and people in, transitions out."""

@@ -1,0 +1,266 @@
+"""What becomes of alerts: findings, time and people name an event, `table.py` says what comes of it.
+
+Everything is a pure function of its arguments, so that replaying the same findings gives the same transitions, ids
+included. The pipeline gives each finding once, in the order in which steps were closed; when it restarts, it rebuilds
+the detectors without asking here, because transitions were committed together with the position they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from seismograd_server.alerts.identity import alert_id, fingerprint
+from seismograd_server.alerts.inhibition import EXPLAINED, inhibitor
+from seismograd_server.alerts.table import TABLE, Event, Row, Stage, Voice
+from seismograd_server.model import Alert, AlertState, Finding, Run, RunState, Severity, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class LifecyclePolicy:
+    """How patient alerts are.
+
+    Attributes:
+        hold_seconds: how long a finding below critical must last before it fires; 0 = it fires at once. Critical ones
+            never wait.
+        reopen_seconds: what comes back within this time is the same alert again.
+        keep_seconds: how long an alert goes on firing after its run has ended, when nobody acknowledges it.
+    """
+
+    hold_seconds: float = 0.0
+    reopen_seconds: float = 15 * 60.0
+    keep_seconds: float = 24 * 3600.0
+
+
+DEFAULT_POLICY = LifecyclePolicy()
+
+
+def advance(
+    open_alerts: Sequence[Alert],
+    recent: Sequence[Alert],
+    findings: Iterable[Finding],
+    run: Run,
+    now: float,
+    *,
+    policy: LifecyclePolicy = DEFAULT_POLICY,
+) -> list[Transition]:
+    """Apply the findings of one run, in the order of their steps, and give what changed.
+
+    Args:
+        open_alerts: the run's alerts that are pending or firing.
+        recent: alerts of the run that are resolved; at least the latest of each fingerprint that `findings` names.
+            More do no harm, and let a rerun of an old step find the alert that it opened the first time.
+        findings: of this run, each given once.
+        run: the run, for its id and its name.
+        now: Unix seconds.
+        policy: how patient to be.
+    """
+    book = _Book(open_alerts, recent, now)
+    _let_time_pass(book, policy, now)
+    for finding in _explosions_first(findings):
+        current = book.latest(fingerprint(run.key, finding.signature, finding.scope))
+        stage = _stage(current, finding.step, policy, now)
+        if current is not None and stage is Stage.ABSENT:
+            # A rerun of an old step meets the alert that it opened the first time, although a later one exists.
+            current = book.by_id(alert_id(run.run_id, finding.signature, finding.scope, finding.step))
+            stage = _stage(current, finding.step, policy, now)
+        row = TABLE[stage].get(_event(stage, current, finding, policy))
+        if row is None or _says_nothing_new(current, finding, row):
+            continue
+        book.enter(_changed(stage, current, finding, run=run, now=now, row=row), row)
+    return book.transitions
+
+
+def end_of_run(
+    open_alerts: Sequence[Alert], run: Run, now: float, policy: LifecyclePolicy = DEFAULT_POLICY
+) -> list[Transition]:
+    """The run has just ended, well or badly: what was pending is over; what fires stays until it is acknowledged."""
+    return expire(open_alerts, replace(run, state=RunState.FINISHED, ended_at=now), now, policy)
+
+
+def expire(
+    open_alerts: Sequence[Alert], run: Run, now: float, policy: LifecyclePolicy = DEFAULT_POLICY
+) -> list[Transition]:
+    """Let time pass for the alerts of one run; to be called every few seconds, also for runs that are over."""
+    book = _Book(open_alerts, (), now)
+    if run.state is RunState.RUNNING:
+        _let_time_pass(book, policy, now)
+        return book.transitions
+    for alert in book.open():
+        event = _end_event(alert, run, now, policy)
+        row = TABLE[Stage(alert.state)].get(event) if event is not None else None
+        if row is not None:
+            book.enter(_moved(alert, row, now), row)
+    return book.transitions
+
+
+def acknowledge(alert: Alert, by: str, run: Run, now: float) -> Transition | None:
+    """Somebody has seen the alert. None when there is nothing to see: it is not firing, or was acknowledged before."""
+    if alert.state is not AlertState.FIRING or alert.acknowledged_by:
+        return None
+    event = Event.ACKNOWLEDGED if run.state is RunState.RUNNING else Event.LAID_TO_REST
+    row = TABLE[Stage.FIRING][event]
+    book = _Book([alert], (), now)
+    book.enter(_moved(replace(alert, acknowledged_by=by, acknowledged_at=now), row, now), row)
+    return book.transitions[0]
+
+
+class _Book:
+    """The alerts of one run while transitions are being entered: one alert at a time for each fingerprint."""
+
+    def __init__(self, open_alerts: Iterable[Alert], recent: Iterable[Alert], now: float) -> None:
+        self.transitions: list[Transition] = []
+        self._now = now
+        self._by_id: dict[str, Alert] = {}
+        self._latest: dict[str, Alert] = {}
+        # Open ones last, so that an open alert always is the latest of its fingerprint.
+        for alert in [*sorted(recent, key=lambda each: (each.updated_at, each.opened_step)), *open_alerts]:
+            self._keep(alert)
+
+    def open(self) -> list[Alert]:
+        return [alert for alert in self._latest.values() if alert.state is not AlertState.RESOLVED]
+
+    def latest(self, name: str) -> Alert | None:
+        """The alert of a fingerprint that is open, else the one that changed last."""
+        return self._latest.get(name)
+
+    def by_id(self, alert: str) -> Alert | None:
+        return self._by_id.get(alert)
+
+    def enter(self, alert: Alert, row: Row) -> None:
+        """Write a transition down, with who hears of it."""
+        before = self._by_id.get(alert.alert_id)
+        explosion = inhibitor(alert, self.open()) if row.voice is Voice.ALOUD else ""
+        heard_before = before is not None and before.state is AlertState.FIRING and not before.inhibited_by
+        if row.voice is Voice.ALOUD:
+            # Who has heard of an alert will hear of its end, even when an explosion speaks over what lies between.
+            alert = replace(alert, inhibited_by="" if heard_before else explosion)
+        self._keep(alert)
+        self.transitions.append(
+            Transition(
+                alert=alert,
+                before=before.state if before is not None else None,
+                cause=row.cause,
+                at=self._now,
+                notify=(row.voice is Voice.ALOUD and not explosion) or (row.voice is Voice.REPLY and heard_before),
+                severity_before=before.severity if before is not None else Severity.NONE,
+            )
+        )
+
+    def _keep(self, alert: Alert) -> None:
+        self._by_id[alert.alert_id] = alert
+        self._latest[alert.fingerprint] = alert
+
+
+def _explosions_first(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Give the findings in their order, but at one step an explosion before the spike that it explains.
+
+    Steps are not sorted: after a rewind a lower one is the later one.
+    """
+    for _, together in groupby(findings, key=lambda finding: finding.step):
+        yield from sorted(together, key=lambda finding: finding.signature in EXPLAINED)
+
+
+def _let_time_pass(book: _Book, policy: LifecyclePolicy, now: float) -> None:
+    row = TABLE[Stage.PENDING][Event.HELD]
+    for alert in book.open():
+        # updated_at would move with every worse finding, and opened_at is of the first opening.
+        if alert.state is AlertState.PENDING and now - alert.opened_at >= policy.hold_seconds:
+            book.enter(_moved(alert, row, now), row)
+
+
+def _end_event(alert: Alert, run: Run, now: float, policy: LifecyclePolicy) -> Event | None:
+    if alert.state is AlertState.PENDING:
+        return Event.RUN_ENDED
+    if alert.acknowledged_by:
+        return Event.LAID_TO_REST
+    ended_at = next((time for time in (run.ended_at, run.last_record_at) if time is not None), alert.updated_at)
+    return Event.AGED if now - ended_at >= policy.keep_seconds else None
+
+
+def _stage(alert: Alert | None, step: int, policy: LifecyclePolicy, now: float) -> Stage:
+    if alert is None:
+        return Stage.ABSENT
+    if alert.state is not AlertState.RESOLVED or alert.resolved_at is None:
+        return Stage(alert.state)
+    # A run resumed from a checkpoint may explode at the same step again: that is the same alert, at any age.
+    reopens = now - alert.resolved_at <= policy.reopen_seconds or step == alert.opened_step
+    return Stage.RESOLVED if reopens else Stage.ABSENT
+
+
+def _event(stage: Stage, alert: Alert | None, finding: Finding, policy: LifecyclePolicy) -> Event:
+    if finding.severity is Severity.NONE:
+        return Event.CLEARED
+    urgent = finding.severity is Severity.CRITICAL or policy.hold_seconds <= 0
+    if alert is None or stage in {Stage.ABSENT, Stage.RESOLVED}:
+        return Event.STRUCK if urgent else Event.APPEARED
+    if stage is Stage.PENDING and urgent:
+        return Event.STRUCK
+    if finding.severity == alert.severity:
+        return Event.WORSENED
+    return Event.ROSE if finding.severity > alert.severity else Event.EASED
+
+
+def _says_nothing_new(alert: Alert | None, finding: Finding, row: Row) -> bool:
+    return (
+        alert is not None
+        and alert.state is row.after
+        and alert.severity == finding.severity
+        and (alert.last_step, alert.evidence, alert.reason) == (finding.step, finding.evidence, finding.reason)
+    )
+
+
+def _changed(stage: Stage, alert: Alert | None, finding: Finding, *, run: Run, now: float, row: Row) -> Alert:
+    """The alert after a finding."""
+    if alert is None or stage is Stage.ABSENT:
+        return _opened(finding, run, now, row)
+    if row.resolution is not None:
+        # The evidence of its worst moment stays; how it looked when it was over explains nothing.
+        return replace(_moved(alert, row, now), last_step=finding.step)
+    reopened = stage is Stage.RESOLVED
+    return replace(
+        _moved(alert, row, now),
+        severity=finding.severity if reopened else max(alert.severity, finding.severity),
+        last_step=finding.step,
+        evidence=finding.evidence,
+        reason=finding.reason,
+        # What somebody acknowledged was over; this is news. A reopened one that must hold again does so from now on.
+        acknowledged_by="" if reopened else alert.acknowledged_by,
+        acknowledged_at=None if reopened else alert.acknowledged_at,
+        opened_at=now if reopened and row.after is AlertState.PENDING else alert.opened_at,
+    )
+
+
+def _opened(finding: Finding, run: Run, now: float, row: Row) -> Alert:
+    return Alert(
+        alert_id=alert_id(run.run_id, finding.signature, finding.scope, finding.step),
+        run_id=run.run_id,
+        key=run.key,
+        signature=finding.signature,
+        scope=finding.scope,
+        severity=finding.severity,
+        state=row.after,
+        since_step=finding.since_step,
+        opened_step=finding.step,
+        last_step=finding.step,
+        opened_at=now,
+        updated_at=now,
+        resolved_at=None,
+        resolution=None,
+        evidence=finding.evidence,
+        reason=finding.reason,
+        fingerprint=fingerprint(run.key, finding.signature, finding.scope),
+    )
+
+
+def _moved(alert: Alert, row: Row, now: float) -> Alert:
+    """The alert in the state that the row says, nothing else about it changed."""
+    resolved = row.resolution is not None
+    return replace(
+        alert,
+        state=row.after,
+        updated_at=now,
+        resolved_at=now if resolved else None,
+        resolution=row.resolution,
+    )

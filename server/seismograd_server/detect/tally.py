@@ -1,0 +1,157 @@
+"""The gauges and counters of a run, folded over its closed steps. Pure: any cut into blocks gives the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from seismograd_server.model import Bool, ClosedBlock, Float64, RecordFlag, Tally, Transition
+
+# The window of `grad_norm_window`, in whole minutes of the run's own clock. Scrapes are 15 to 60 s apart, so that a
+# spike of one step would fall between two of them; a server's clock may be a day away from the run's.
+WINDOW_MINUTES = 5
+
+_TEXT_OF_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[Transition] = ()) -> Tally:
+    """Give the tally after one more block.
+
+    Args:
+        tally: of everything before.
+        block: consecutive closed steps of the first optimizer, n of them (0 is fine).
+        baseline: float64[n], the norm's baseline before each step; NaN = none yet.
+        opened: the transitions that the block caused; those that opened an alert are counted.
+    """
+    signatures = _count_opened(tally.signatures, opened)
+    if block.count == 0:
+        return replace(tally, signatures=signatures)
+    nonfinite = block.nonfinite.sum(axis=1) > 0
+    # The norm of the finite part of a broken gradient says nothing about the run: often it is 0.
+    sound = np.isfinite(block.global_norm) & ~nonfinite
+    by_scaler = (block.flags & RecordFlag.SKIPPED_BY_SCALER) != 0
+    return replace(
+        tally,
+        step=int(block.steps[-1]),
+        grad_norm=_last(block.global_norm, sound, tally.grad_norm),
+        grad_norm_baseline=_last(baseline, ~np.isnan(baseline), tally.grad_norm_baseline),
+        grad_norm_window=_slide(tally.grad_norm_window, block, sound),
+        loss=_last(block.loss, block.loss_known, tally.loss),
+        loss_scale=_last(block.loss_scale, ~np.isnan(block.loss_scale), tally.loss_scale),
+        learning_rate=_last(block.learning_rate, ~np.isnan(block.learning_rate), tally.learning_rate),
+        update_ratio=_update_ratio(block, tally.update_ratio),
+        steps=tally.steps + block.count,
+        nonfinite_steps=tally.nonfinite_steps + int(np.count_nonzero(nonfinite & ~by_scaler)),
+        skipped_found_inf=tally.skipped_found_inf + int(np.count_nonzero(by_scaler)),
+        skipped_user=tally.skipped_user + _flagged(block, RecordFlag.SKIPPED_BY_USER),
+        clipped_steps=tally.clipped_steps + _flagged(block, RecordFlag.CLIPPED),
+        missing_records=tally.missing_records + int(np.count_nonzero(~block.ranks_present)),
+        signatures=signatures,
+        rank_spread_ratio=_rank_spread(block, tally.rank_spread_ratio),
+        ranks_reporting=int(np.count_nonzero(block.ranks_present[-1])),
+    )
+
+
+def window_max(tally: Tally) -> float | None:
+    """The largest sound norm of the latest five minutes of the run's own clock; None = there was none."""
+    return max((norm for _, norm in tally.grad_norm_window), default=None)
+
+
+def to_json(tally: Tally) -> str:
+    """Write a tally; numbers that JSON cannot hold become "NaN", "Infinity" and "-Infinity"."""
+    return json.dumps({name: _writable(value) for name, value in asdict(tally).items()}, allow_nan=False)
+
+
+def from_json(text: str) -> Tally:
+    """Read what `to_json` wrote. Fields that this program does not know are left out; missing ones start afresh.
+
+    Raises:
+        ValueError: not a tally.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        # A ValueError like that of json.loads: to a caller a damaged tally is one thing.
+        raise ValueError(  # noqa: TRY004 (the type of a stored value is its content)
+            f"tally: expected a JSON object, found {type(values).__name__}"
+        )
+    known: dict[str, Any] = {
+        name: _TEXT_OF_NONFINITE.get(value, value) if isinstance(value, str) else value
+        for name, value in values.items()
+        if name in Tally.__dataclass_fields__
+    }
+    window = known.get("grad_norm_window", ())
+    known["grad_norm_window"] = tuple((int(minute), float(norm)) for minute, norm in window)
+    return Tally(**known)
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _count_opened(counts: Mapping[str, int], transitions: Iterable[Transition]) -> Mapping[str, int]:
+    result = dict(counts)
+    for transition in transitions:
+        if transition.before is None:
+            name = transition.alert.signature.value
+            result[name] = result.get(name, 0) + 1
+    return result
+
+
+def _last(values: Float64, known: Bool, before: float | None) -> float | None:
+    rows = np.flatnonzero(known)
+    return float(values[rows[-1]]) if len(rows) else before
+
+
+def _flagged(block: ClosedBlock, flag: RecordFlag) -> int:
+    return int(np.count_nonzero(block.flags & flag))
+
+
+def _slide(window: tuple[tuple[int, float], ...], block: ClosedBlock, sound: Bool) -> tuple[tuple[int, float], ...]:
+    """Move the window of per-minute maxima over the block.
+
+    Minutes are those of the run's clock. A clock that steps back a little keeps its maxima; one that steps back far
+    forgets them, instead of holding them until it has caught up.
+    """
+    rows = np.flatnonzero(sound & np.isfinite(block.times))
+    if len(rows) == 0:
+        return window
+    minutes = np.floor(block.times[rows] / 60.0).astype(np.int64)
+    norms = block.global_norm[rows]
+    starts = np.flatnonzero(np.concatenate(([True], minutes[1:] != minutes[:-1])))
+    peaks = np.maximum.reduceat(norms, starts)
+    maxima = dict(window)
+    for minute, peak in zip(minutes[starts].tolist(), peaks.tolist(), strict=True):
+        maxima[minute] = max(peak, maxima.get(minute, peak))
+        maxima = {each: norm for each, norm in maxima.items() if abs(minute - each) < WINDOW_MINUTES}
+    return tuple(sorted(maxima.items()))
+
+
+def _update_ratio(block: ClosedBlock, before: float | None) -> float | None:
+    """Norm of the last sampled update over the norm of the weights, over the layers that have both."""
+    both = ~np.isnan(block.update_norms) & ~np.isnan(block.weight_norms)
+    rows = np.flatnonzero(both.any(axis=1))
+    if len(rows) == 0:
+        return before
+    row, layers = rows[-1], both[rows[-1]]
+    # float64, because the square of a float32 overflows from 2e19 on.
+    update = float(np.linalg.norm(block.update_norms[row][layers].astype(np.float64)))
+    weight = float(np.linalg.norm(block.weight_norms[row][layers].astype(np.float64)))
+    return update / weight if weight > 0 else before
+
+
+def _rank_spread(block: ClosedBlock, before: float | None) -> float | None:
+    """Largest over median of the ranks' own norms at the last step where at least two were sampled."""
+    known = ~np.isnan(block.rank_norm)
+    rows = np.flatnonzero(known.sum(axis=1) >= 2)
+    if len(rows) == 0:
+        return before
+    norms = block.rank_norm[rows[-1]][known[rows[-1]]]
+    median = float(np.median(norms))
+    return float(norms.max()) / median if 0 < median < math.inf else before
