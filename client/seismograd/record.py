@@ -8,6 +8,7 @@ A StepRecord is one optimizer's step. Absence is None; NaN and Inf are values.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -171,6 +172,16 @@ class StepRecord:
     scalars: Mapping[Quantity, float] = field(default_factory=dict)
     tensors: Mapping[Quantity, Float32] = field(default_factory=dict)
     data_ids: str | None = None
+
+
+def digest_of(row: Float32) -> int:
+    """The digest of a row of norms, the same on every replica that computed the same bits.
+
+    BLAKE2b with 8 bytes of output over the little-endian float32 bytes, read as a little-endian integer; every NaN
+    counts as the same one.
+    """
+    canonical = np.where(np.isnan(row), np.float32(np.nan), row).astype("<f4", copy=False)
+    return int.from_bytes(hashlib.blake2b(canonical.tobytes(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
