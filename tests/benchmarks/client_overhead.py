@@ -1,7 +1,7 @@
 """What watching costs the training thread: microseconds a step, beside torch's clip and a bare `_foreach_norm`.
 
 Every arm is a process of its own with its own copy of the model, so that nothing one arm patches or sends reaches
-another; the processes share one core and take turns, a block of steps each. A real server on another core receives what is sent.
+another; the processes share one core and take turns, a block of steps each. A real server receives what is sent.
 The added time of an arm is its median step less the bare arm's, block by block; the sender thread's share of the
 interpreter is thereby included.
 """
@@ -143,7 +143,7 @@ def report(model: str, blocks: dict[str, list[list[float]]]) -> None:
     clip, ours = median(added["torch_clip"]), median(added["watched_clip"])
     floor, watched = median(added["foreach_norm"]), median(added["watched"])
     print(
-        f"  watched clip / torch's clip: {ours / clip:.2f}; watched without a clip: _foreach_norm {watched - floor:+.0f} us"
+        f"  watched clip / torch's clip: {ours / clip:.2f}; watched, no clip: _foreach_norm {watched - floor:+.0f} us"
     )
 
 
