@@ -25,8 +25,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import sqlalchemy as sa
-from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 
+from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 from tests.benchmarks.measure import interleave, median, paired_ratio, table
 
 LAYERS = 150
