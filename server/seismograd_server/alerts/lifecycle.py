@@ -219,15 +219,18 @@ def _changed(stage: Stage, alert: Alert | None, finding: Finding, *, run: Run, n
         # The evidence of its worst moment stays; how it looked when it was over explains nothing.
         return replace(_moved(alert, row, now), last_step=finding.step)
     reopened = stage is Stage.RESOLVED
+    severity = finding.severity if reopened else max(alert.severity, finding.severity)
+    # Somebody acknowledged what was over, or what was milder: this is news.
+    news = reopened or severity > alert.severity
     return replace(
         _moved(alert, row, now),
-        severity=finding.severity if reopened else max(alert.severity, finding.severity),
+        severity=severity,
         last_step=finding.step,
         evidence=finding.evidence,
         reason=finding.reason,
-        # What somebody acknowledged was over; this is news. A reopened one that must hold again does so from now on.
-        acknowledged_by="" if reopened else alert.acknowledged_by,
-        acknowledged_at=None if reopened else alert.acknowledged_at,
+        acknowledged_by="" if news else alert.acknowledged_by,
+        acknowledged_at=None if news else alert.acknowledged_at,
+        # One that must hold again does so from now on.
         opened_at=now if reopened and row.after is AlertState.PENDING else alert.opened_at,
     )
 

@@ -1,0 +1,6 @@
+"""The Prometheus page: the server's own instruments, and the families of runs from the snapshot of what is live."""
+
+from seismograd_server.metrics.choice import ExportLimits
+from seismograd_server.metrics.exposition import new_registry, page
+
+__all__ = ["ExportLimits", "new_registry", "page"]
