@@ -1,0 +1,270 @@
+"""Records of one step from all ranks -> one closed step: what the whole launch's gradient was. Pure.
+
+One agreeing replica per shard, squares added over shards in float64. A layer of which a shard is missing is not known,
+rather than too small. Where layers were not shipped, the totals of the ranks compose the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seismograd_server.detect.align import Closing, Part
+from seismograd_server.detect.layout import Plan, make_plan
+from seismograd_server.detect.nonfinites import compose_nonfinite
+from seismograd_server.detect.scalars import by_rank, lowest_rank, mean_over_ranks
+from seismograd_server.model import (
+    Bool,
+    Catalog,
+    ClosedBlock,
+    Float32,
+    Float64,
+    Int64,
+    Quantity,
+    RecordFlag,
+)
+
+# Values that may be compared at once where several replicas shipped the same shard: 32 MiB of float64.
+_CUBE_VALUES = 2**22
+_INEXACT_FLAGS = RecordFlag.INEXACT | RecordFlag.FLATTENED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reported:
+    """What one rank reports on some layers: `values` float32[k, m] for k positions of the block and `slots` int64[m]."""
+
+    rank: int
+    positions: slice | Int64
+    slots: Int64
+    values: Float32
+
+
+@dataclass(slots=True)
+class Composer:
+    """Composes the closings of one (launch, optimizer), in order.
+
+    The layout at a step follows from the catalogs that steps up to it were recorded under, and from nothing else, so
+    that it does not depend on where the stream was cut. `versions` (catalog version in use by rank) is its whole state.
+    """
+
+    world_size: int
+    attempt: int
+    catalogs: dict[tuple[int, int], Catalog] = field(default_factory=dict)  # by (rank, version)
+    hostnames: dict[int, str] = field(default_factory=dict)  # by rank
+    versions: dict[int, int] = field(default_factory=dict)
+    _plan: Plan | None = None
+
+    def compose(self, closing: Closing) -> Iterator[ClosedBlock]:
+        """Give the closing as blocks, each of one layout."""
+        for start, stop, changes in self._cuts(closing):
+            if changes or self._plan is None:
+                self.versions |= changes
+                in_use = {rank: self.catalogs[rank, version] for rank, version in self.versions.items()}
+                self._plan = make_plan(in_use, self.world_size, self.hostnames)
+            yield compose_block(cut(closing, start, stop), self._plan, self.attempt)
+
+    def _cuts(self, closing: Closing) -> list[tuple[int, int, dict[int, int]]]:
+        """Ranges of the closing under one set of catalogs, with what changes at the start of each."""
+        in_use = dict(self.versions)
+        changes: dict[int, dict[int, int]] = {0: {}}
+        for part in sorted(closing.parts, key=_first_position):
+            version = part.batch.catalog_version
+            if in_use.get(part.rank) != version:
+                in_use[part.rank] = version
+                changes.setdefault(_first_position(part), {})[part.rank] = version
+        starts = sorted(changes)
+        stops = [*starts[1:], len(closing.steps)]
+        return [(start, stop, changes[start]) for start, stop in zip(starts, stops, strict=True)]
+
+
+def cut(closing: Closing, start: int, stop: int) -> Closing:
+    """Steps [start, stop) of a closing."""
+    if start == 0 and stop == len(closing.steps):
+        return closing
+    parts = []
+    for part in closing.parts:
+        positions = np.arange(len(closing.steps))[part.positions]
+        first, last = np.searchsorted(positions, (start, stop)).tolist()
+        if first < last:
+            inside = positions[first:last] - start
+            parts.append(Part(part.rank, part.batch, part.start + first, part.start + last, inside))
+    return Closing(closing.branch, closing.steps[start:stop], closing.ranks_present[start:stop], tuple(parts))
+
+
+def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
+    """Compose steps that were all recorded under the catalogs of `plan`."""
+    count, world_size = len(closing.steps), plan.layout.world_size
+    squares, layer_norms = _layers(plan, _gradient_norms(closing, plan), count)
+    norms = np.sqrt(squares.sum(axis=1)) if plan.slot_count else np.full(count, np.nan)
+    inexact = np.full(count, plan.partial)
+    _fall_back_on_totals(norms, inexact, closing, plan)
+    flags = np.zeros(count, np.uint16)
+    times, sources = np.full(count, -np.inf), np.zeros(count, np.uint8)
+    for part in reversed(closing.parts):  # the lowest rank is the last to write
+        batch, rows = part.batch, slice(part.start, part.stop)
+        flags[part.positions] |= batch.flags[rows]
+        times[part.positions] = np.maximum(times[part.positions], batch.times[rows])
+        sources[part.positions] = batch.sources[rows]
+    rank_loss, rank_loss_known = by_rank(closing, Quantity.LOSS, world_size)
+    nonfinite, nonfinite_layers = compose_nonfinite(closing, plan)
+    return ClosedBlock(
+        layout=plan.layout,
+        attempt=attempt,
+        branch=closing.branch,
+        steps=closing.steps,
+        times=times,
+        ranks_present=closing.ranks_present,
+        global_norm=norms,
+        layer_norms=layer_norms,
+        nonfinite=nonfinite,
+        nonfinite_layers=nonfinite_layers,
+        inexact=inexact | ((flags & np.uint16(_INEXACT_FLAGS)) != 0),
+        sources=sources,
+        flags=flags,
+        loss=mean_over_ranks(rank_loss, rank_loss_known),
+        loss_known=np.logical_or.reduce(rank_loss_known, axis=1),
+        rank_loss=rank_loss,
+        rank_loss_known=rank_loss_known,
+        rank_norm=by_rank(closing, Quantity.LOCAL_NORM, world_size)[0],
+        learning_rate=lowest_rank(closing, Quantity.LEARNING_RATE),
+        loss_scale=lowest_rank(closing, Quantity.LOSS_SCALE),
+        clip_threshold=lowest_rank(closing, Quantity.CLIP_THRESHOLD),
+        clip_coefficient=lowest_rank(closing, Quantity.CLIP_COEFFICIENT),
+        step_seconds=lowest_rank(closing, Quantity.STEP_SECONDS),
+        weight_norms=_sampled(closing, plan, Quantity.WEIGHT_NORM),
+        update_norms=_sampled(closing, plan, Quantity.UPDATE_NORM),
+    )
+
+
+def _first_position(part: Part) -> int:
+    return int(part.positions.start if isinstance(part.positions, slice) else part.positions[0])
+
+
+def _gradient_norms(closing: Closing, plan: Plan) -> list[Reported]:
+    return [
+        Reported(part.rank, part.positions, plan.slots[part.rank], part.batch.gradient_norms[part.start : part.stop])
+        for part in closing.parts
+        if part.batch.gradient_norms is not None
+    ]
+
+
+def _sampled(closing: Closing, plan: Plan, quantity: Quantity) -> Float32:
+    """A sampled tensor column as float32[n, l]; NaN where it was not sampled."""
+    reported = _tensor(closing, plan, quantity)
+    if not reported:
+        return np.full((len(closing.steps), len(plan.layout.names)), np.nan, np.float32)
+    return _layers(plan, reported, len(closing.steps))[1]
+
+
+def _tensor(closing: Closing, plan: Plan, quantity: Quantity) -> list[Reported]:
+    reported = []
+    for part in closing.parts:
+        column = part.batch.tensors.get(quantity)
+        if column is None:
+            continue
+        first, last = np.searchsorted(column.rows, (part.start, part.stop)).tolist()
+        if first < last:
+            slots = plan.slots[part.rank][column.parameters]
+            positions = part.at(column.rows[first:last])
+            reported.append(Reported(part.rank, positions, slots, column.values[first:last]))
+    return reported
+
+
+def _layers(plan: Plan, reported: Sequence[Reported], count: int) -> tuple[Float64, Float32]:
+    """Squares float64[n, l] and norms float32[n, l] of each layer; NaN where a shard of it is not known."""
+    layers = len(plan.layout.names)
+    if not reported:
+        return np.full((count, layers), np.nan), np.full((count, layers), np.nan, np.float32)
+    alone = (
+        len(reported) == 1 and len(reported[0].values) == count and reported[0].slots is plan.slots[reported[0].rank]
+    )
+    if alone and plan.straight(reported[0].rank):
+        return np.square(reported[0].values, dtype=np.float64), reported[0].values
+    squares = _squares(plan, reported, count)
+    if plan.slot_count != layers:
+        squares = np.add.reduceat(squares, plan.first_slots, axis=1)
+    squares[:, ~plan.covered] = np.nan
+    with np.errstate(over="ignore"):  # a norm beyond float32 is Inf, which is data
+        return squares, np.sqrt(squares).astype(np.float32)
+
+
+def _squares(plan: Plan, reported: Sequence[Reported], count: int) -> Float64:
+    """float64[n, s]: the square that each shard contributes, from the one replica that was agreed on."""
+    by_rank: dict[int, list[Reported]] = {}
+    for each in reported:
+        by_rank.setdefault(each.rank, []).append(each)
+    held = np.concatenate([np.unique(np.concatenate([each.slots for each in own])) for own in by_rank.values()])
+    if len(held) == len(np.unique(held)):
+        squares = np.full((count, plan.slot_count), np.nan)
+        for each in reported:
+            _place(squares, each)
+        return squares
+    return _agreed(by_rank, plan.slot_count, count)
+
+
+def _place(target: Float64, each: Reported) -> None:
+    squares = np.square(each.values, dtype=np.float64)
+    if isinstance(each.positions, slice):
+        target[each.positions, each.slots] = squares
+    else:
+        target[each.positions[:, None], each.slots] = squares
+
+
+def _agreed(by_rank: Mapping[int, Sequence[Reported]], slot_count: int, count: int) -> Float64:
+    """Take the lower median over replicas: one that was really reported, and that no single replica can move far."""
+    rows_at_once = max(1, _CUBE_VALUES // max(1, slot_count * len(by_rank)))
+    agreed = np.empty((count, slot_count))
+    for start in range(0, count, rows_at_once):
+        stop = min(count, start + rows_at_once)
+        cube = np.full((len(by_rank), stop - start, slot_count), np.nan)
+        for layer, own in zip(cube, by_rank.values(), strict=True):
+            for each in own:
+                positions = np.arange(count)[each.positions]
+                inside = (positions >= start) & (positions < stop)
+                _place(layer, Reported(each.rank, positions[inside] - start, each.slots, each.values[inside]))
+        cube.sort(axis=0)  # NaN, which is "not reported", goes last
+        known = np.count_nonzero(~np.isnan(cube), axis=0)
+        middle = np.maximum(known - 1, 0) // 2
+        agreed[start:stop] = np.take_along_axis(cube, middle[None], axis=0)[0]
+    return agreed
+
+
+def _fall_back_on_totals(norms: Float64, inexact: Bool, closing: Closing, plan: Plan) -> None:
+    """Fill in steps whose layers are not all known: from the ranks' totals, else from what the clipping returned."""
+    unknown = np.isnan(norms)
+    if not unknown.any():
+        return
+    totals = np.full((len(norms), plan.layout.world_size), np.nan)
+    for part in closing.parts:
+        totals[part.positions, part.rank] = _totals(part)
+    if plan.groups and plan.covered.all():
+        squares = np.zeros(len(norms))
+        for ranks in plan.groups:
+            squares += np.square(_lower_median(totals[:, list(ranks)]))
+        norms[unknown] = np.sqrt(squares[unknown])
+        unknown = np.isnan(norms)
+    if unknown.any():
+        reported = lowest_rank(closing, Quantity.REPORTED_NORM)
+        norms[unknown] = reported[unknown]
+        inexact |= unknown & ~np.isnan(norms)
+
+
+def _totals(part: Part) -> Float64:
+    rows = slice(part.start, part.stop)
+    if part.batch.total_norms is not None:
+        return part.batch.total_norms[rows]
+    if part.batch.gradient_norms is not None:
+        total: Float64 = np.sqrt(np.square(part.batch.gradient_norms[rows], dtype=np.float64).sum(axis=1))
+        return total
+    return np.full(part.stop - part.start, np.nan)
+
+
+def _lower_median(values: Float64) -> Float64:
+    """float64[n] of float64[n, k]: over the values that are known, NaN where none is."""
+    ordered = np.sort(values, axis=1)
+    known = np.count_nonzero(~np.isnan(ordered), axis=1)
+    middle = np.maximum(known - 1, 0) // 2
+    found: Float64 = np.take_along_axis(ordered, middle[:, None], axis=1)[:, 0]
+    return found
