@@ -1,0 +1,258 @@
+"""Alerts as they are, and the history of each; written once however often a replay repeats it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
+
+from seismograd_server.errors import NotFoundError
+from seismograd_server.model import (
+    Alert,
+    AlertState,
+    Evidence,
+    Resolution,
+    RunKey,
+    Severity,
+    Signature,
+    Transition,
+)
+from seismograd_server.store.schema import alert_transitions, alerts, runs
+
+
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """One entry of an alert's history; `ordinal` counts from 0 per alert."""
+
+    alert_id: str
+    ordinal: int
+    before: AlertState | None  # None = opened now
+    state: AlertState
+    severity: Severity
+    step: int
+    cause: str
+    at: float
+    notify: bool
+    reason: str
+    evidence: Evidence
+
+
+class AlertRepository:
+    """Bound to one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def apply(self, transitions: Sequence[Transition]) -> list[Transition]:
+        """Store transitions in order, and return those that were not stored before.
+
+        A transition is known by (run, signature, scope, opened step) and (step, state, severity, cause); one that is
+        known changes nothing, not even the alert.
+        """
+        return [transition for transition in transitions if self._apply_one(transition)]
+
+    def get(self, alert_id: str) -> Alert:
+        """An alert by its id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return _alert(self._row(alert_id))
+
+    def find(self, run_id: int, signature: Signature, scope: str) -> Alert | None:
+        """The latest alert of a run about this; None = there has been none."""
+        row = self._connection.execute(
+            _select_alerts()
+            .where(alerts.c.run_id == run_id, alerts.c.signature == signature, alerts.c.scope == scope)
+            .order_by(alerts.c.opened_step.desc(), alerts.c.alert_row.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if row is None else _alert(row)
+
+    def open_for_run(self, run_id: int) -> list[Alert]:
+        """The alerts of a run that are not resolved, in the order in which they opened."""
+        rows = self._connection.execute(
+            _select_alerts()
+            .where(alerts.c.run_id == run_id, alerts.c.state != AlertState.RESOLVED)
+            .order_by(alerts.c.alert_row)
+        )
+        return [_alert(row) for row in rows]
+
+    def list(
+        self,
+        project: str | None = None,
+        run: str | None = None,
+        state: AlertState | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> Sequence[Alert]:
+        """Alerts, newest first; the next page is the one `before` the last alert_id of this one.
+
+        Raises:
+            NotFoundError: `before` names no alert.
+        """
+        statement = _select_alerts().order_by(alerts.c.alert_row.desc()).limit(limit)
+        if project is not None:
+            statement = statement.where(runs.c.project == project)
+        if run is not None:
+            statement = statement.where(runs.c.run == run)
+        if state is not None:
+            statement = statement.where(alerts.c.state == state)
+        if before is not None:
+            statement = statement.where(alerts.c.alert_row < self._row(before).alert_row)
+        return [_alert(row) for row in self._connection.execute(statement)]
+
+    def history(self, alert_id: str) -> Sequence[AlertEvent]:
+        """What has happened to an alert, in order.
+
+        Raises:
+            NotFoundError: there is no such alert.
+        """
+        rows = self._connection.execute(
+            select(alert_transitions)
+            .where(alert_transitions.c.alert_row == self._row(alert_id).alert_row)
+            .order_by(alert_transitions.c.ordinal)
+        )
+        return [
+            AlertEvent(
+                alert_id=alert_id,
+                ordinal=row.ordinal,
+                before=None if row.before is None else AlertState(row.before),
+                state=AlertState(row.state),
+                severity=Severity(row.severity),
+                step=row.step,
+                cause=row.cause,
+                at=row.at,
+                notify=bool(row.notify),
+                reason=row.reason,
+                evidence=_evidence(row.evidence_json),
+            )
+            for row in rows
+        ]
+
+    def acknowledge(self, alert_id: str, by: str, now: float) -> Alert:
+        """Note that a person has taken an alert on, and return it; the first one stays.
+
+        Raises:
+            NotFoundError: there is no such alert.
+        """
+        self._row(alert_id)
+        self._connection.execute(
+            update(alerts)
+            .where(alerts.c.alert_id == alert_id, alerts.c.acknowledged_at.is_(None))
+            .values(acknowledged_by=by, acknowledged_at=now, updated_at=now)
+        )
+        return self.get(alert_id)
+
+    def _row(self, alert_id: str) -> Row[tuple[object, ...]]:
+        row = self._connection.execute(_select_alerts().where(alerts.c.alert_id == alert_id)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no alert {alert_id}: `seismograd alerts list` shows those there are")
+        return row
+
+    def _apply_one(self, transition: Transition) -> bool:
+        alert = transition.alert
+        existing = self._connection.execute(
+            select(alerts.c.alert_row).where(
+                alerts.c.run_id == alert.run_id,
+                alerts.c.signature == alert.signature,
+                alerts.c.scope == alert.scope,
+                alerts.c.opened_step == alert.opened_step,
+            )
+        ).one_or_none()
+        if existing is None:
+            statement = insert(alerts).values(_values(alert)).returning(alerts.c.alert_row)
+            alert_row, ordinal = self._connection.scalars(statement).one(), 0
+        else:
+            alert_row = existing.alert_row
+            history = alert_transitions.c
+            is_known = select(history.ordinal).where(
+                history.alert_row == alert_row,
+                history.step == alert.last_step,
+                history.state == alert.state,
+                history.severity == int(alert.severity),
+                history.cause == transition.cause,
+            )
+            if self._connection.execute(is_known).first() is not None:
+                return False
+            last = self._connection.scalar(select(func.max(history.ordinal)).where(history.alert_row == alert_row))
+            ordinal = 0 if last is None else last + 1
+            self._connection.execute(update(alerts).where(alerts.c.alert_row == alert_row).values(_values(alert)))
+        self._connection.execute(
+            insert(alert_transitions).values(
+                alert_row=alert_row,
+                ordinal=ordinal,
+                before=transition.before,
+                state=alert.state,
+                severity=int(alert.severity),
+                step=alert.last_step,
+                cause=transition.cause,
+                at=transition.at,
+                notify=int(transition.notify),
+                reason=alert.reason,
+                evidence_json=_evidence_json(alert.evidence),
+            )
+        )
+        return True
+
+
+def _select_alerts() -> Select[tuple[object, ...]]:
+    return select(alerts, runs.c.project, runs.c.run).join(runs, runs.c.run_id == alerts.c.run_id)
+
+
+def _values(alert: Alert) -> dict[str, object]:
+    return {
+        "alert_id": alert.alert_id,
+        "run_id": alert.run_id,
+        "signature": alert.signature,
+        "scope": alert.scope,
+        "severity": int(alert.severity),
+        "state": alert.state,
+        "since_step": alert.since_step,
+        "opened_step": alert.opened_step,
+        "last_step": alert.last_step,
+        "opened_at": alert.opened_at,
+        "updated_at": alert.updated_at,
+        "resolved_at": alert.resolved_at,
+        "resolution": alert.resolution,
+        "evidence_json": _evidence_json(alert.evidence),
+        "reason": alert.reason,
+        "fingerprint": alert.fingerprint,
+        "acknowledged_by": alert.acknowledged_by,
+        "acknowledged_at": alert.acknowledged_at,
+    }
+
+
+def _evidence_json(evidence: Evidence) -> str:
+    # Python's JSON spells NaN and Infinity and reads them back: numbers in evidence may be either.
+    return json.dumps(asdict(evidence))
+
+
+def _evidence(text: str) -> Evidence:
+    return Evidence(**json.loads(text))
+
+
+def _alert(row: Row[tuple[object, ...]]) -> Alert:
+    return Alert(
+        alert_id=row.alert_id,
+        run_id=row.run_id,
+        key=RunKey(row.project, row.run),
+        signature=Signature(row.signature),
+        scope=row.scope,
+        severity=Severity(row.severity),
+        state=AlertState(row.state),
+        since_step=row.since_step,
+        opened_step=row.opened_step,
+        last_step=row.last_step,
+        opened_at=row.opened_at,
+        updated_at=row.updated_at,
+        resolved_at=row.resolved_at,
+        resolution=None if row.resolution is None else Resolution(row.resolution),
+        evidence=_evidence(row.evidence_json),
+        reason=row.reason,
+        fingerprint=row.fingerprint,
+        acknowledged_by=row.acknowledged_by,
+        acknowledged_at=row.acknowledged_at,
+    )

@@ -1,0 +1,121 @@
+"""The transactional outbox: notifications written with the alert that causes them, delivered at least once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+
+from seismograd_server.store.schema import outbox
+from seismograd_server.store.upsert import insert_into
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One notification for one target.
+
+    `dedupe_key` names the change and the target: a second entry with the same key is not stored.
+    """
+
+    entry_id: int | None  # None = not stored yet
+    target: str
+    alert_id: str
+    created_at: float
+    due_at: float
+    attempts: int
+    payload: str  # JSON
+    last_error: str
+    dedupe_key: str
+
+
+class OutboxRepository:
+    """Bound to one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, entries: Sequence[OutboxEntry]) -> int:
+        """Store entries, and tell how many were new by their `dedupe_key`."""
+        statement = insert_into(self._connection, outbox).on_conflict_do_nothing(index_elements=[outbox.c.dedupe_key])
+        added = 0
+        for entry in entries:  # a handful at a time; the driver counts rows of one statement only
+            result = self._connection.execute(
+                statement.values(
+                    dedupe_key=entry.dedupe_key,
+                    target=entry.target,
+                    alert_id=entry.alert_id,
+                    created_at=entry.created_at,
+                    due_at=entry.due_at,
+                    attempts=entry.attempts,
+                    payload=entry.payload,
+                    last_error=entry.last_error,
+                    delivered=0,
+                )
+            )
+            added += result.rowcount
+        return added
+
+    def due(self, now: float, limit: int = 100) -> list[OutboxEntry]:
+        """Entries to send now, the longest due first."""
+        rows = self._connection.execute(
+            select(outbox).where(outbox.c.due_at <= now).order_by(outbox.c.due_at, outbox.c.entry_id).limit(limit)
+        )
+        return [_entry(row) for row in rows]
+
+    def delivered(self, entry_id: int, now: float) -> None:
+        """The target has accepted it."""
+        self._finish(entry_id, now, delivered=1, error="")
+
+    def failed(self, entry_id: int, now: float, retry_at: float | None, error: str) -> None:
+        """An attempt failed; `retry_at` None = never try again (it is kept until pruned, with its error)."""
+        if retry_at is None:
+            self._finish(entry_id, now, delivered=0, error=error)
+            return
+        self._connection.execute(
+            update(outbox)
+            .where(outbox.c.entry_id == entry_id)
+            .values(due_at=retry_at, attempts=outbox.c.attempts + 1, last_error=error)
+        )
+
+    def next_due_at(self) -> float | None:
+        """When the next entry is due; None = nothing is pending."""
+        due_at: float | None = self._connection.scalar(select(func.min(outbox.c.due_at)))
+        return due_at
+
+    def pending_count(self) -> int:
+        """How many entries wait for delivery."""
+        statement = select(func.count()).select_from(outbox).where(outbox.c.due_at.is_not(None))
+        return self._connection.scalars(statement).one()
+
+    def oldest_pending_at(self) -> float | None:
+        """When the oldest entry that still waits was created; None = nothing is pending."""
+        oldest: float | None = self._connection.scalar(
+            select(func.min(outbox.c.created_at)).where(outbox.c.due_at.is_not(None))
+        )
+        return oldest
+
+    def prune(self, before: float) -> int:
+        """Forget entries that were finished before that time, and tell how many."""
+        return self._connection.execute(delete(outbox).where(outbox.c.finished_at < before)).rowcount
+
+    def _finish(self, entry_id: int, now: float, *, delivered: int, error: str) -> None:
+        self._connection.execute(
+            update(outbox)
+            .where(outbox.c.entry_id == entry_id)
+            .values(due_at=None, finished_at=now, delivered=delivered, attempts=outbox.c.attempts + 1, last_error=error)
+        )
+
+
+def _entry(row: Row[tuple[object, ...]]) -> OutboxEntry:
+    return OutboxEntry(
+        entry_id=row.entry_id,
+        target=row.target,
+        alert_id=row.alert_id,
+        created_at=row.created_at,
+        due_at=row.due_at,
+        attempts=row.attempts,
+        payload=row.payload,
+        last_error=row.last_error,
+        dedupe_key=row.dedupe_key,
+    )

@@ -1,0 +1,315 @@
+"""The tables as the newest migration leaves them; a test holds the two together.
+
+    runs -> launches -> ranks -> streams (received intervals), drops, checkpoints, health, catalog_uses -> catalogs
+            launches -> segments (the payload), optimizers
+    runs -> closed_blocks (the closing events), detector_states, alerts -> alert_transitions; outbox
+
+Every row belongs to one run, so that deleting a run is a handful of statements. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the type is spelled INTEGER; elsewhere rows need 64 bits.
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, RowNumber, primary_key=True, autoincrement=True)
+
+
+# One row. The epoch grows with every server that opens the database; a server whose epoch is not the stored one has
+# been replaced and must not write.
+server_epoch = Table(
+    "server_epoch",
+    metadata,
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    CheckConstraint("row = 1", name="one_row"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _number("run_id"),
+    Column("project", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("last_record_at", Double),
+    Column("ended_at", Double),
+    Column("failure_reason", Text, nullable=False),
+    Column("config_json", Text, nullable=False),
+    Column("tags_json", Text, nullable=False),
+    Column("framework", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("world_size", Integer, nullable=False),
+    Column("last_step", BigInteger),
+    Column("closed_steps", BigInteger, nullable=False),
+    UniqueConstraint("project", "run"),
+    Index("ix_runs_state", "state"),
+    sqlite_autoincrement=True,  # an id is never given twice: a client may hold one of a deleted run
+)
+
+launches = Table(
+    "launches",
+    metadata,
+    _number("launch_row"),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
+    Column("launch_id", Text, nullable=False, unique=True),
+    Column("attempt", Integer, nullable=False),
+    Column("world_size", Integer, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("ended_at", Double),
+    UniqueConstraint("run_id", "attempt"),
+    sqlite_autoincrement=True,
+)
+
+optimizers = Table(
+    "optimizers",
+    metadata,
+    Column("launch_row", ForeignKey("launches.launch_row"), primary_key=True),
+    Column("optimizer", Integer, primary_key=True, autoincrement=False),
+    Column("class_name", Text, nullable=False),
+    Column("hyperparameters_json", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+ranks = Table(
+    "ranks",
+    metadata,
+    _number("handle"),
+    Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("rank", Integer, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("process_id", BigInteger, nullable=False),
+    Column("local_rank", Integer, nullable=False),
+    Column("device_type", Text, nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("device_uuid", Text, nullable=False),
+    Column("driver_version", Text, nullable=False),
+    Column("client_version", Text, nullable=False),
+    Column("python_version", Text, nullable=False),
+    Column("clock_skew_seconds", Double, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("last_seen_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("launch_row", "rank"),
+    sqlite_autoincrement=True,
+)
+
+# Ranks of one run mostly declare the same parameters: the content is stored once per run.
+catalogs = Table(
+    "catalogs",
+    metadata,
+    _number("catalog_row"),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    UniqueConstraint("run_id", "digest"),
+)
+
+catalog_uses = Table(
+    "catalog_uses",
+    metadata,
+    Column("rank_handle", ForeignKey("ranks.handle"), primary_key=True),
+    Column("optimizer", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("catalog_row", ForeignKey("catalogs.catalog_row"), nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+# The idempotency key of ingest; untouched by whatever happens to the segments.
+streams = Table(
+    "streams",
+    metadata,
+    Column("rank_handle", ForeignKey("ranks.handle"), primary_key=True),
+    Column("optimizer", Integer, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("launch_row", BigInteger, nullable=False),
+    Column("received", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+drops = Table(
+    "drops",
+    metadata,
+    _number("drop_row"),
+    Column("rank_handle", ForeignKey("ranks.handle"), nullable=False, index=True),
+    Column("optimizer", Integer, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+# No foreign key to ranks: it would cost an index on the largest table, only to delete by it.
+segments = Table(
+    "segments",
+    metadata,
+    _number("segment_id"),
+    Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
+    Column("optimizer", Integer, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("rank_handle", BigInteger, nullable=False),
+    Column("branch", Integer, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("records", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("encoding", SmallInteger, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),  # last: the small columns are read without its overflow pages
+    # Steps are in the index so that a window of a long run skips what it does not need.
+    Index("ix_segments_read", "launch_row", "optimizer", "kind", "segment_id", "first_step", "last_step"),
+    sqlite_autoincrement=True,  # readers continue behind the last id that they saw
+)
+
+closed_blocks = Table(
+    "closed_blocks",
+    metadata,
+    _number("ordinal"),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
+    Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
+    Column("optimizer", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("branch", Integer, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index("ix_closed_blocks_run", "run_id", "optimizer", "ordinal", "attempt", "branch", "first_step", "last_step"),
+    Index("ix_closed_blocks_launch", "launch_row", "optimizer", "ordinal"),
+    sqlite_autoincrement=True,  # ordinals rise for ever
+)
+
+detector_states = Table(
+    "detector_states",
+    metadata,
+    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("optimizer", Integer, primary_key=True, autoincrement=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("saved_at", Double, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _number("checkpoint_row"),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("rank_handle", ForeignKey("ranks.handle"), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("saved_at", Double, nullable=False),
+    UniqueConstraint("rank_handle", "step", "path"),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("rank_handle", ForeignKey("ranks.handle"), primary_key=True),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("dropped_json", Text, nullable=False),
+    Column("queued_bytes", BigInteger, nullable=False),
+    Column("spool_bytes", BigInteger, nullable=False),
+    Column("hook_seconds", Double, nullable=False),
+    Column("hook_calls", BigInteger, nullable=False),
+    Column("capture_share", Double, nullable=False),
+    Column("clock_skew_seconds", Double, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    _number("alert_row"),
+    Column("alert_id", Text, nullable=False, unique=True),
+    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("severity", SmallInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("since_step", BigInteger, nullable=False),
+    Column("opened_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("resolved_at", Double),
+    Column("resolution", Text),
+    Column("evidence_json", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("acknowledged_by", Text, nullable=False),
+    Column("acknowledged_at", Double),
+    Column("inhibited_by", Text, nullable=False, server_default=""),  # model.Alert.inhibited_by
+    UniqueConstraint("run_id", "signature", "scope", "opened_step"),
+    Index("ix_alerts_state", "state"),
+    sqlite_autoincrement=True,
+)
+
+# What makes a replay write nothing twice is the unique key: the same change of the same alert for the same cause.
+alert_transitions = Table(
+    "alert_transitions",
+    metadata,
+    Column("alert_row", ForeignKey("alerts.alert_row"), primary_key=True),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("before", Text),
+    Column("state", Text, nullable=False),
+    Column("severity", SmallInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("notify", SmallInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence_json", Text, nullable=False),
+    UniqueConstraint("alert_row", "step", "state", "severity", "cause"),
+)
+
+# `alert_id` without a foreign key: a notification that tests a target belongs to no alert.
+outbox = Table(
+    "outbox",
+    metadata,
+    _number("entry_id"),
+    Column("dedupe_key", Text, nullable=False, unique=True),
+    Column("target", Text, nullable=False),
+    Column("alert_id", Text, nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),  # absent = done
+    Column("attempts", Integer, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("finished_at", Double),
+    Column("delivered", SmallInteger, nullable=False),
+    Index("ix_outbox_due_at", "due_at"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,232 @@
+"""Records as they came, in segments; and for each stream which sequences have come, in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select
+
+from seismograd_server.errors import InvalidBatchError, StorageError, UnknownRankError
+from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
+from seismograd_server.store.codec import ENCODING_COLUMNS, decode, encode
+from seismograd_server.store.intervals import Intervals
+from seismograd_server.store.schema import drops, ranks, segments, streams
+from seismograd_server.store.upsert import insert_into
+
+# Segments fetched at a time, a few megabytes of a usual model; bounds the memory of a reader, not the result.
+_PAGE = 256
+# Bound parameters of one statement; every database takes this many.
+_HANDLES = 500
+# The largest number that a column holds.
+_LARGEST = 2**63 - 1
+
+
+class SegmentRepository:
+    """Bound to one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # What this transaction has read and written of the streams, so that one tick asks once.
+        self._received: dict[StreamKey, Intervals] = {}
+        self._launches: dict[int, int] = {}
+
+    def append(self, batches: Sequence[StepBatch], received_at: float) -> None:
+        """Store batches of records that are all new; what is a duplicate is the caller's to cut off (`received`).
+
+        Raises:
+            UnknownRankError: a handle that was never given, or whose run has been deleted.
+            InvalidBatchError: sequences or steps beyond what can be stored.
+            StorageError: a record is stored already.
+        """
+        self._load({batch.rank_handle for batch in batches})
+        changed: set[StreamKey] = set()
+        rows = []
+        for batch in batches:
+            stream = StreamKey(batch.rank_handle, batch.optimizer, batch.kind)
+            launch_row = self._launch_row(batch.rank_handle)
+            self._receive(stream, batch.first_sequence, batch.end_sequence)
+            changed.add(stream)
+            rows.append(
+                {
+                    "launch_row": launch_row,
+                    "optimizer": batch.optimizer,
+                    "kind": int(batch.kind),
+                    "rank_handle": batch.rank_handle,
+                    "branch": batch.branch,
+                    "first_sequence": batch.first_sequence,
+                    "records": batch.count,
+                    "first_step": int(batch.steps[0]),
+                    "last_step": int(batch.steps[-1]),
+                    "encoding": ENCODING_COLUMNS,
+                    "received_at": received_at,
+                    "payload": encode(batch),
+                }
+            )
+        if rows:
+            self._connection.execute(_INSERT_SEGMENTS, rows)
+            self._save(changed)
+
+    def drop(self, ranges: Sequence[DroppedRange]) -> int:
+        """Note records that will never come, and tell how many were not known yet; what has come stays as it is.
+
+        Raises:
+            UnknownRankError: a handle that was never given, or whose run has been deleted.
+            InvalidBatchError: sequences beyond what can be stored.
+        """
+        self._load({dropped.stream.rank_handle for dropped in ranges})
+        changed: set[StreamKey] = set()
+        rows: list[dict[str, Any]] = []
+        for dropped in ranges:
+            self._launch_row(dropped.stream.rank_handle)
+            intervals = self._received.get(dropped.stream) or Intervals()
+            for first, end in intervals.missing(dropped.first_sequence, dropped.first_sequence + dropped.count):
+                self._receive(dropped.stream, first, end)
+                changed.add(dropped.stream)
+                rows.append(
+                    {
+                        "rank_handle": dropped.stream.rank_handle,
+                        "optimizer": dropped.stream.optimizer,
+                        "kind": int(dropped.stream.kind),
+                        "first_sequence": first,
+                        "records": end - first,
+                        "reason": dropped.reason,
+                    }
+                )
+        if rows:
+            self._connection.execute(insert(drops), rows)
+            self._save(changed)
+        return sum(row["records"] for row in rows)
+
+    def received(self, handles: Iterable[int]) -> dict[StreamKey, Intervals]:
+        """What has come of every stream of these ranks, dropped ranges included; the caller's own copies.
+
+        A stream of which nothing has come is absent.
+        """
+        wanted = set(handles)
+        self._load(wanted)
+        return {stream: each.copy() for stream, each in self._received.items() if stream.rank_handle in wanted}
+
+    def dropped(self, handles: Iterable[int]) -> list[DroppedRange]:
+        """Declared drops of these ranks, in the order in which they were declared."""
+        found: list[DroppedRange] = []
+        for some in _chunked(handles):
+            rows = self._connection.execute(
+                select(drops).where(drops.c.rank_handle.in_(some)).order_by(drops.c.drop_row)
+            )
+            found += [
+                DroppedRange(
+                    StreamKey(row.rank_handle, row.optimizer, RecordKind(row.kind)),
+                    row.first_sequence,
+                    row.records,
+                    row.reason,
+                )
+                for row in rows
+            ]
+        return found
+
+    def read(
+        self,
+        launch_row: int,
+        optimizer: int,
+        kind: RecordKind = RecordKind.STEP,
+        *,
+        first_step: int | None = None,
+        last_step: int | None = None,
+        after_segment: int = 0,
+    ) -> Iterator[tuple[int, StepBatch]]:
+        """(segment id, batch) of all ranks of a launch, in the order in which they came.
+
+        Segments that touch [first_step, last_step] come whole. Read page by page: stop anywhere and continue in another
+        transaction behind the last id seen (`after_segment`).
+
+        Raises:
+            StorageError: a segment is damaged.
+        """
+        statement = select(segments.c.segment_id, segments.c.encoding, segments.c.payload).where(
+            segments.c.launch_row == launch_row, segments.c.optimizer == optimizer, segments.c.kind == int(kind)
+        )
+        if first_step is not None:
+            statement = statement.where(segments.c.last_step >= first_step)
+        if last_step is not None:
+            statement = statement.where(segments.c.first_step <= last_step)
+        statement = (
+            statement.where(segments.c.segment_id > bindparam("after")).order_by(segments.c.segment_id).limit(_PAGE)
+        )
+        after = after_segment
+        while True:
+            page = self._connection.execute(statement, {"after": after}).all()
+            for segment_id, encoding, payload in page:
+                after = segment_id
+                yield segment_id, _decode(segment_id, encoding, payload)
+            if len(page) < _PAGE:
+                return
+
+    def _load(self, handles: set[int]) -> None:
+        for some in _chunked(handles - self._launches.keys()):
+            for row in self._connection.execute(_SELECT_LAUNCHES, {"handles": some}):
+                self._launches[row.handle] = row.launch_row
+            for row in self._connection.execute(_SELECT_STREAMS, {"handles": some}):
+                stream = StreamKey(row.rank_handle, row.optimizer, RecordKind(row.kind))
+                try:
+                    self._received[stream] = Intervals.from_bytes(row.received)
+                except ValueError as error:
+                    raise StorageError(f"{_name(stream)}: {error}") from error
+
+    def _launch_row(self, handle: int) -> int:
+        try:
+            return self._launches[handle]
+        except KeyError:
+            raise UnknownRankError(f"rank handle {handle} is not known here: open the run again") from None
+
+    def _receive(self, stream: StreamKey, first: int, end: int) -> None:
+        if first < 0 or end > _LARGEST:
+            raise InvalidBatchError("first_sequence", f"{first} with {end - first} records leaves the range of int64")
+        added = self._received.setdefault(stream, Intervals()).add(first, end)
+        if added != end - first:
+            raise StorageError(
+                f"{_name(stream)}: {end - first - added} of the records {first} to {end - 1} are stored already: "
+                "cut them off before"
+            )
+
+    def _save(self, changed: set[StreamKey]) -> None:
+        rows = [
+            {
+                "rank_handle": stream.rank_handle,
+                "optimizer": stream.optimizer,
+                "kind": int(stream.kind),
+                "launch_row": self._launches[stream.rank_handle],
+                "received": self._received[stream].to_bytes(),
+            }
+            for stream in changed
+        ]
+        statement = insert_into(self._connection, streams)
+        keys = [streams.c.rank_handle, streams.c.optimizer, streams.c.kind]
+        update = {"received": statement.excluded.received}
+        self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=update), rows)
+
+
+_INSERT_SEGMENTS = insert(segments)
+_SELECT_LAUNCHES = select(ranks.c.handle, ranks.c.launch_row).where(
+    ranks.c.handle.in_(bindparam("handles", expanding=True))
+)
+_SELECT_STREAMS = select(streams).where(streams.c.rank_handle.in_(bindparam("handles", expanding=True)))
+
+
+def _chunked(handles: Iterable[int]) -> Iterator[list[int]]:
+    ordered = sorted(handles)
+    for start in range(0, len(ordered), _HANDLES):
+        yield ordered[start : start + _HANDLES]
+
+
+def _decode(segment_id: int, encoding: int, payload: bytes) -> StepBatch:
+    if encoding != ENCODING_COLUMNS:
+        raise StorageError(f"segment {segment_id} has encoding {encoding}, which this version cannot read")
+    try:
+        return decode(payload)
+    except ValueError as error:
+        raise StorageError(f"segment {segment_id} cannot be read: {error}") from error
+
+
+def _name(stream: StreamKey) -> str:
+    return f"rank handle {stream.rank_handle}, optimizer {stream.optimizer}, {stream.kind.name.lower()} records"

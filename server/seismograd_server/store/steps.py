@@ -1,0 +1,149 @@
+"""Closed steps: what was composed when a step was closed, in the order of closing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sqlalchemy import Connection, Select, func, insert, select
+
+from seismograd_server.errors import StorageError
+from seismograd_server.model import ClosedBlock
+from seismograd_server.store.blocks import Closing, StepChunk, decode_block, encode_block
+from seismograd_server.store.schema import closed_blocks
+
+__all__ = ["Closing", "StepChunk", "StepRepository"]
+
+# Blocks fetched at a time: a few hundred kilobytes of a usual run.
+_PAGE = 128
+# Larger than any step.
+_NEVER = np.iinfo(np.int64).max
+
+
+class StepRepository:
+    """Bound to one transaction. Iterators are read page by page and end with the transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def append(self, run_id: int, launch_row: int, optimizer: int, block: ClosedBlock) -> int:
+        """Store a block (all but its norms by layer) behind all others, and return its ordinal.
+
+        This is the closing event: what is closed here, with these ranks, is what a replay closes again.
+
+        Raises:
+            ValueError: the block is empty.
+        """
+        if not block.count:
+            raise ValueError("a closed block has at least one step")
+        ordinal: int = self._connection.scalars(
+            _INSERT,
+            {
+                "run_id": run_id,
+                "launch_row": launch_row,
+                "optimizer": optimizer,
+                "attempt": block.attempt,
+                "branch": block.branch,
+                "first_step": int(block.steps[0]),
+                "last_step": int(block.steps[-1]),
+                "payload": encode_block(block),
+            },
+        ).one()
+        return ordinal
+
+    def read(
+        self,
+        run_id: int,
+        optimizer: int,
+        first_step: int | None = None,
+        last_step: int | None = None,
+        *,
+        all_branches: bool = False,
+    ) -> Iterator[StepChunk]:
+        """Closed steps in [first_step, last_step], in closing order.
+
+        Unless `all_branches`, a step is hidden when a later attempt or branch began at or before it: what is left is
+        one line through the run, rising.
+        """
+        statement = _SELECT.where(closed_blocks.c.run_id == run_id, closed_blocks.c.optimizer == optimizer)
+        if first_step is not None:
+            statement = statement.where(closed_blocks.c.last_step >= first_step)
+        if last_step is not None:
+            statement = statement.where(closed_blocks.c.first_step <= last_step)
+        hidden_from = {} if all_branches else self._hidden_from(run_id, optimizer)
+        for chunk in self._chunks(statement):
+            end = hidden_from.get((chunk.attempt, chunk.branch), _NEVER)
+            chosen = chunk.steps < end
+            if first_step is not None:
+                chosen &= chunk.steps >= first_step
+            if last_step is not None:
+                chosen &= chunk.steps <= last_step
+            if chosen.any():
+                yield chunk.select(chosen)
+
+    def last(self, run_id: int, optimizer: int) -> tuple[int, int, int] | None:
+        """What was closed last: (attempt, branch, step); None = nothing yet."""
+        row = self._connection.execute(
+            select(closed_blocks.c.attempt, closed_blocks.c.branch, closed_blocks.c.last_step)
+            .where(closed_blocks.c.run_id == run_id, closed_blocks.c.optimizer == optimizer)
+            .order_by(closed_blocks.c.ordinal.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if row is None else (row.attempt, row.branch, row.last_step)
+
+    def closings(self, launch_row: int, optimizer: int, after_ordinal: int = 0) -> Iterator[Closing]:
+        """The closing events of a launch behind `after_ordinal`, in order: the script of an exact replay."""
+        statement = _SELECT.where(
+            closed_blocks.c.launch_row == launch_row,
+            closed_blocks.c.optimizer == optimizer,
+            closed_blocks.c.ordinal > after_ordinal,
+        )
+        for chunk in self._chunks(statement):
+            yield Closing(chunk.ordinal, chunk.attempt, chunk.branch, chunk.steps, chunk.ranks_present)
+
+    def _hidden_from(self, run_id: int, optimizer: int) -> dict[tuple[int, int], int]:
+        """For each (attempt, branch) that was rewound, the first step that a later one took over."""
+        columns = closed_blocks.c
+        rows = self._connection.execute(
+            select(columns.attempt, columns.branch, func.min(columns.first_step).label("first"))
+            .where(columns.run_id == run_id, columns.optimizer == optimizer)
+            .group_by(columns.attempt, columns.branch)
+            .order_by(columns.attempt.desc(), columns.branch.desc())
+        )
+        hidden_from: dict[tuple[int, int], int] = {}
+        earliest = _NEVER
+        for row in rows:
+            hidden_from[row.attempt, row.branch] = earliest
+            earliest = min(earliest, row.first)
+        return hidden_from
+
+    def _chunks(self, statement: Select[tuple[int, int, int, int, bytes]]) -> Iterator[StepChunk]:
+        ordinal = 0
+        while True:
+            page = self._connection.execute(
+                statement.where(closed_blocks.c.ordinal > ordinal).order_by(closed_blocks.c.ordinal).limit(_PAGE)
+            ).all()
+            for row in page:
+                ordinal = row.ordinal
+                try:
+                    yield decode_block(
+                        row.payload,
+                        ordinal=ordinal,
+                        attempt=row.attempt,
+                        branch=row.branch,
+                        launch_row=row.launch_row,
+                    )
+                except ValueError as error:
+                    raise StorageError(f"closed block {ordinal} cannot be read: {error}") from error
+            if len(page) < _PAGE:
+                return
+
+
+_INSERT = insert(closed_blocks).returning(closed_blocks.c.ordinal)
+_SELECT = select(
+    closed_blocks.c.ordinal,
+    closed_blocks.c.attempt,
+    closed_blocks.c.branch,
+    closed_blocks.c.launch_row,
+    closed_blocks.c.payload,
+)

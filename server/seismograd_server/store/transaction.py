@@ -1,0 +1,51 @@
+"""One transaction and the repositories bound to it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from sqlalchemy import Connection
+
+from seismograd_server.store.alerts import AlertRepository
+from seismograd_server.store.detectors import DetectorRepository
+from seismograd_server.store.outbox import OutboxRepository
+from seismograd_server.store.runs import RunRepository
+from seismograd_server.store.segments import SegmentRepository
+from seismograd_server.store.steps import StepRepository
+
+
+class Transaction:
+    """What `Database.begin` and `Database.read` give; of no use once their block has ended."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @cached_property
+    def runs(self) -> RunRepository:
+        """Runs, launches, ranks, catalogs, checkpoints and clients' health."""
+        return RunRepository(self.connection)
+
+    @cached_property
+    def segments(self) -> SegmentRepository:
+        """Records as they came, and which have come."""
+        return SegmentRepository(self.connection)
+
+    @cached_property
+    def steps(self) -> StepRepository:
+        """Closed steps."""
+        return StepRepository(self.connection)
+
+    @cached_property
+    def detectors(self) -> DetectorRepository:
+        """Checkpoints of the detectors."""
+        return DetectorRepository(self.connection)
+
+    @cached_property
+    def alerts(self) -> AlertRepository:
+        """Alerts and their history."""
+        return AlertRepository(self.connection)
+
+    @cached_property
+    def outbox(self) -> OutboxRepository:
+        """Notifications to deliver."""
+        return OutboxRepository(self.connection)
