@@ -1,25 +1,194 @@
-"""What all signatures of one run share: the baselines, learnt from the steps so far."""
+"""What all signatures of one run share: baselines, the reading of a step against them, and the open excursion.
+
+Per step: `read` compares it with what the steps before have taught, the detectors look, and `learn` takes it in.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from seismograd_server.detect.facts import Step
+from seismograd_server.detect.baseline import Baseline, Record
+from seismograd_server.detect.excursion import Excursion
+from seismograd_server.detect.facts import UNKNOWN, Step
+from seismograd_server.detect.layers import LayerMemory
+from seismograd_server.detect.ranks import RankMemory
+
+# Steps until the first baseline: the first ones of a run are its wildest, and twenty give a usable median.
+WARM_UP_STEPS = 20
+# The norm is far from usual at this many spreads and at least two octaves (fourfold) above the baseline, and is high
+# when it is also above everything in recent memory.
+_FAR_SPREADS = 2.0
+_FAR_OCTAVES = 2.0
+_HIGH_OCTAVES = 1.0
+# A loss is bad at this many octaves beyond its reference, and beyond its own largest recent deviation.
+_BAD_LOSS_OCTAVES = 1.0
+# A survived excursion raises the record by no more than this.
+_SURVIVED_OCTAVES = 1.5
+# An excursion as long as a whole baseline window has become the usual level.
+_REBASE_STEPS = 64
+# After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
+_GRACE_STEPS = 16
+_GRACE_OCTAVES = 1.0
+# The oldest sample of the update ratio that still says something: the client samples every tenth step.
+_RATIO_STEPS = 12
+
+
+@dataclass(slots=True)
+class Reading:
+    """A step against what is usual. Octaves; NaN = cannot be told yet."""
+
+    judged: bool = False  # False: skipped by the loss scaler, or without a finite norm
+    above: float = UNKNOWN  # norm above its baseline
+    excess: float = UNKNOWN  # norm above its record
+    far: bool = False
+    high: bool = False
+    loss_above: float = UNKNOWN  # loss above its reference
+    loss_excess: float = UNKNOWN  # deviation of the loss above its largest recent one
+    loss_untrained: float = UNKNOWN  # loss above what it was before any training
+    bad_loss: bool = False
+    ratio: float = UNKNOWN  # log2 of update over weight norm, the latest sample if it is recent
+    ratio_is_fresh: bool = False  # sampled in this very step
 
 
 @dataclass(slots=True)
 class Context:
-    """Learnt from closed steps; `learn` is called once per step, after the detectors have looked at it."""
+    """Learnt from closed steps."""
 
     seen: int = 0
-    last_step: int | None = None
+    last_step: int = 0
+    attempt: int = 0
+    branch: int = 0
+    grace: int = 0
+    norm: Baseline = field(default_factory=Baseline)
+    record: Record = field(default_factory=Record)
+    loss: Baseline = field(default_factory=lambda: Baseline(least_spread=0.0))
+    loss_record: Record = field(default_factory=Record)
+    first_levels: list[float] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
+    ratios: Baseline = field(default_factory=Baseline)
+    last_ratio: float = UNKNOWN
+    last_ratio_age: int = 0  # steps since
+    held_back: list[float] = field(
+        default_factory=list
+    )  # levels of the open excursion, in case they are the new normal
+    excursion: Excursion = field(default_factory=Excursion)
+    layers: LayerMemory = field(default_factory=LayerMemory)
+    ranks: RankMemory = field(default_factory=RankMemory)
+    reading: Reading = field(default_factory=Reading)
+
+    def armed(self) -> bool:
+        """Whether there is a baseline to judge by."""
+        return len(self.norm) >= WARM_UP_STEPS
 
     def baseline(self) -> float:
         """Norm that is usual now; NaN = none yet."""
-        return math.nan
+        return 2.0 ** self.norm.center() if self.armed() else math.nan
+
+    def threshold(self) -> float:
+        """Norm above which a step is far from usual; NaN = none yet."""
+        return 2.0 ** (self.norm.center() + self._far_octaves()) if self.armed() else math.nan
+
+    def read(self, step: Step) -> None:
+        """Compare a step with what is known, and open or follow the excursion."""
+        self._notice_restart(step)
+        reading = self.reading = Reading()
+        self.ranks.look(step.rank_norms, step.rank_losses)
+        if not math.isnan(step.ratio):
+            self.last_ratio, self.last_ratio_age = step.ratio, 0
+            reading.ratio_is_fresh = True
+        if step.skipped_by_scaler or math.isnan(step.level):
+            return
+        reading.judged = True
+        if self.last_ratio_age <= _RATIO_STEPS:
+            reading.ratio = self.last_ratio
+        self._read_loss(step, reading)
+        self.excursion.remember(step.step, step.level)
+        if not self.armed():
+            return
+        reading.above = step.level - self.norm.center()
+        reading.excess = self.record.excess(step.level)
+        reading.far = reading.above >= self._far_octaves()
+        reading.high = reading.far and reading.excess >= _HIGH_OCTAVES
+        self._follow_excursion(step, reading)
 
     def learn(self, step: Step) -> None:
-        """Take a step in."""
+        """Take a step in, after the detectors have looked."""
+        reading, excursion = self.reading, self.excursion
         self.seen += 1
+        self.last_ratio_age += 1
+        self.grace = max(0, self.grace - 1)
         self.last_step = step.step
+        if not reading.judged:
+            return
+        if len(self.first_levels) < WARM_UP_STEPS:
+            self.first_levels.append(step.level)
+        if not math.isnan(step.ratio) and math.isfinite(step.ratio) and not excursion.open:
+            self.ratios.accept(step.ratio)
+        if not excursion.open:
+            self._accept(step)
+            return
+        self.held_back.append(step.level)
+        if excursion.is_over():
+            self._close_excursion(survived=True)
+        elif len(self.held_back) >= _REBASE_STEPS:
+            self.norm.restart(self.held_back)
+            self._close_excursion(survived=True)
+
+    def _accept(self, step: Step) -> None:
+        self.norm.accept(step.level)
+        self.record.accept(step.level)
+        self.layers.accept(step)
+        self.ranks.accept(step.rank_norms, step.rank_losses)
+        if not step.loss_known or not math.isfinite(step.loss):
+            return
+        if len(self.first_losses) < 10:
+            self.first_losses.append(step.loss)
+        if len(self.loss) >= WARM_UP_STEPS:
+            deviation = abs(step.loss - self.loss.center())
+            if deviation > 0.0:
+                self.loss_record.accept(math.log2(deviation))
+        self.loss.accept(step.loss)
+
+    def _close_excursion(self, *, survived: bool) -> None:
+        if survived:
+            self.record.survive(self.excursion.peak, _SURVIVED_OCTAVES)
+        self.excursion.end()
+        self.held_back = []
+
+    def _follow_excursion(self, step: Step, reading: Reading) -> None:
+        if not self.excursion.open:
+            if not (reading.far and reading.excess > 0.0):
+                return
+            self.excursion.begin(step.step, self.last_step)
+            self.held_back = []
+        self.excursion.follow(step.level, reading.excess, far=reading.far, high=reading.high, bad_loss=reading.bad_loss)
+
+    def _read_loss(self, step: Step, reading: Reading) -> None:
+        if not step.loss_known or len(self.loss) < 1:
+            return
+        if not math.isfinite(step.loss):
+            reading.loss_above = reading.loss_excess = reading.loss_untrained = math.inf
+            reading.bad_loss = True
+            return
+        center = self.loss.center()
+        deviation = step.loss - center
+        scale = max(abs(center), self.loss.spread(), 1e-300)
+        reading.loss_above = math.log2(1.0 + max(0.0, deviation) / scale)
+        if deviation > 0.0 and len(self.loss) >= WARM_UP_STEPS:
+            reading.loss_excess = self.loss_record.excess(math.log2(deviation))
+        first = sorted(self.first_losses)[len(self.first_losses) // 2]
+        reading.loss_untrained = math.log2(max(step.loss, 1e-300) / first) if first > 0.0 else UNKNOWN
+        reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= 0.5
+
+    def _far_octaves(self) -> float:
+        grace = _GRACE_OCTAVES if self.grace else 0.0
+        return max(_FAR_OCTAVES, _FAR_SPREADS * self.norm.spread()) + grace
+
+    def _notice_restart(self, step: Step) -> None:
+        attempt, branch = step.block.attempt, step.block.branch
+        if self.seen and (attempt, branch) != (self.attempt, self.branch):
+            self._close_excursion(survived=False)
+            self.excursion.trail = []
+            self.grace = _GRACE_STEPS
+        self.attempt, self.branch = attempt, branch

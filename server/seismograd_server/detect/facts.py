@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
 from seismograd_server.model import ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag
 
 UNKNOWN = math.nan
@@ -30,6 +31,8 @@ class Step:
     skipped_by_user: bool
     clip_coefficient: float
     ratio: float  # log2 of update norm over weight norm; unknown when not sampled
+    rank_norms: Spread | None  # how the ranks' local norms lie; None = unknown
+    rank_losses: Spread | None
 
     @property
     def broken(self) -> bool:
@@ -62,6 +65,7 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
     known = block.loss_known.tolist()
     clips = block.clip_coefficient.tolist()
     ratios = update_ratios(block).tolist()
+    rank_norms, rank_losses = norm_spreads(block), loss_spreads(block)
     for row, step in enumerate(block.steps.tolist()):
         norm = norms[row]
         nan_count, positive, negative = nonfinite[row]
@@ -80,6 +84,8 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
             skipped_by_user=bool(flags[row] & RecordFlag.SKIPPED_BY_USER),
             clip_coefficient=clips[row],
             ratio=ratios[row],
+            rank_norms=rank_norms[row],
+            rank_losses=rank_losses[row],
         )
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step, steps_of
 from seismograd_server.detect.nonfinite import NonfiniteDetector
+from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
+from seismograd_server.detect.spike import SpikeDetector
 from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
 
@@ -26,7 +28,7 @@ STATE_VERSION = 1
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
 # with a detector class, and a line here.
-DETECTORS: tuple[type[Detector], ...] = (NonfiniteDetector,)
+DETECTORS: tuple[type[Detector], ...] = (NonfiniteDetector, RunawayDetector, SpikeDetector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class RunWatch:
         baseline = np.full(block.count, np.nan)
         for step in steps_of(block):
             baseline[step.row] = self._context.baseline()
+            self._context.read(step)
             for detector in self._detectors:
                 if detector.signature in self._quarantined:
                     continue

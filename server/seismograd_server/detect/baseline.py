@@ -1,0 +1,97 @@
+"""What is usual: robust memories of one number over the steps of a run.
+
+    Baseline   median and spread of the latest accepted values: what the number is now, and how much it moves
+    Record     the highest value that still counts: what the number has shown itself able to do
+
+A baseline alone cannot tell a noisy run from an exploding one: late in training norms of 2^-10 jump by 2^6 and back all
+day long. The record can, because such a run has done it before.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+# Enough for a median that one bad epoch's worth of batches cannot move, short enough to follow a warm-up.
+_WINDOW = 64
+# A spread below a fifth of an octave (15 %) would make rounding and batch order look like events.
+_LEAST_SPREAD = 0.2
+# Quantiles of the normal distribution that turn interquartile range and upper decile into a standard deviation. The
+# upper decile is there because what matters is how far up the number goes when all is well, and tails are heavy.
+_QUARTILES_TO_SIGMA = 1.349
+_UPPER_DECILE_TO_SIGMA = 1.2816
+
+
+@dataclass(slots=True)
+class Baseline:
+    """Median and spread of the latest `_WINDOW` accepted values.
+
+    `ordered` holds the same values as `latest`, sorted: quantiles are then read off, not computed.
+    """
+
+    least_spread: float = _LEAST_SPREAD
+    latest: list[float] = field(default_factory=list)
+    ordered: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.latest)
+
+    def accept(self, value: float) -> None:
+        """Take a finite value in; the oldest leaves when the window is full."""
+        self.latest.append(value)
+        insort(self.ordered, value)
+        if len(self.latest) > _WINDOW:
+            oldest = self.latest.pop(0)
+            del self.ordered[bisect_left(self.ordered, oldest)]
+
+    def restart(self, values: list[float]) -> None:
+        """Forget, and begin again with these: the level has moved for good."""
+        self.latest = values[-_WINDOW:]
+        self.ordered = sorted(self.latest)
+
+    def center(self) -> float:
+        """Median (the lower one of two); NaN = nothing accepted yet."""
+        return self.ordered[(len(self.ordered) - 1) // 2] if self.ordered else math.nan
+
+    def spread(self) -> float:
+        """How far values usually lie from the center, as one standard deviation; never below `least_spread`."""
+        count = len(self.ordered)
+        if count < 2:
+            return self.least_spread
+        quartiles = self.ordered[(3 * count) // 4] - self.ordered[count // 4]
+        upper = self.ordered[(9 * count) // 10] - self.center()
+        return max(self.least_spread, quartiles / _QUARTILES_TO_SIGMA, upper / _UPPER_DECILE_TO_SIGMA)
+
+
+# Half a record is forgotten in this many steps: long against the bursts of an overfitted run, short against training,
+# so that a wild start does not hide an explosion for ever.
+_RECORD_HALF_LIFE = 256
+# What has just happened is no record yet: a rise is judged against what came before it.
+_RECORD_DELAY = 8
+
+
+@dataclass(slots=True)
+class Record:
+    """The highest value of the past in octaves, leaking slowly downwards."""
+
+    height: float = -math.inf
+    waiting: list[float] = field(default_factory=list)
+
+    def accept(self, value: float) -> None:
+        """Take an ordinary value in; it counts after a delay."""
+        self.height -= 1.0 / _RECORD_HALF_LIFE
+        self.waiting.append(value)
+        if len(self.waiting) > _RECORD_DELAY:
+            self.height = max(self.height, self.waiting.pop(0))
+
+    def survive(self, peak: float, at_most: float) -> None:
+        """Take in the peak of an excursion that is over: it was survived, so the next one of its kind alarms later.
+
+        It counts for no more than `at_most` octaves above the record, lest one wild spike blind the detectors.
+        """
+        self.height = max(self.height, min(peak, self.height + at_most))
+
+    def excess(self, value: float) -> float:
+        """How far a value lies above the record; +Inf where there is no record yet."""
+        return value - self.height

@@ -1,0 +1,77 @@
+"""What every finding about the norm carries: the numbers, and who leads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.facts import Step
+from seismograd_server.model import Evidence
+
+# log2 of the largest finite number of each type; types that are not here are taken as float32.
+_OVERFLOW_OCTAVES = {"float16": 16.0, "bfloat16": 128.0, "float32": 128.0, "float64": 1024.0}
+# Slower than a doubling in this many steps is not growth that anybody could wait for.
+_SLOWEST_DOUBLING_STEPS = 10_000.0
+
+
+def norm_evidence(step: Step, context: Context, details: Mapping[str, Any] | None = None) -> Evidence:
+    """Describe the norm of this step in the light of what is usual."""
+    slope = context.excursion.octaves_per_step()
+    doubling = 1.0 / slope if slope * _SLOWEST_DOUBLING_STEPS > 1.0 else None
+    leading = context.layers.leading(step)
+    return Evidence(
+        value=finite(step.norm),
+        baseline=finite(context.baseline()),
+        threshold=finite(context.threshold()),
+        doubling_time_steps=doubling,
+        steps_to_overflow=None if doubling is None else (overflow_octaves(step) - step.level) * doubling,
+        leading_layer=leading[0] if leading else None,
+        leading_rank=context.ranks.leading(),
+        details={**known_details(step, context), **(details or {})},
+    )
+
+
+def known_details(step: Step, context: Context) -> dict[str, Any]:
+    """Further numbers, as far as they are known."""
+    reading = context.reading
+    leading = context.layers.leading(step)
+    numbers = {
+        "octaves_above_baseline": reading.above,
+        "octaves_above_record": reading.excess,
+        "loss": step.loss if step.loss_known else math.nan,
+        "loss_baseline": context.loss.center(),
+        "update_over_weight": 2.0**reading.ratio if reading.ratio < 1000.0 else math.nan,
+        "update_over_weight_usual": 2.0 ** context.ratios.center(),
+        "leading_layer_octaves": leading[1] if leading else math.nan,
+        "clip_coefficient": step.clip_coefficient,
+        "learning_rate": float(step.block.learning_rate[step.row]),
+    }
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def overflow_octaves(step: Step) -> float:
+    """log2 of the largest finite number of the narrowest type among the layers."""
+    dtypes = {each.removeprefix("torch.") for each in step.block.layout.dtypes}
+    return min((_OVERFLOW_OCTAVES.get(each, 128.0) for each in dtypes), default=128.0)
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON can hold, or None."""
+    return value if math.isfinite(value) else None
+
+
+def leaders(step: Step, context: Context) -> str:
+    """Name who leads, for the reason: `, led by rnn.weight_hh_l0 on rank 3`, or nothing."""
+    layer, rank = context.layers.leading(step), context.ranks.leading()
+    if layer is None:
+        return "" if rank is None else f", led by rank {rank}"
+    return f", led by {layer[0]}" + ("" if rank is None else f" on rank {rank}")
+
+
+def times(octaves: float) -> str:
+    """Say a factor as people do: `12 x`, `3.4e+05 x`."""
+    if octaves >= 1000.0:
+        return "more than 1e300 x"
+    return f"{2.0**octaves:.2g} x" if octaves > 6.7 else f"{2.0**octaves:.1f} x"

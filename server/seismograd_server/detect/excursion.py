@@ -1,0 +1,75 @@
+"""An excursion: consecutive steps far above what is usual, from the first one until the norm has come back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+# Quiet steps in a row that end an excursion: fewer, and an oscillating explosion (up, down, up) would be cut to pieces.
+_QUIET_STEPS_TO_END = 8
+# Steps whose levels are kept for the slope: more would average a fast explosion with its slow beginning.
+_STEPS_KEPT = 16
+
+
+@dataclass(slots=True)
+class Excursion:
+    """What has happened since the norm left the usual range; `open` says whether it is still out there."""
+
+    open: bool = False
+    first_step: int = 0
+    last_quiet_step: int = 0  # the step before it
+    first_level: float = math.nan  # highest of its first two steps: bad data often fill a batch or two
+    peak: float = -math.inf
+    peak_excess: float = -math.inf  # above the record
+    steps: int = 0  # judged steps since it began
+    high_steps: int = 0  # of these, steps above the record
+    bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
+    quiet_steps: int = 0  # in a row, lately
+    trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
+
+    def begin(self, step: int, last_quiet_step: int) -> None:
+        """Start at a step."""
+        self.open = True
+        self.first_step, self.last_quiet_step = step, last_quiet_step
+        self.first_level = self.peak = self.peak_excess = -math.inf
+        self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
+
+    def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool) -> None:
+        """Take in the next step of an open excursion."""
+        self.steps += 1
+        self.high_steps += high
+        self.bad_losses += bad_loss
+        self.quiet_steps = 0 if far or bad_loss else self.quiet_steps + 1
+        if level > self.peak:
+            self.peak, self.peak_excess = level, excess
+        if self.steps <= 2:
+            self.first_level = max(self.first_level, level)
+
+    def is_over(self) -> bool:
+        """Whether it has come back to the usual range."""
+        return self.open and self.quiet_steps >= _QUIET_STEPS_TO_END
+
+    def end(self) -> None:
+        """Close it."""
+        self.open = False
+
+    def growth(self) -> float:
+        """Octaves that the peak has gained since the first two steps."""
+        return self.peak - self.first_level if self.open else 0.0
+
+    def remember(self, step: int, level: float) -> None:
+        """Keep a level for the slope, whether or not an excursion is open."""
+        self.trail.append((step, level))
+        if len(self.trail) > _STEPS_KEPT:
+            self.trail.pop(0)
+
+    def octaves_per_step(self) -> float:
+        """Slope of the level since the last quiet step, by least squares over the latest steps; 0 = not rising."""
+        points = [(step, level) for step, level in self.trail if not self.open or step >= self.last_quiet_step]
+        if len(points) < 2:
+            return 0.0
+        middle = sum(step for step, _ in points) / len(points)
+        mean = sum(level for _, level in points) / len(points)
+        over = sum((step - middle) * (level - mean) for step, level in points)
+        under = sum((step - middle) ** 2 for step, _ in points)
+        return max(0.0, over / under) if under > 0.0 else 0.0

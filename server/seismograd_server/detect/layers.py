@@ -1,0 +1,65 @@
+"""Which layer rose first: a short memory of the quiet steps' layer norms, asked only when there is something to say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seismograd_server.detect.facts import Step
+from seismograd_server.model import Float32
+
+# Sixteen rows, one every fourth quiet step: half a baseline window, at a cost that a thousand layers do not feel.
+_ROWS = 16
+_EVERY = 4
+
+
+@dataclass(slots=True)
+class LayerMemory:
+    """float32[rows, l]: log2 of layer norms at quiet steps."""
+
+    rows: Float32 = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    next_row: int = 0
+    filled: int = 0
+    seen: int = 0
+
+    def accept(self, step: Step) -> None:
+        """Take in a quiet step."""
+        self.seen += 1
+        if self.seen % _EVERY != 1:
+            return
+        norms = step.layer_norms
+        if self.rows.shape[1] != len(norms):  # the first one, or another model from here on
+            self.rows = np.full((_ROWS, len(norms)), np.nan, dtype=np.float32)
+            self.next_row = self.filled = 0
+        self.rows[self.next_row] = octaves(norms)
+        self.next_row = (self.next_row + 1) % _ROWS
+        self.filled = min(_ROWS, self.filled + 1)
+
+    def rises(self, step: Step) -> Float32 | None:
+        """float32[l]: octaves of each layer above its usual range; NaN = not known. None = nothing to compare with."""
+        if not self.filled or self.rows.shape[1] != len(step.layer_norms):
+            return None
+        known = self.rows[: self.filled]
+        with np.errstate(invalid="ignore"):
+            highest = np.fmax.reduce(known, axis=0)
+            rises: Float32 = octaves(step.layer_norms) - highest
+        return rises
+
+    def leading(self, step: Step) -> tuple[str, float] | None:
+        """Name the layer that is furthest above its usual range, and by how many octaves."""
+        rises = self.rises(step)
+        if rises is None or np.isnan(rises).all():
+            return None
+        layer = int(np.nanargmax(rises))
+        rise = float(rises[layer])
+        return (step.block.layout.names[layer], rise) if rise > 0.0 and math.isfinite(rise) else None
+
+
+def octaves(norms: Float32) -> Float32:
+    """log2 of norms; NaN where a norm is zero, unknown or not finite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels: Float32 = np.log2(norms)
+    levels[~np.isfinite(levels)] = np.nan
+    return levels

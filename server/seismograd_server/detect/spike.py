@@ -1,0 +1,60 @@
+"""`spike`: the norm leaps far above the usual and everything in recent memory. A warning, at once.
+
+Norms alone cannot tell at the first step whether it will come back. `runaway` takes over when it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seismograd_server.detect.context import WARM_UP_STEPS, Context
+from seismograd_server.detect.evidence import leaders, norm_evidence, times
+from seismograd_server.detect.facts import Step
+from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature, Visibility
+
+# Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
+_ABOVE_BASELINE_OCTAVES = 3.0
+_ABOVE_RECORD_OCTAVES = 2.0
+# Told again when it has become four times worse.
+_WORSE_OCTAVES = 2.0
+
+
+@dataclass(slots=True)
+class SpikeDetector:
+    """Warns once an excursion, and again if it grows much worse; over when the excursion is."""
+
+    signature: ClassVar[Signature] = Signature.SPIKE
+
+    active: bool = False
+    since_step: int = 0
+    told_level: float = 0.0
+
+    def observe(self, step: Step, context: Context) -> Finding | None:
+        """Look at the next step."""
+        reading = context.reading
+        if not reading.judged:
+            return None
+        if self.active and (not context.excursion.open or context.excursion.is_over()):
+            self.active = False
+            reason = f"the gradient norm is back at {step.norm:.3g}"
+            return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
+        far = reading.above >= _ABOVE_BASELINE_OCTAVES and reading.excess >= _ABOVE_RECORD_OCTAVES
+        if not far or (self.active and step.level < self.told_level + _WORSE_OCTAVES):
+            return None
+        if not self.active:
+            self.active, self.since_step = True, context.excursion.first_step
+        self.told_level = step.level
+        reason = (
+            f"gradient norm {step.norm:.3g} is {times(reading.above)} its usual {context.baseline():.3g}"
+            f"{leaders(step, context)}"
+        )
+        evidence = norm_evidence(step, context)
+        return Finding(self.signature, Severity.WARNING, "", step.step, self.since_step, evidence, reason)
+
+    def status(self, context: Context) -> DetectorStatus:
+        """Armed when there is a baseline."""
+        if context.armed():
+            return DetectorStatus(self.signature, Visibility.ARMED, "")
+        because = f"{len(context.norm)} of {WARM_UP_STEPS} steps for a first baseline"
+        return DetectorStatus(self.signature, Visibility.WARMING_UP, because)
