@@ -222,6 +222,7 @@ def _values(alert: Alert) -> dict[str, object]:
         "fingerprint": alert.fingerprint,
         "acknowledged_by": alert.acknowledged_by,
         "acknowledged_at": alert.acknowledged_at,
+        "inhibited_by": alert.inhibited_by,
     }
 
 
@@ -255,4 +256,5 @@ def _alert(row: Row[tuple[object, ...]]) -> Alert:
         fingerprint=row.fingerprint,
         acknowledged_by=row.acknowledged_by,
         acknowledged_at=row.acknowledged_at,
+        inhibited_by=row.inhibited_by,
     )
