@@ -11,6 +11,7 @@ loss of power.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from seismograd_server.errors import StartError, StorageBusyError, StorageError, StorageFencedError
-from seismograd_server.store import failures, sqlite
+from seismograd_server.store import failures
 from seismograd_server.store.lock import ServerLock
 from seismograd_server.store.migrate import migrate
 from seismograd_server.store.schema import server_epoch
+from seismograd_server.store.sqlite import reader_engine, reclaim, writer_engine
 from seismograd_server.store.transaction import Transaction
 
 __all__ = ["Database", "Durability", "Transaction"]
@@ -45,9 +47,9 @@ class Database:
         self.name = name
         self._path = path
         self._stack = stack
-        self._writer: Engine = sqlite.writer_engine(path, durability, _BUSY_SECONDS)
+        self._writer: Engine = writer_engine(path, durability, _BUSY_SECONDS)
         stack.callback(self._writer.dispose)
-        self._reader: Engine = sqlite.reader_engine(path, _BUSY_SECONDS)
+        self._reader: Engine = reader_engine(path, _BUSY_SECONDS)
         stack.callback(self._reader.dispose)
         self._turn = threading.Lock()
         self._epoch = 0
@@ -119,7 +121,7 @@ class Database:
         Bounded, because it holds up the writer; call again while it returns something.
         """
         with self.begin() as transaction:
-            return sqlite.reclaim(transaction.connection, max_bytes)
+            return reclaim(transaction.connection, max_bytes)
 
     def size_bytes(self) -> int:
         """Bytes on disk: the database and its write-ahead log."""
@@ -158,7 +160,7 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:  # the latter from a connection that is being made
             translated = failures.translate(error, self.name)
             if failures.is_sync_failure(error):
                 self._failure = str(translated)

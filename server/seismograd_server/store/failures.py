@@ -40,7 +40,7 @@ def is_sync_failure(error: BaseException) -> bool:
     return result_code(error) in _SYNC_FAILURES
 
 
-def translate(error: SQLAlchemyError, name: str) -> StorageError:
+def translate(error: SQLAlchemyError | sqlite3.Error, name: str) -> StorageError:
     """The error of our tree for one of the library's; `name` is how people call the database."""
     if isinstance(error, PoolTimeoutError):
         return StorageBusyError(f"database {name}: too many readers at once; try again")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
 from seismograd_server.store.codec import ENCODING_COLUMNS, decode, encode
 from seismograd_server.store.intervals import Intervals
 from seismograd_server.store.schema import drops, ranks, segments, streams
-from seismograd_server.store.upsert import insert_into
 
 # Segments fetched at a time, a few megabytes of a usual model; bounds the memory of a reader, not the result.
 _PAGE = 256
@@ -30,6 +29,7 @@ class SegmentRepository:
         # What this transaction has read and written of the streams, so that one tick asks once.
         self._received: dict[StreamKey, Intervals] = {}
         self._launches: dict[int, int] = {}
+        self._stored: set[StreamKey] = set()
 
     def append(self, batches: Sequence[StepBatch], received_at: float) -> None:
         """Store batches of records that are all new; what is a duplicate is the caller's to cut off (`received`).
@@ -38,15 +38,15 @@ class SegmentRepository:
             UnknownRankError: a handle that was never given, or whose run has been deleted.
             InvalidBatchError: sequences or steps beyond what can be stored.
             StorageError: a record is stored already.
+            Whatever is raised, nothing of this call is stored.
         """
         self._load({batch.rank_handle for batch in batches})
-        changed: set[StreamKey] = set()
+        changed: dict[StreamKey, Intervals] = {}
         rows = []
         for batch in batches:
             stream = StreamKey(batch.rank_handle, batch.optimizer, batch.kind)
             launch_row = self._launch_row(batch.rank_handle)
-            self._receive(stream, batch.first_sequence, batch.end_sequence)
-            changed.add(stream)
+            self._receive(changed, stream, batch.first_sequence, batch.end_sequence)
             rows.append(
                 {
                     "launch_row": launch_row,
@@ -75,14 +75,13 @@ class SegmentRepository:
             InvalidBatchError: sequences beyond what can be stored.
         """
         self._load({dropped.stream.rank_handle for dropped in ranges})
-        changed: set[StreamKey] = set()
+        changed: dict[StreamKey, Intervals] = {}
         rows: list[dict[str, Any]] = []
         for dropped in ranges:
             self._launch_row(dropped.stream.rank_handle)
-            intervals = self._received.get(dropped.stream) or Intervals()
+            intervals = changed.get(dropped.stream) or self._received.get(dropped.stream) or Intervals()
             for first, end in intervals.missing(dropped.first_sequence, dropped.first_sequence + dropped.count):
-                self._receive(dropped.stream, first, end)
-                changed.add(dropped.stream)
+                self._receive(changed, dropped.stream, first, end)
                 rows.append(
                     {
                         "rank_handle": dropped.stream.rank_handle,
@@ -164,14 +163,17 @@ class SegmentRepository:
 
     def _load(self, handles: set[int]) -> None:
         for some in _chunked(handles - self._launches.keys()):
-            for row in self._connection.execute(_SELECT_LAUNCHES, {"handles": some}):
-                self._launches[row.handle] = row.launch_row
             for row in self._connection.execute(_SELECT_STREAMS, {"handles": some}):
                 stream = StreamKey(row.rank_handle, row.optimizer, RecordKind(row.kind))
                 try:
                     self._received[stream] = Intervals.from_bytes(row.received)
                 except ValueError as error:
                     raise StorageError(f"{_name(stream)}: {error}") from error
+                self._launches[row.rank_handle] = row.launch_row
+                self._stored.add(stream)
+            if silent := [handle for handle in some if handle not in self._launches]:
+                for row in self._connection.execute(_SELECT_LAUNCHES, {"handles": silent}):
+                    self._launches[row.handle] = row.launch_row
 
     def _launch_row(self, handle: int) -> int:
         try:
@@ -179,36 +181,63 @@ class SegmentRepository:
         except KeyError:
             raise UnknownRankError(f"rank handle {handle} is not known here: open the run again") from None
 
-    def _receive(self, stream: StreamKey, first: int, end: int) -> None:
+    def _receive(self, changed: dict[StreamKey, Intervals], stream: StreamKey, first: int, end: int) -> None:
+        """Add to the copies in `changed`: what a call that fails has read so far must not look received."""
         if first < 0 or end > _LARGEST:
             raise InvalidBatchError("first_sequence", f"{first} with {end - first} records leaves the range of int64")
-        added = self._received.setdefault(stream, Intervals()).add(first, end)
+        if stream not in changed:
+            known = self._received.get(stream)
+            changed[stream] = Intervals() if known is None else known.copy()
+        added = changed[stream].add(first, end)
         if added != end - first:
             raise StorageError(
                 f"{_name(stream)}: {end - first - added} of the records {first} to {end - 1} are stored already: "
                 "cut them off before"
             )
 
-    def _save(self, changed: set[StreamKey]) -> None:
-        rows = [
-            {
-                "rank_handle": stream.rank_handle,
-                "optimizer": stream.optimizer,
-                "kind": int(stream.kind),
-                "launch_row": self._launches[stream.rank_handle],
-                "received": self._received[stream].to_bytes(),
-            }
-            for stream in changed
-        ]
-        statement = insert_into(self._connection, streams)
-        keys = [streams.c.rank_handle, streams.c.optimizer, streams.c.kind]
-        update = {"received": statement.excluded.received}
-        self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=update), rows)
+    def _save(self, changed: dict[StreamKey, Intervals]) -> None:
+        self._received.update(changed)
+        # Two plain statements: the database is told what we know already, and both stay compiled.
+        new, known = changed.keys() - self._stored, changed.keys() & self._stored
+        if new:
+            rows = [
+                {
+                    "rank_handle": stream.rank_handle,
+                    "optimizer": stream.optimizer,
+                    "kind": int(stream.kind),
+                    "launch_row": self._launches[stream.rank_handle],
+                    "received": self._received[stream].to_bytes(),
+                }
+                for stream in new
+            ]
+            self._connection.execute(_INSERT_STREAMS, rows)
+            self._stored |= new
+        if known:
+            rows = [
+                {
+                    "of_rank": stream.rank_handle,
+                    "of_optimizer": stream.optimizer,
+                    "of_kind": int(stream.kind),
+                    "now": self._received[stream].to_bytes(),
+                }
+                for stream in known
+            ]
+            self._connection.execute(_UPDATE_STREAMS, rows)
 
 
 _INSERT_SEGMENTS = insert(segments)
 _SELECT_LAUNCHES = select(ranks.c.handle, ranks.c.launch_row).where(
     ranks.c.handle.in_(bindparam("handles", expanding=True))
+)
+_INSERT_STREAMS = insert(streams)
+_UPDATE_STREAMS = (
+    update(streams)
+    .where(
+        streams.c.rank_handle == bindparam("of_rank"),
+        streams.c.optimizer == bindparam("of_optimizer"),
+        streams.c.kind == bindparam("of_kind"),
+    )
+    .values(received=bindparam("now"))
 )
 _SELECT_STREAMS = select(streams).where(streams.c.rank_handle.in_(bindparam("handles", expanding=True)))
 
