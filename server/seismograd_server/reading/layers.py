@@ -1,0 +1,154 @@
+"""Layers of a window, composed again from the records of all ranks as they were when the steps were closed. Blocks.
+
+Closed steps are stored without their per-layer norms; the segments have them. The stored closing event says which
+ranks made up each step, so that the composition here is the one the detectors saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from seismograd_server.detect.align import Aligner, Patience
+from seismograd_server.detect.compose import Composer
+from seismograd_server.model import ClosedBlock, Run
+from seismograd_server.reading.history import LayerWindow, NonfiniteHit
+from seismograd_server.reading.series import step_pages
+from seismograd_server.store.blocks import StepChunk
+from seismograd_server.store.database import Database, Transaction
+
+# Steps composed at a time; a thousand steps of a hundred layers are a megabyte.
+_SPAN_STEPS = 1024
+# Values of one window in one quantity: 16 MiB of float32. Three quantities are read.
+_WINDOW_VALUES = 4 * 2**20
+# However many layers there are, so few steps can always be looked at.
+_LEAST_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComposedWindow:
+    """Layers of a window and what was not finite in it."""
+
+    layers: LayerWindow
+    nonfinite: tuple[NonfiniteHit, ...]
+
+
+def composed_blocks(
+    database: Database, run: Run, optimizer: int, first_step: int | None = None, last_step: int | None = None
+) -> Iterator[ClosedBlock]:
+    """Closed steps with their layers, in rising order of steps; each block has one layout.
+
+    Blocks without records (segments that retention has removed) have no layers in their layout or NaN as norms.
+    """
+    for page in step_pages(database, run.run_id, optimizer, first_step, last_step, page_steps=_SPAN_STEPS):
+        for chunks in _by_launch(page):
+            with database.read() as transaction:
+                blocks = list(_compose(transaction, optimizer, chunks))
+            yield from blocks
+
+
+def _by_launch(chunks: Sequence[StepChunk]) -> Iterator[list[StepChunk]]:
+    group: list[StepChunk] = []
+    for chunk in chunks:
+        if group and group[-1].launch_row != chunk.launch_row:
+            yield group
+            group = []
+        group.append(chunk)
+    if group:
+        yield group
+
+
+def _compose(transaction: Transaction, optimizer: int, chunks: Sequence[StepChunk]) -> Iterator[ClosedBlock]:
+    launch = transaction.runs.launch(chunks[0].launch_row)
+    ranks = {rank.handle: rank for rank in transaction.runs.ranks(launch.launch_row)}
+    composer = Composer(
+        world_size=launch.world_size,
+        attempt=launch.attempt,
+        catalogs={
+            (ranks[handle].rank, version): catalog
+            for (handle, version), catalog in transaction.runs.catalogs(launch.launch_row, optimizer).items()
+            if handle in ranks
+        },
+        hostnames={rank.rank: rank.hostname for rank in ranks.values()},
+    )
+    # Nothing waits here: which steps closed, and with whom, is known. The clock of the aligner is never read.
+    aligner = Aligner(launch.world_size, Patience(), now=0.0)
+    records = transaction.segments.read(
+        launch.launch_row, optimizer, first_step=int(chunks[0].steps[0]), last_step=int(chunks[-1].steps[-1])
+    )
+    for segment, batch in records:
+        if batch.rank_handle in ranks:
+            aligner.offer(ranks[batch.rank_handle].rank, batch, now=0.0, segment=segment)
+    for chunk in chunks:
+        yield from composer.compose(aligner.repeat(chunk.branch, chunk.steps, chunk.ranks_present))
+
+
+def read_layer_window(
+    database: Database, run: Run, optimizer: int, first_step: int, last_step: int
+) -> ComposedWindow | None:
+    """The layers of a window under its last layout; None when no layer was captured in it.
+
+    A window of more steps than memory should hold is cut at its end.
+    """
+    kept: list[ClosedBlock] = []
+    count = 0
+    for block in composed_blocks(database, run, optimizer, first_step, last_step):
+        kept = [each for each in kept if each.layout.names == block.layout.names]
+        kept.append(block)
+        count = sum(each.count for each in kept)
+        if count >= max(_LEAST_STEPS, _WINDOW_VALUES // max(1, len(block.layout.names))):
+            break
+    if not kept or not any(np.isfinite(block.layer_norms).any() for block in kept):
+        return None
+    layout = kept[-1].layout
+    window = LayerWindow(
+        names=layout.names,
+        module_types=layout.module_types,
+        depths=layout.depths,
+        numels=layout.numels,
+        steps=np.concatenate([block.steps for block in kept]),
+        norms=np.concatenate([block.layer_norms for block in kept]),
+        weight_norms=np.concatenate([block.weight_norms for block in kept]),
+        update_norms=np.concatenate([block.update_norms for block in kept]),
+    )
+    hits = tuple(hit for block in kept for hit in _hits(block))
+    return ComposedWindow(window, hits)
+
+
+def _hits(block: ClosedBlock) -> Iterator[NonfiniteHit]:
+    for each in block.nonfinite_layers:
+        name = block.layout.names[each.layer] if each.layer >= 0 else ""
+        yield NonfiniteHit(
+            int(block.steps[each.row]),
+            name,
+            each.rank,
+            each.nan_count,
+            each.positive_inf_count,
+            each.negative_inf_count,
+        )
+
+
+def thinned(window: LayerWindow, columns: int) -> LayerWindow:
+    """At most so many steps, each standing for its bucket with the largest norm of every layer in it.
+
+    Steps named are the first of their buckets. NaN where a layer was captured nowhere in the bucket.
+    """
+    count = len(window.steps)
+    if count <= columns:
+        return window
+    starts = np.unique(np.linspace(0, count, columns, endpoint=False).astype(np.int64))
+
+    def largest(
+        values: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return np.fmax.reduceat(values, starts, axis=0)
+
+    return replace(
+        window,
+        steps=window.steps[starts],
+        norms=largest(window.norms),
+        weight_norms=largest(window.weight_norms),
+        update_norms=largest(window.update_norms),
+    )

@@ -1,0 +1,109 @@
+"""From a run's history to what its post-mortem says. Pure: no I/O, no clock; `now` is an argument."""
+
+from __future__ import annotations
+
+from seismograd_server.display.curves import CurveData, curve_data
+from seismograd_server.display.heat import Heatmap, heatmap, octaves_above_median
+from seismograd_server.display.text import plural
+from seismograd_server.model import Resolution, RunState, Severity
+from seismograd_server.reading.history import History
+from seismograd_server.report import layers as layer_order
+from seismograd_server.report.advice import Case, advise
+from seismograd_server.report.contents import Focus, LayerRise, RankView, Report, Verdict
+from seismograd_server.report.facts import configuration, key_facts, last_good_checkpoint, number_alerts, timeline
+from seismograd_server.report.focus import doubling_steps, find_focus, healthy_norms
+from seismograd_server.report.gaps import blind_spots, data_gaps
+from seismograd_server.report.ranks import compare_ranks
+from seismograd_server.report.summary import headline, summarise, verdict_of
+
+
+def build(history: History, now: float, focus: Focus | None = None) -> Report:
+    """The report of a run, finished or still going.
+
+    Args:
+        history: what was read; `layers` and `rank_window` cover the focus.
+        now: Unix seconds, for ages.
+        focus: where to look closely, when the caller already found it (`find_focus`) to know what to read.
+    """
+    series = history.series
+    focus = focus or find_focus(series, history.alerts)
+    verdict = verdict_of(history, focus, _grave(history))
+    healthy = healthy_norms(series, focus.onset)
+    doubling = doubling_steps(series, focus)
+    checkpoint = last_good_checkpoint(history.checkpoints, focus.onset)
+    grid, rises = _layers(history, focus)
+    ranks = compare_ranks(history.rank_window, focus.onset, focus.lead)
+    alerts = number_alerts(history)
+    depth = None if history.layers is None else layer_order.depth_growth(history.layers, focus.onset)
+    advice = advise(
+        Case(series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth)
+    )
+    where = _where(focus, rises, ranks)
+    first_try = advice[0].title if advice else ""
+    return Report(
+        key=history.run.key,
+        run=history.run,
+        written_at=now,
+        verdict=verdict,
+        headline=headline(history, verdict, focus),
+        summary=summarise(history, verdict, focus, healthy, doubling, where, first_try, now),
+        focus=focus,
+        healthy=healthy,
+        facts=key_facts(history, focus, healthy, doubling, checkpoint),
+        timeline=timeline(history, focus, alerts, rises, ranks, checkpoint),
+        whole=_whole(history, focus),
+        around=curve_data(series, focus.first_step, focus.last_step, focus.onset) if focus.onset is not None else None,
+        heatmap=grid,
+        rises=rises,
+        ranks=ranks,
+        alerts=alerts,
+        checkpoint=checkpoint,
+        configuration=configuration(history),
+        advice=advice,
+        gaps=data_gaps(history),
+        blind=blind_spots(history, focus, healthy, verdict),
+    )
+
+
+def _grave(history: History) -> bool:
+    """Whether a critical alert was raised that did not recover; while a run lives, a firing one counts."""
+    return any(
+        alert.severity is Severity.CRITICAL and alert.resolution is not Resolution.RECOVERED for alert in history.alerts
+    )
+
+
+def _whole(history: History, focus: Focus) -> CurveData | None:
+    series = history.series
+    return curve_data(series, int(series.steps[0]), int(series.steps[-1]), focus.onset) if series.count else None
+
+
+def _layers(history: History, focus: Focus) -> tuple[Heatmap | None, tuple[LayerRise, ...]]:
+    window = history.layers
+    if window is None or not window.names or not len(window.steps):
+        return None, ()
+    octaves = octaves_above_median(window, focus.onset)
+    rises = layer_order.rising_layers(window, focus.onset, history.nonfinite, octaves)
+    return heatmap(window, octaves, [rise.name for rise in rises], history.nonfinite), rises
+
+
+def _where(focus: Focus, rises: tuple[LayerRise, ...], ranks: RankView | None) -> str:
+    """The place an incident came from, as a phrase; the detector's word where the data show no order."""
+    layer = rises[0].name if rises else None
+    evidence = None if focus.lead is None else focus.lead.evidence
+    if layer is None and evidence is not None:
+        layer = evidence.leading_layer
+    rank = None if ranks is None else ranks.suspect
+    if rank is None and evidence is not None:
+        rank = evidence.leading_rank
+    together = sum(1 for rise in rises if rise.step == rises[0].step) - 1 if rises else 0
+    place = f"layer {layer}" if layer else ""
+    if layer and together:
+        place += f" (with {plural(together, 'other layer')} in the same step)"
+    if rank is None:
+        return place
+    return f"{place}, on rank {rank}" if place else f"rank {rank}"
+
+
+def is_over(report: Report) -> bool:
+    """Whether the report is final: the run has ended."""
+    return report.run.state is not RunState.RUNNING and report.verdict is not Verdict.NO_DATA

@@ -1,0 +1,100 @@
+"""Which layer moved first: every layer against its own median before the onset, in octaves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from seismograd_server.model import Bool, Float64
+from seismograd_server.reading.history import LayerWindow, NonfiniteHit
+from seismograd_server.report.contents import LayerRise
+
+# Three octaves, eight times: ordinary scatter of a layer's norm stays within two.
+_OUT_OF_RANGE = 3.0
+# A layer has left its range when this share of the following steps is out of it too.
+_STAYED = 0.5
+
+
+def rising_layers(
+    window: LayerWindow, onset: int | None, hits: Sequence[NonfiniteHit], octaves: Float64
+) -> tuple[LayerRise, ...]:
+    """The layers that left their range at or after the onset, in the order in which they did."""
+    if onset is None:
+        return ()
+    broken = _first_nonfinite(hits, int(window.steps[0]), int(window.steps[-1])) if len(window.steps) else {}
+    found: list[LayerRise] = []
+    for layer, name in enumerate(window.names):
+        row = _first_lasting(octaves[:, layer], window.steps >= onset)
+        hit = broken.get(name)
+        if row is None and hit is None:
+            continue
+        step = hit if row is None else int(window.steps[row])
+        if hit is not None and step is not None:
+            step = min(step, hit)
+        own = octaves[:, layer]
+        finite = own[np.isfinite(own)]
+        found.append(
+            LayerRise(
+                order=0,
+                name=name,
+                step=int(step or 0),
+                octaves=float(own[row]) if row is not None else float("nan"),
+                peak_octaves=float(finite.max()) if len(finite) else float("nan"),
+                nonfinite_step=hit,
+                module_type=window.module_types[layer],
+            )
+        )
+    found.sort(key=lambda rise: (rise.step, rise.nonfinite_step != rise.step, -np.nan_to_num(rise.octaves)))
+    return tuple(
+        LayerRise(order, rise.name, rise.step, rise.octaves, rise.peak_octaves, rise.nonfinite_step, rise.module_type)
+        for order, rise in enumerate(found, start=1)
+    )
+
+
+def _first_nonfinite(hits: Sequence[NonfiniteHit], first: int, last: int) -> dict[str, int]:
+    steps: dict[str, int] = {}
+    for hit in hits:
+        if hit.layer and first <= hit.step <= last:
+            steps[hit.layer] = min(hit.step, steps.get(hit.layer, hit.step))
+    return steps
+
+
+def _first_lasting(octaves: Float64, eligible: Bool) -> int | None:
+    captured = np.isfinite(octaves)
+    out = captured & (octaves >= _OUT_OF_RANGE) & eligible
+    for row in np.flatnonzero(out).tolist():
+        following = out[row : row + 4][captured[row : row + 4]]
+        if following.mean() >= _STAYED:
+            return int(row)
+    return None
+
+
+def depth_growth(window: LayerWindow, onset: int | None) -> tuple[float, float, int] | None:
+    """(factor per layer from last to first, goodness of fit, number of layers) of the RMS gradient at the onset.
+
+    Over weight matrices of known depth, on the three steps from the onset; None below six of them.
+    """
+    if onset is None:
+        return None
+    layers = [
+        layer
+        for layer, name in enumerate(window.names)
+        if window.depths[layer] >= 0 and name.endswith("weight") and window.numels[layer] > 0
+    ]
+    rows = np.flatnonzero(window.steps >= onset)[:3]
+    if len(layers) < 6 or not len(rows):
+        return None
+    norms = window.norms[np.ix_(rows, np.array(layers))].astype(np.float64)
+    usable = np.isfinite(norms) & (norms > 0)
+    # A layer counts when all of these steps have a norm of it; then the median needs no exceptions.
+    level = np.median(np.log2(np.where(usable, norms, 1.0)), axis=0)
+    level = np.where(usable.all(axis=0), level, np.nan)
+    level -= 0.5 * np.log2(np.array([window.numels[layer] for layer in layers], np.float64))
+    depth = np.array([window.depths[layer] for layer in layers], np.float64)
+    good = np.isfinite(level)
+    if good.sum() < 6 or np.ptp(depth[good]) == 0:
+        return None
+    slope, _ = np.polyfit(depth[good], level[good], 1)
+    correlation = float(np.corrcoef(depth[good], level[good])[0, 1])
+    return float(2.0**-slope), correlation**2, int(good.sum())

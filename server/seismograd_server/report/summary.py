@@ -1,0 +1,210 @@
+"""The three sentences at the head of a report, and its headline. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seismograd_server.display.numbers import duration, figure, times
+from seismograd_server.display.text import plural
+from seismograd_server.model import RunState, Signature
+from seismograd_server.reading.history import History
+from seismograd_server.report.contents import FailureKind, Focus, Healthy, Verdict
+
+_HOW_FAILED = {
+    FailureKind.NONFINITE_LOSS: "the loss stopped being a number",
+    FailureKind.LOSS_TENFOLD: "the loss passed ten times its best for good",
+    FailureKind.NONFINITE_GRADIENT: "the gradients stopped being finite",
+}
+_NAMES = {
+    Signature.NONFINITE: "non-finite gradients",
+    Signature.RUNAWAY: "runaway gradient growth",
+    Signature.SPIKE: "a gradient spike",
+    Signature.DEPTH_GROWTH: "growth through the depth",
+    Signature.RECURRENT_GAIN: "a recurrent gain above one",
+    Signature.UPDATE_OVERSHOOT: "updates too large for the weights",
+    Signature.CLIP_SATURATION: "clipping on nearly every step",
+    Signature.RANK_OUTLIER: "one rank apart from the others",
+    Signature.REPLICA_DESYNC: "replicas that disagree",
+    Signature.LOSS_SCALE_COLLAPSE: "a collapsing loss scale",
+    Signature.LOSS_DIVERGENCE: "a diverging loss",
+    Signature.VANISHING: "vanishing gradients",
+    Signature.DEAD_LAYER: "a dead layer",
+    Signature.STALLED: "a stall",
+    Signature.FLEET: "the same failure in several runs",
+}
+
+
+def signature_name(signature: Signature) -> str:
+    """A signature in words."""
+    return _NAMES[signature]
+
+
+def how_failed(kind: FailureKind) -> str:
+    """A failure as half a sentence."""
+    return _HOW_FAILED[kind]
+
+
+def verdict_of(history: History, focus: Focus, grave: bool) -> Verdict:
+    """What became of the run. `grave`: whether a critical alert was raised that did not recover."""
+    if not history.series.count:
+        return Verdict.NO_DATA
+    if focus.failure is not None or grave:
+        lead = None if focus.lead is None else focus.lead.signature
+        return Verdict.DIVERGED if lead is Signature.LOSS_DIVERGENCE else Verdict.EXPLODED
+    return Verdict.ALERTED if focus.lead is not None else Verdict.HEALTHY
+
+
+def headline(history: History, verdict: Verdict, focus: Focus) -> str:
+    """The verdict in a few words."""
+    running = history.run.state is RunState.RUNNING
+    if verdict is Verdict.NO_DATA:
+        return "No step has arrived yet" if running else "No step ever arrived"
+    if verdict is Verdict.HEALTHY:
+        return "Nothing has happened so far" if running else "Nothing happened"
+    if verdict is Verdict.ALERTED:
+        lead = focus.lead
+        seen = "an alert" if lead is None else signature_name(lead.signature)
+        return f"Seen: {seen}; the run {'goes on' if running else 'survived it'}"
+    word = "Diverged" if verdict is Verdict.DIVERGED else "Exploded"
+    step = focus.onset if focus.onset is not None else focus.failure
+    return f"{word} from step {step:,} on" if step is not None else word
+
+
+def summarise(
+    history: History,
+    verdict: Verdict,
+    focus: Focus,
+    healthy: Healthy | None,
+    doubling: float | None,
+    where: str,
+    next_step: str,
+    now: float,
+) -> tuple[str, str, str]:
+    """Three sentences: what happened, where it came from and when it was seen, what to do.
+
+    Args:
+        where: "layer x" or "rank 3" or both, as a phrase; empty = unknown.
+        next_step: the first thing to try, as a title; empty = nothing.
+    """
+    if verdict is Verdict.NO_DATA:
+        return _nothing_known(history, now)
+    if verdict is Verdict.HEALTHY:
+        return _healthy(history, healthy, now)
+    return (
+        _what(history, verdict, focus, healthy, doubling),
+        _whence(history, focus, where),
+        _what_next(history, verdict, next_step, now),
+    )
+
+
+def _nothing_known(history: History, now: float) -> tuple[str, str, str]:
+    run = history.run
+    opened = f"{plural(len(history.ranks), 'rank')} of {run.world_size:,} opened it"
+    return (
+        f"No step of this run has been closed, so there is nothing to judge: {opened}, "
+        f"{duration(max(0.0, now - run.started_at))} ago.",
+        "A step is closed once every rank has reported it, or a few seconds after the first one did.",
+        "Look at the job's own output: before its first optimizer step there is nothing to send, and "
+        "`seismograd doctor` tells whether the server can be reached.",
+    )
+
+
+def _state_phrase(history: History, now: float) -> str:
+    run = history.run
+    if run.state is RunState.RUNNING:
+        age = (
+            "" if run.last_record_at is None else f", last heard of {duration(max(0.0, now - run.last_record_at))} ago"
+        )
+        return f"is still running at step {history.series.steps[-1]:,}{age}"
+    verb = {RunState.FINISHED: "finished", RunState.FAILED: "ended with an error", RunState.LOST: "fell silent"}[
+        run.state
+    ]
+    return f"{verb} after step {history.series.steps[-1]:,}"
+
+
+def _healthy(history: History, healthy: Healthy | None, now: float) -> tuple[str, str, str]:
+    series = history.series
+    running = history.run.state is RunState.RUNNING
+    first = "Nothing has happened so far" if running else "Nothing happened"
+    norm = "No gradient norm was captured, so no detector could see."
+    if healthy is not None:
+        norm = (
+            f"The gradient norm stayed around {figure(healthy.median)} (its 5th to 99th percentile: "
+            f"{figure(healthy.low)} to {figure(healthy.top)}) over {plural(series.count, 'step')}"
+        )
+    loss = series.loss[series.loss_known & np.isfinite(series.loss)]
+    if len(loss) >= 2:
+        norm = norm.rstrip(".") + f", while the loss went from {figure(float(loss[0]))} to {figure(float(loss[-1]))}."
+    elif not norm.endswith("."):
+        norm += "; no loss was logged."
+    return (
+        f"{first}: no detector fired, and the run {_state_phrase(history, now)}.",
+        norm,
+        "There is nothing to mend; what the detectors could not see is stated at the end.",
+    )
+
+
+def _what(history: History, verdict: Verdict, focus: Focus, healthy: Healthy | None, doubling: float | None) -> str:
+    lead = focus.lead
+    seen = "Its gradients left their usual range" if lead is None else _capital(signature_name(lead.signature))
+    at = f"at step {focus.onset:,}" if focus.onset is not None else f"at step {focus.failure or 0:,}"
+    growth = ""
+    row = history.series.row(focus.onset) if focus.onset is not None else -1
+    peak = _peak(history, row, focus)
+    if healthy is not None and peak is not None and peak > 2 * healthy.median:
+        usual = "its usual" if healthy.settled else "a first"
+        growth = f", from {usual} {figure(healthy.median)} to {figure(peak)} ({times(peak / healthy.median)})"
+        if doubling is not None and doubling > 0:
+            growth += (
+                f", doubling every {figure(doubling, 2)} steps" if doubling >= 1 else ", more than doubling each step"
+            )
+    seen_as = f"{seen} began {at}{growth}" if lead is not None else f"{seen} {at}{growth}"
+    if focus.failure is not None and focus.failure_kind is not None:
+        return f"{seen_as}, until {how_failed(focus.failure_kind)} at step {focus.failure:,}."
+    if verdict is Verdict.ALERTED:
+        return f"{seen_as}; the run came through it."
+    return f"{seen_as}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _peak(history: History, row: int, focus: Focus) -> float | None:
+    if row < 0:
+        return None
+    end = history.series.count if focus.failure is None else history.series.row(focus.failure) + 1
+    norm = history.series.norm[row : max(end, row + 1)]
+    finite = norm[np.isfinite(norm)]
+    return float(finite.max()) if len(finite) else None
+
+
+def _whence(history: History, focus: Focus, where: str) -> str:
+    origin = f"It came first from {where}" if where else "No single layer or rank stood out"
+    if focus.detected is None or focus.lead is None:
+        return f"{origin}; no detector raised an alert."
+    alert = f"{origin}; the {focus.lead.severity.label} alert was raised at step {focus.detected:,}"
+    if focus.failure is None:
+        return f"{alert}."
+    lead_steps = focus.failure - focus.detected
+    if lead_steps <= 0:
+        return f"{alert}, with the failure and not before it."
+    seconds = _seconds_between(history, focus.detected, focus.failure)
+    spare = f" ({duration(seconds)})" if seconds is not None else ""
+    return f"{alert}, {plural(lead_steps, 'step')}{spare} before the failure."
+
+
+def _seconds_between(history: History, first: int, last: int) -> float | None:
+    series = history.series
+    if series.row(first) < 0 or series.row(last) < 0:
+        return None
+    seconds = float(series.times[series.row(last)] - series.times[series.row(first)])
+    return seconds if seconds > 0 else None
+
+
+def _what_next(history: History, verdict: Verdict, next_step: str, now: float) -> str:
+    state = f"The run {_state_phrase(history, now)}"
+    if not next_step:
+        return f"{state}."
+    lead_in = "should it return, try first" if verdict is Verdict.ALERTED else "what to try first"
+    return f"{state}; {lead_in}: {next_step[:1].lower()}{next_step[1:]}."
