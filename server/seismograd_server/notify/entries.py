@@ -1,0 +1,44 @@
+"""From a transition to its rows in the outbox, written in the transaction of the transition."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from seismograd_server.model import Transition
+from seismograd_server.notify.payloads import notification
+from seismograd_server.notify.targets import Target
+from seismograd_server.store.outbox import OutboxEntry
+
+
+def entries_for(
+    transition: Transition, targets: Iterable[Target], now: float, external_url: str = ""
+) -> list[OutboxEntry]:
+    """One entry per target, or none when nobody needs to hear of it.
+
+    Args:
+        transition: what happened.
+        targets: whom to tell.
+        now: Unix seconds; the entries are due at once.
+        external_url: where people reach this server; empty = notifications carry no link.
+    """
+    if not transition.notify:
+        return []
+    alert = transition.alert
+    payload = json.dumps(notification(transition, external_url), allow_nan=False)
+    # Cause and step alone would take the second reopening at one step for the first.
+    change = f"{alert.alert_id}/{transition.cause}/{alert.last_step}/{transition.at!r}"
+    return [
+        OutboxEntry(
+            entry_id=None,
+            target=target.name,
+            alert_id=alert.alert_id,
+            created_at=now,
+            due_at=now,
+            attempts=0,
+            payload=payload,
+            last_error="",
+            dedupe_key=f"{change}/{target.name}",
+        )
+        for target in targets
+    ]
