@@ -69,6 +69,8 @@ class Baseline:
 _RECORD_HALF_LIFE = 256
 # What has just happened is no record yet: a rise is judged against what came before it.
 _RECORD_DELAY = 8
+# One value raises the record by no more than this: a single outlier is not yet something that the run does.
+_RECORD_STEP = 1.0
 
 
 @dataclass(slots=True)
@@ -83,7 +85,9 @@ class Record:
         self.height -= 1.0 / _RECORD_HALF_LIFE
         self.waiting.append(value)
         if len(self.waiting) > _RECORD_DELAY:
-            self.height = max(self.height, self.waiting.pop(0))
+            value = self.waiting.pop(0)
+            known = self.height > -math.inf
+            self.height = max(self.height, min(value, self.height + _RECORD_STEP) if known else value)
 
     def survive(self, peak: float, at_most: float) -> None:
         """Take in the peak of an excursion that is over: it was survived, so the next one of its kind alarms later.

@@ -13,6 +13,7 @@ from seismograd_server.detect.excursion import Excursion
 from seismograd_server.detect.facts import UNKNOWN, Step
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
+from seismograd_server.detect.updates import Updates
 
 # Steps until the first baseline: the first ones of a run are its wildest, and twenty give a usable median.
 WARM_UP_STEPS = 20
@@ -30,8 +31,6 @@ _REBASE_STEPS = 64
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
 _GRACE_STEPS = 16
 _GRACE_OCTAVES = 1.0
-# The oldest sample of the update ratio that still says something: the client samples every tenth step.
-_RATIO_STEPS = 12
 
 
 @dataclass(slots=True)
@@ -47,8 +46,8 @@ class Reading:
     loss_excess: float = UNKNOWN  # deviation of the loss above its largest recent one
     loss_untrained: float = UNKNOWN  # loss above what it was before any training
     bad_loss: bool = False
-    ratio: float = UNKNOWN  # log2 of update over weight norm, the latest sample if it is recent
-    ratio_is_fresh: bool = False  # sampled in this very step
+    ratio: float = UNKNOWN  # log2 of update over weight norm, sampled or estimated
+    ratio_is_sampled: bool = False
 
 
 @dataclass(slots=True)
@@ -66,9 +65,8 @@ class Context:
     loss_record: Record = field(default_factory=Record)
     first_levels: list[float] = field(default_factory=list)
     first_losses: list[float] = field(default_factory=list)
-    ratios: Baseline = field(default_factory=Baseline)
-    last_ratio: float = UNKNOWN
-    last_ratio_age: int = 0  # steps since
+    lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
+    updates: Updates = field(default_factory=Updates)
     held_back: list[float] = field(
         default_factory=list
     )  # levels of the open excursion, in case they are the new normal
@@ -89,19 +87,21 @@ class Context:
         """Norm above which a step is far from usual; NaN = none yet."""
         return 2.0 ** (self.norm.center() + self._far_octaves()) if self.armed() else math.nan
 
+    def untrained_loss(self) -> float:
+        """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""
+        return sorted(self.first_losses)[len(self.first_losses) // 2] if self.first_losses else math.nan
+
     def read(self, step: Step) -> None:
         """Compare a step with what is known, and open or follow the excursion."""
         self._notice_restart(step)
         reading = self.reading = Reading()
         self.ranks.look(step.rank_norms, step.rank_losses)
-        if not math.isnan(step.ratio):
-            self.last_ratio, self.last_ratio_age = step.ratio, 0
-            reading.ratio_is_fresh = True
+        self.updates.look(step)
         if step.skipped_by_scaler or math.isnan(step.level):
             return
         reading.judged = True
-        if self.last_ratio_age <= _RATIO_STEPS:
-            reading.ratio = self.last_ratio
+        reading.ratio = self.updates.estimate(step)
+        reading.ratio_is_sampled = not math.isnan(step.ratio)
         self._read_loss(step, reading)
         self.excursion.remember(step.step, step.level)
         if not self.armed():
@@ -116,15 +116,12 @@ class Context:
         """Take a step in, after the detectors have looked."""
         reading, excursion = self.reading, self.excursion
         self.seen += 1
-        self.last_ratio_age += 1
         self.grace = max(0, self.grace - 1)
         self.last_step = step.step
         if not reading.judged:
             return
         if len(self.first_levels) < WARM_UP_STEPS:
             self.first_levels.append(step.level)
-        if not math.isnan(step.ratio) and math.isfinite(step.ratio) and not excursion.open:
-            self.ratios.accept(step.ratio)
         if not excursion.open:
             self._accept(step)
             return
@@ -138,6 +135,9 @@ class Context:
     def _accept(self, step: Step) -> None:
         self.norm.accept(step.level)
         self.record.accept(step.level)
+        if self.armed():
+            self.lowest = min(self.lowest, self.norm.center())
+        self.updates.accept(step)
         self.layers.accept(step)
         self.ranks.accept(step.rank_norms, step.rank_losses)
         if not step.loss_known or not math.isfinite(step.loss):
@@ -177,7 +177,7 @@ class Context:
         reading.loss_above = math.log2(1.0 + max(0.0, deviation) / scale)
         if deviation > 0.0 and len(self.loss) >= WARM_UP_STEPS:
             reading.loss_excess = self.loss_record.excess(math.log2(deviation))
-        first = sorted(self.first_losses)[len(self.first_losses) // 2]
+        first = self.untrained_loss()
         reading.loss_untrained = math.log2(max(step.loss, 1e-300) / first) if first > 0.0 else UNKNOWN
         reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= 0.5
 

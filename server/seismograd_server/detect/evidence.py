@@ -43,7 +43,7 @@ def known_details(step: Step, context: Context) -> dict[str, Any]:
         "loss": step.loss if step.loss_known else math.nan,
         "loss_baseline": context.loss.center(),
         "update_over_weight": 2.0**reading.ratio if reading.ratio < 1000.0 else math.nan,
-        "update_over_weight_usual": 2.0 ** context.ratios.center(),
+        "update_over_weight_usual": 2.0 ** context.updates.usual.center(),
         "leading_layer_octaves": leading[1] if leading else math.nan,
         "clip_coefficient": step.clip_coefficient,
         "learning_rate": float(step.block.learning_rate[step.row]),

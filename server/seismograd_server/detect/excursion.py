@@ -18,7 +18,7 @@ class Excursion:
     open: bool = False
     first_step: int = 0
     last_quiet_step: int = 0  # the step before it
-    first_level: float = math.nan  # highest of its first two steps: bad data often fill a batch or two
+    first_level: float = math.nan  # highest until its second high step: bad data often fill a batch or two
     peak: float = -math.inf
     peak_excess: float = -math.inf  # above the record
     steps: int = 0  # judged steps since it began
@@ -42,7 +42,7 @@ class Excursion:
         self.quiet_steps = 0 if far or bad_loss else self.quiet_steps + 1
         if level > self.peak:
             self.peak, self.peak_excess = level, excess
-        if self.steps <= 2:
+        if self.high_steps <= 2:
             self.first_level = max(self.first_level, level)
 
     def is_over(self) -> bool:
@@ -54,7 +54,7 @@ class Excursion:
         self.open = False
 
     def growth(self) -> float:
-        """Octaves that the peak has gained since the first two steps."""
+        """Octaves that the peak has gained since the first two high steps."""
         return self.peak - self.first_level if self.open else 0.0
 
     def remember(self, step: int, level: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
-from seismograd_server.model import ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag
+from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag
 
 UNKNOWN = math.nan
 
@@ -30,7 +30,9 @@ class Step:
     skipped_by_scaler: bool
     skipped_by_user: bool
     clip_coefficient: float
-    ratio: float  # log2 of update norm over weight norm; unknown when not sampled
+    learning_rate: float
+    ratio: float  # log2 of the whole model's update norm over its weight norm; unknown when not sampled
+    update_level: float  # log2 of the update norm; unknown when not sampled
     rank_norms: Spread | None  # how the ranks' local norms lie; None = unknown
     rank_losses: Spread | None
 
@@ -64,7 +66,8 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
     losses = block.loss.tolist()
     known = block.loss_known.tolist()
     clips = block.clip_coefficient.tolist()
-    ratios = update_ratios(block).tolist()
+    rates = block.learning_rate.tolist()
+    ratios, updates = (each.tolist() for each in update_ratios(block))
     rank_norms, rank_losses = norm_spreads(block), loss_spreads(block)
     for row, step in enumerate(block.steps.tolist()):
         norm = norms[row]
@@ -83,26 +86,33 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
             skipped_by_scaler=bool(flags[row] & RecordFlag.SKIPPED_BY_SCALER),
             skipped_by_user=bool(flags[row] & RecordFlag.SKIPPED_BY_USER),
             clip_coefficient=clips[row],
+            learning_rate=rates[row],
             ratio=ratios[row],
+            update_level=updates[row],
             rank_norms=rank_norms[row],
             rank_losses=rank_losses[row],
         )
 
 
-def update_ratios(block: ClosedBlock) -> Float64:
-    """Return float64[n]: log2 of the whole model's update norm over its weight norm; NaN where not sampled.
+def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64]:
+    """Two float64[n]: log2 of the whole model's update over weight norm, and of its update norm; NaN = not sampled.
 
-    Rows are summed one by one in memory order, so that the way a stream was cut cannot change the last bit.
+    Layers that were not sampled count in neither. Rows are summed one by one in memory order, so that the way a stream
+    was cut cannot change the last bit.
     """
-    ratios = np.full(block.count, np.nan)
-    if not block.update_norms.size:
-        return ratios
-    sampled = ~np.isnan(block.update_norms[:, 0])
+    ratios, levels = np.full(block.count, np.nan), np.full(block.count, np.nan)
+    both = ~(np.isnan(block.update_norms) | np.isnan(block.weight_norms))
+    sampled = both.any(axis=1)
     if not sampled.any():
-        return ratios
+        return ratios, levels
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        updates = np.square(np.ascontiguousarray(block.update_norms[sampled], dtype=np.float64))
-        weights = np.square(np.ascontiguousarray(block.weight_norms[sampled], dtype=np.float64))
-        both = ~(np.isnan(updates) | np.isnan(weights))
-        ratios[sampled] = 0.5 * np.log2(np.where(both, updates, 0.0).sum(1) / np.where(both, weights, 0.0).sum(1))
-    return ratios
+        update = _total(block.update_norms[sampled], both[sampled])
+        levels[sampled] = np.log2(update)
+        ratios[sampled] = np.log2(update / _total(block.weight_norms[sampled], both[sampled]))
+    return ratios, levels
+
+
+def _total(norms: Float32, known: Bool) -> Float64:
+    squares = np.square(np.where(known, norms, 0.0).astype(np.float64))
+    total: Float64 = np.sqrt(np.ascontiguousarray(squares).sum(axis=1))
+    return total

@@ -16,8 +16,8 @@ from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity,
 # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
 _ABOVE_BASELINE_OCTAVES = 3.0
 _ABOVE_RECORD_OCTAVES = 2.0
-# Told again when it has become four times worse.
-_WORSE_OCTAVES = 2.0
+# Told again when it has become this much worse; doubled each time.
+_WORSE_OCTAVES = 4.0
 
 
 @dataclass(slots=True)
@@ -28,7 +28,8 @@ class SpikeDetector:
 
     active: bool = False
     since_step: int = 0
-    told_level: float = 0.0
+    tell_at: float = 0.0  # level at which it is told again
+    stride: float = _WORSE_OCTAVES
 
     def observe(self, step: Step, context: Context) -> Finding | None:
         """Look at the next step."""
@@ -40,11 +41,11 @@ class SpikeDetector:
             reason = f"the gradient norm is back at {step.norm:.3g}"
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
         far = reading.above >= _ABOVE_BASELINE_OCTAVES and reading.excess >= _ABOVE_RECORD_OCTAVES
-        if not far or (self.active and step.level < self.told_level + _WORSE_OCTAVES):
+        if not far or (self.active and step.level < self.tell_at):
             return None
         if not self.active:
-            self.active, self.since_step = True, context.excursion.first_step
-        self.told_level = step.level
+            self.active, self.stride, self.since_step = True, _WORSE_OCTAVES, context.excursion.first_step
+        self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
         reason = (
             f"gradient norm {step.norm:.3g} is {times(reading.above)} its usual {context.baseline():.3g}"
             f"{leaders(step, context)}"

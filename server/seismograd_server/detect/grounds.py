@@ -1,0 +1,141 @@
+"""The grounds on which a run counts as running away: one pure function each, from the quickest to the slowest.
+
+A ground returns a phrase for people, or None. Octaves throughout: 1 is a factor of two.
+
+Ratio means update norm over weight norm. While it is known to be as small as in any healthy run the weights are safe,
+whatever the norm does: the data, the scale of the loss or a bad batch that clipping or Adam absorbs. That vetoes the
+grounds that judge by the norm and the loss alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.evidence import times
+from seismograd_server.detect.facts import Step
+
+Ground: TypeAlias = Callable[[Step, Context], str | None]
+
+# An update of a twentieth of the weights: healthy runs stay below it once they have warmed up.
+_OVERWRITING_RATIO = -4.25
+# Updates of less than one percent of the weights cannot wreck a model within a few steps.
+_HARMLESS_RATIO = -6.5
+# With the weights being overwritten, a norm this far above its record needs no further witness.
+_OVERWRITING_EXCESS = 1.25
+_OVERWRITING_ABOVE = 1.5
+_UNTRAINED_OCTAVES = 1.0
+# Bad data fill a batch or two with one and the same outlier; feedback through the weights makes the next one larger.
+_GROWTH_OCTAVES = 1.5
+_GROWTH_EXCESS = 2.0
+# Bad data hurt the loss of one or two steps; a third and fourth are the model's own.
+_LOSS_STEPS = 4
+_LOSS_EXCESS = 1.0
+_NO_RETURN_STEPS = 6
+_NO_RETURN_EXCESS = 1.5
+# A thousandfold above everything in memory: an overflow is a step or two away, and waiting gains nothing.
+_HOPELESS_EXCESS = 10.0
+
+
+def overwriting(step: Step, context: Context) -> str | None:
+    """The updates replace a twentieth of the weights or more, and the norm or the loss shows the damage."""
+    reading = context.reading
+    if not reading.ratio >= _OVERWRITING_RATIO or not context.armed():
+        return None
+    high = reading.far and reading.excess >= _OVERWRITING_EXCESS
+    losing = reading.bad_loss and reading.above >= _OVERWRITING_ABOVE
+    lost = reading.bad_loss and reading.above > 0.0 and reading.loss_untrained >= _UNTRAINED_OCTAVES
+    if not (high or losing or lost):
+        return None
+    share = "all" if reading.ratio >= 0.0 else f"{2.0**reading.ratio:.0%}"
+    estimated = "" if reading.ratio_is_sampled else ", as estimated from the learning rate"
+    damage = ", and the loss suffers" if reading.bad_loss else ""
+    return f"{_usual(context)}, its update overwrites {share} of the weights{estimated}{damage}"
+
+
+def growing(step: Step, context: Context) -> str | None:
+    """The excursion goes on rising after its first two high steps."""
+    reading, excursion = context.reading, context.excursion
+    if not excursion.open or _harmless(context) or step.level < excursion.peak:
+        return None
+    if reading.excess < _GROWTH_EXCESS or excursion.growth() < _GROWTH_OCTAVES:
+        return None
+    return f"{_usual(context)} and growing"
+
+
+def hopeless(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """The norm is a thousandfold above everything in memory."""
+    if not context.excursion.open or _harmless(context) or not context.reading.excess >= _HOPELESS_EXCESS:
+        return None
+    return f"{_usual(context)}, far beyond anything in this run"
+
+
+def loss_follows(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """The loss has been bad for several steps of the excursion, and still is."""
+    reading, excursion = context.reading, context.excursion
+    if not excursion.open or _harmless(context) or not (reading.high and reading.bad_loss):
+        return None
+    if excursion.bad_losses < _LOSS_STEPS or reading.excess < _LOSS_EXCESS:
+        return None
+    return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
+
+
+def no_return(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """The norm stays above its record."""
+    reading, excursion = context.reading, context.excursion
+    if not excursion.open or _harmless(context) or not reading.high:
+        return None
+    if excursion.high_steps < _NO_RETURN_STEPS or reading.excess < _NO_RETURN_EXCESS:
+        return None
+    return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
+
+
+# Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
+_SLOW_LOSS_OCTAVES = 1.0
+_SLOW_NORM_OCTAVES = 1.5
+
+
+def slowly(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """The usual loss has risen above the untrained one, and the usual norm with it."""
+    if not context.armed():
+        return None
+    untrained, usual = context.untrained_loss(), context.loss.center()
+    rise = context.norm.center() - context.lowest
+    if not (untrained > 0.0 and usual > 0.0 and rise >= _SLOW_NORM_OCTAVES):
+        return None
+    worse = math.log2(usual / untrained)
+    if worse < _SLOW_LOSS_OCTAVES:
+        return None
+    return f"has risen {times(rise)} over its lowest level while the loss rose to {times(worse)} the untrained one"
+
+
+# Before there is a baseline: against the largest of the first three steps.
+_EARLY_OCTAVES = 2.0
+_EARLY_LOSS_OCTAVES = 2.0
+_EARLY_HOPELESS_OCTAVES = 8.0
+
+
+def from_the_start(step: Step, context: Context) -> str | None:
+    """Before there is a baseline: the norm and the loss leave the first steps behind."""
+    if context.armed() or not context.first_levels:
+        return None
+    rise = step.level - max(context.first_levels[:3])
+    if rise >= _EARLY_HOPELESS_OCTAVES:
+        return f"{times(rise)} the first steps', before any baseline"
+    if rise >= _EARLY_OCTAVES and context.reading.loss_untrained >= _EARLY_LOSS_OCTAVES:
+        worse = times(context.reading.loss_untrained)
+        return f"{times(rise)} the first steps', and the loss {worse} the untrained one"
+    return None
+
+
+GROUNDS: tuple[Ground, ...] = (overwriting, hopeless, growing, loss_follows, no_return, slowly, from_the_start)
+
+
+def _harmless(context: Context) -> bool:
+    return context.reading.ratio < _HARMLESS_RATIO
+
+
+def _usual(context: Context) -> str:
+    return f"{times(context.reading.above)} its usual {context.baseline():.3g}"

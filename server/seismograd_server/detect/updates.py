@@ -1,0 +1,87 @@
+"""How much of the weights an update replaces: sampled now and then, estimated in between.
+
+The ratio of update to weight norm tells a harmless outlier, which clipping or Adam absorbs, from a fatal one. It is
+sampled every few steps only, so that the optimizer's kind has to be learnt from the samples:
+
+    plain       update = learning rate x clipped norm, with or without momentum: the norm tells the ratio
+    normalised  the update hardly depends on the norm (Adam, RMSprop ...): the latest sample tells it
+    unknown     nothing can be said between samples
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from seismograd_server.detect.baseline import Baseline
+from seismograd_server.detect.facts import UNKNOWN, Step
+
+# Octaves by which an update may miss learning rate x clipped norm and still be plain SGD: weight decay does that.
+_PLAIN_OCTAVES = 0.15
+# Momentum of 0.9 makes a steady update up to 10 times larger; from there on up it cannot be momentum.
+_MOMENTUM_OCTAVES = 3.6
+# Samples needed to believe that an optimizer normalises its updates.
+_LEAST_SAMPLES = 4
+# One outlier of any size moves Adam's update (betas 0.9 and 0.999) by at most 0.1 / sqrt(0.001), which is 1.7 octaves.
+_OUTLIER_OCTAVES = 1.7
+# A sample older than this says nothing any more.
+_OLDEST_SAMPLE = 64
+
+
+@dataclass(slots=True)
+class Updates:
+    """What is known of the updates of a run; logarithms to base 2."""
+
+    usual: Baseline = field(default_factory=Baseline)
+    samples: int = 0
+    plain: bool = False
+    normalised_samples: int = 0  # samples that learning rate x norm, with or without momentum, cannot explain
+    ratio: float = UNKNOWN  # of the latest sample
+    weight: float = UNKNOWN  # norm of the weights at the latest sample
+    rate: float = UNKNOWN  # learning rate at the latest sample
+    age: int = 0  # steps since the latest sample
+
+    def look(self, step: Step) -> None:
+        """Take in a step's sample, if there is one, and otherwise grow older."""
+        self.age += 1
+        if not math.isfinite(step.ratio) or step.skipped:
+            return
+        surplus = step.update_level - _log2(step.learning_rate) - clipped_level(step)
+        if math.isfinite(surplus):
+            self.samples += 1
+            # The very first update has no momentum yet: it gives SGD away whatever its momentum is.
+            if self.samples == 1 and abs(surplus) < _PLAIN_OCTAVES:
+                self.plain = True
+            self.normalised_samples += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
+        self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
+        self.rate = _log2(step.learning_rate)
+
+    def accept(self, step: Step) -> None:
+        """The step was quiet: its ratio, if sampled, is a usual one."""
+        if math.isfinite(step.ratio) and not step.skipped:
+            self.usual.accept(step.ratio)
+
+    def normalised(self) -> bool:
+        """Whether the optimizer is one whose updates hardly depend on the norm."""
+        return not self.plain and self.samples >= _LEAST_SAMPLES and 2 * self.normalised_samples > self.samples
+
+    def estimate(self, step: Step) -> float:
+        """The ratio of this step: sampled, or estimated from the latest sample; NaN = cannot be told."""
+        if not math.isnan(step.ratio):
+            return step.ratio
+        if self.age > _OLDEST_SAMPLE:
+            return UNKNOWN
+        if self.plain:
+            return _log2(step.learning_rate) + clipped_level(step) - self.weight
+        if self.normalised():
+            return self.ratio + _OUTLIER_OCTAVES + max(0.0, _log2(step.learning_rate) - self.rate)
+        return UNKNOWN
+
+
+def clipped_level(step: Step) -> float:
+    """log2 of the norm that the optimizer was given."""
+    return step.level + (_log2(step.clip_coefficient) if step.clip_coefficient < 1.0 else 0.0)
+
+
+def _log2(value: float) -> float:
+    return math.log2(value) if value > 0.0 else UNKNOWN
