@@ -194,3 +194,23 @@ class AlertNotice:
     state: str
     step: int
     reason: str
+
+
+class DirectiveKind(enum.IntEnum):
+    """What the server asks for (numbers as on the wire)."""
+
+    CAPTURE_MORE = 1
+    CHECKPOINT = 2
+    STOP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """A hint from the server; the job decides what becomes of it. The same one may arrive more than once."""
+
+    directive_id: str
+    kind: DirectiveKind
+    reason: str
+    alert_id: str
+    first_step: int
+    last_step: int

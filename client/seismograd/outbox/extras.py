@@ -1,0 +1,143 @@
+"""What travels beside the records: catalogs, checkpoints, outcomes of directives, the client's health.
+
+The training thread puts in (appending to a deque is atomic); the sender's thread takes out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seismograd.outbox.encode import encode_catalog
+from seismograd.outbox.queue import QueueTotals
+from seismograd.outbox.transport import MAX_FRAME_BYTES
+from seismograd.record import Catalog
+from seismograd_proto.v1 import telemetry
+
+# A job that saves more often than the server confirms needs only the latest ones.
+_MOST_CHECKPOINTS = 64
+_MOST_OUTCOMES = 64
+_HEALTH_SECONDS = 1.0  # the wire's rule: at most one a second
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An event that is kept until a frame sent with it, or after it, is durable."""
+
+    event: telemetry.CheckpointEvent | telemetry.DirectiveOutcome
+    frame: int | None = None  # number of the frame that carried it on this connection
+
+
+class Extras:
+    """Everything that one rank tells the server besides records."""
+
+    def __init__(self) -> None:
+        self._arriving: deque[Catalog | telemetry.CheckpointEvent | telemetry.DirectiveOutcome] = deque()
+        self._catalogs: dict[tuple[int, int], telemetry.Catalog] = {}
+        self._announced: set[tuple[int, int]] = set()
+        self._checkpoints: deque[_Waiting] = deque(maxlen=_MOST_CHECKPOINTS)
+        self._outcomes: deque[_Waiting] = deque(maxlen=_MOST_OUTCOMES)
+        self._hook_seconds = 0.0
+        self._hook_calls = 0
+        self._health_sent_at = float("-inf")
+        self.clock_skew_seconds = 0.0
+
+    # -------------------------------------------------------------------------------------- the training thread
+
+    def add(self, arrival: Catalog | telemetry.CheckpointEvent | telemetry.DirectiveOutcome) -> None:
+        """Takes something to tell; never blocks."""
+        self._arriving.append(arrival)
+
+    def report_health(self, hook_seconds: float, hook_calls: int) -> None:
+        """Running totals since the process began."""
+        self._hook_seconds, self._hook_calls = hook_seconds, hook_calls
+
+    # -------------------------------------------------------------------------------------- the sender's thread
+
+    def absorb(self) -> None:
+        """Sorts what arrived."""
+        while self._arriving:
+            arrival = self._arriving.popleft()
+            if isinstance(arrival, Catalog):
+                self._catalogs[arrival.optimizer, arrival.version] = encode_catalog(arrival)
+            elif isinstance(arrival, telemetry.CheckpointEvent):
+                self._checkpoints.append(_Waiting(arrival))
+            else:
+                self._outcomes.append(_Waiting(arrival))
+
+    def catalogs_to_open(self, held: set[tuple[int, int]]) -> list[telemetry.Catalog]:
+        """Catalogs for OpenRun: those that records still need, and the newest of each optimizer.
+
+        What does not fit into one request follows in frames of its own. Older catalogs are forgotten here.
+        """
+        self.absorb()
+        newest = dict(sorted(self._catalogs))  # (optimizer, version): the last one of each wins
+        needed = held | set(newest.items())
+        self._catalogs = {key: catalog for key, catalog in sorted(self._catalogs.items()) if key in needed}
+        self._announced = set()
+        chosen, size = [], 0
+        for key, catalog in self._catalogs.items():
+            size += catalog.ByteSize()
+            if size > MAX_FRAME_BYTES:
+                break
+            chosen.append(catalog)
+            self._announced.add(key)
+        return chosen
+
+    def catalogs_to_send(self) -> list[telemetry.Catalog]:
+        """Catalogs that this connection has not seen. Ask after taking records, and send before them."""
+        self.absorb()
+        fresh = [key for key in self._catalogs if key not in self._announced]
+        self._announced.update(fresh)
+        return [self._catalogs[key] for key in fresh]
+
+    def has_unsent_events(self) -> bool:
+        """Whether a checkpoint or an outcome waits."""
+        self.absorb()
+        return any(waiting.frame is None for waiting in (*self._checkpoints, *self._outcomes))
+
+    def fill(self, frame: telemetry.StreamStepsRequest, rank_handle: int, number: int) -> None:
+        """Puts the waiting events into a frame."""
+        for waiting in self._checkpoints:
+            if waiting.frame is None and isinstance(waiting.event, telemetry.CheckpointEvent):
+                waiting.event.rank_handle, waiting.frame = rank_handle, number
+                frame.checkpoints.append(waiting.event)
+        for waiting in self._outcomes:
+            if waiting.frame is None and isinstance(waiting.event, telemetry.DirectiveOutcome):
+                waiting.event.rank_handle, waiting.frame = rank_handle, number
+                frame.directive_outcomes.append(waiting.event)
+
+    def add_health(
+        self, frame: telemetry.StreamStepsRequest, rank_handle: int, totals: QueueTotals, now: float
+    ) -> None:
+        """Puts the client's health into a frame, at most once a second."""
+        if now - self._health_sent_at < _HEALTH_SECONDS:
+            return
+        self._health_sent_at = now
+        frame.health.add(
+            rank_handle=rank_handle,
+            dropped_records=totals.dropped,
+            queued_bytes=totals.queued_bytes,
+            hook_seconds=self._hook_seconds,
+            hook_calls=self._hook_calls,
+            clock_skew_seconds=self.clock_skew_seconds,
+        )
+
+    def confirm(self, frame: int) -> None:
+        """A frame is durable: so is what was sent with it or before it."""
+        for queue in (self._checkpoints, self._outcomes):
+            kept = [waiting for waiting in queue if waiting.frame is None or waiting.frame > frame]
+            if len(kept) < len(queue):
+                queue.clear()
+                queue.extend(kept)
+
+    def rewind(self) -> None:
+        """A new connection: what was not confirmed is told again."""
+        for waiting in _both(self._checkpoints, self._outcomes):
+            waiting.frame = None
+
+
+def _both(*queues: Iterable[_Waiting]) -> Iterable[_Waiting]:
+    for queue in queues:
+        yield from queue

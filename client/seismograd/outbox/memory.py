@@ -1,0 +1,364 @@
+"""The queue that is bounded memory.
+
+When it is full, the oldest ordinary record goes first, then the oldest anomalous one. Every drop is counted by reason
+and becomes a gap that is declared to the server, so that its watermark never waits for a record that will not come.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from seismograd.outbox.guard import AnomalyGuard
+from seismograd.outbox.pending import PendingRecord
+from seismograd.outbox.queue import Parcel, QueueTotals, StreamMark, Unsent, add_up
+from seismograd.outbox.streamlog import Gap, Item, StreamLog, StreamName
+from seismograd.record import Nonfinite, StepRecord
+
+# What the Python objects of one record weigh besides its arrays: record, dict of scalars, numbers, array headers.
+_RECORD_OVERHEAD = 1536
+# Size of the first pending record, until one has been resolved: 150 tensors with two sampled columns.
+_FIRST_PENDING_SIZE = 4096
+
+_Place = tuple[StreamName, int]
+
+
+class _Arrival:
+    """A record as it was offered, not yet looked at."""
+
+    __slots__ = ("anomalous", "record", "size")
+
+    def __init__(self, record: StepRecord | PendingRecord, size: int, anomalous: bool) -> None:
+        self.record = record
+        self.size = size
+        self.anomalous = anomalous
+
+
+class MemoryQueue:
+    """Implements Queue. `limit_bytes` bounds the memory of all records that are not durable."""
+
+    def __init__(self, limit_bytes: int, wake_after: int) -> None:
+        self._limit = limit_bytes
+        self._wake_after = wake_after
+        # Re-entrant, because a signal handler of the user's may call into the monitor in the middle of an offer.
+        self._lock = threading.RLock()
+        self._inbox: deque[_Arrival] = deque()
+        self._streams: dict[StreamName, StreamLog] = {}
+        self._guards: dict[StreamName, AnomalyGuard] = {}
+        self._ordinary: OrderedDict[_Place, Item] = OrderedDict()  # both in order of arrival, so oldest first
+        self._anomalous: OrderedDict[_Place, Item] = OrderedDict()
+        self._bytes = 0
+        self._pending_size = _FIRST_PENDING_SIZE
+        self._offered = 0
+        self._delivered = 0
+        self._dropped: Counter[str] = Counter()
+        # Drops from the inbox, whose sequences show only when the next record of their stream arrives.
+        self._holes: Counter[str] = Counter()
+        self._unsent_records = 0
+        self._unsent_bytes = 0
+        self._unsent_anomalous = 0
+
+    # -------------------------------------------------------------------------------------- the training thread
+
+    def offer(self, record: StepRecord | PendingRecord) -> bool:
+        """Takes a record, never blocks. True = the sender should look at once."""
+        if type(record) is StepRecord:
+            anomalous = record.nonfinite is not None
+            arrival = _Arrival(record, record_size(record), anomalous)
+        else:
+            anomalous = False
+            arrival = _Arrival(record, self._pending_size, False)
+        with self._lock:
+            self._offered += 1
+            self._inbox.append(arrival)
+            self._bytes += arrival.size
+            if self._bytes > self._limit:
+                self._make_room()
+            return anomalous or len(self._inbox) == self._wake_after
+
+    def _make_room(self) -> None:
+        while self._bytes > self._limit:
+            if self._ordinary:
+                self._forget(self._ordinary.popitem(last=False))
+            elif (index := self._oldest_ordinary_arrival()) is not None:
+                self._drop_arrival(index, "queue_full")
+            elif self._anomalous:
+                self._forget(self._anomalous.popitem(last=False))
+            elif self._inbox:
+                self._drop_arrival(0, "queue_full")
+            else:
+                return
+
+    def _oldest_ordinary_arrival(self) -> int | None:
+        return next((index for index, arrival in enumerate(self._inbox) if not arrival.anomalous), None)
+
+    def _drop_arrival(self, index: int, reason: str) -> None:
+        self._bytes -= self._inbox[index].size
+        del self._inbox[index]
+        self._dropped[reason] += 1
+        self._holes[reason] += 1
+
+    def _forget(self, entry: tuple[_Place, Item]) -> None:
+        (stream, sequence), item = entry
+        _, on_its_way = self._streams[stream].forget(sequence)
+        self._bytes -= item.size
+        if not on_its_way:
+            self._dropped["queue_full"] += 1
+            self._leave_unsent(item)
+
+    # -------------------------------------------------------------------------------------- the sender's thread
+
+    def absorb(self, now: float) -> bool:
+        """Resolves what is ready, in order. True = something was resolved."""
+        resolved = False
+        while True:
+            with self._lock:
+                arrival = self._inbox[0] if self._inbox else None
+            if arrival is None:
+                return resolved
+            try:
+                if type(arrival.record) is not StepRecord and not arrival.record.ready():  # type: ignore[union-attr]  # the other half of the union
+                    return resolved
+            except Exception:  # noqa: BLE001  # a broken device must not stop the records that did arrive
+                self._fail_arrival(arrival)
+                continue
+            with self._lock:
+                if not self._inbox or self._inbox[0] is not arrival:
+                    continue  # dropped for want of room in the meantime
+                self._inbox.popleft()
+            self._resolve(arrival, now)
+            resolved = True
+
+    def _fail_arrival(self, arrival: _Arrival) -> None:
+        with self._lock:
+            if self._inbox and self._inbox[0] is arrival:
+                self._drop_arrival(0, "encode_error")
+
+    def _resolve(self, arrival: _Arrival, now: float) -> None:
+        pending = arrival.record
+        try:
+            record = normalise(pending if isinstance(pending, StepRecord) else pending.resolve())
+            stream = StreamName(record.kind, record.optimizer)
+            anomalous = self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
+            size = record_size(record)
+        except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
+            with self._lock:
+                self._bytes -= arrival.size
+                self._dropped["encode_error"] += 1
+                self._holes["encode_error"] += 1
+            return
+        with self._lock:
+            self._bytes += size - arrival.size
+            if not isinstance(pending, StepRecord):
+                self._pending_size = size
+            self._insert(stream, record.sequence, Item(record, size, anomalous, now))
+            if self._bytes > self._limit:
+                self._make_room()
+
+    def _insert(self, stream: StreamName, sequence: int, item: Item) -> None:
+        log = self._streams.get(stream)
+        if log is None:
+            log = self._streams[stream] = StreamLog()
+        if sequence < log.expected:
+            # A sequence number that was used before: the first record keeps it.
+            self._bytes -= item.size
+            self._dropped["encode_error"] += 1
+            return
+        if sequence > log.expected:
+            self._declare_hole(log, sequence)
+        log.items[sequence] = item
+        log.expected = sequence + 1
+        (self._anomalous if item.anomalous else self._ordinary)[stream, sequence] = item
+        self._unsent_records += 1
+        self._unsent_bytes += item.size
+        self._unsent_anomalous += item.anomalous
+
+    def _declare_hole(self, log: StreamLog, sequence: int) -> None:
+        missing = sequence - log.expected
+        reason = "queue_full" if self._holes["queue_full"] else "encode_error"
+        known = min(missing, self._holes[reason])
+        self._holes[reason] -= known
+        # Nobody offered the others: the capture gave up between numbering and offering.
+        self._dropped["encode_error"] += missing - known
+        log.add_gap(log.expected, sequence, reason)
+
+    def has_pending(self) -> bool:
+        """Whether records wait for their device."""
+        return bool(self._inbox)
+
+    def unsent(self) -> Unsent:
+        """What waits to be sent."""
+        with self._lock:
+            oldest = None
+            gaps = False
+            for log in self._streams.values():
+                for entry in log.unsent():
+                    if isinstance(entry, Gap):
+                        gaps = True
+                        continue
+                    oldest = entry[1].arrived if oldest is None else min(oldest, entry[1].arrived)
+                    break
+            return Unsent(self._unsent_records, self._unsent_bytes, oldest, self._unsent_anomalous > 0, gaps)
+
+    def take(self, max_records: int, max_bytes: int) -> Parcel:
+        """The next frame's content, at least one record if there is any; it counts as sent."""
+        records: dict[StreamName, list[StepRecord]] = {}
+        gaps: dict[StreamName, list[Gap]] = {}
+        ends: dict[StreamName, int] = {}
+        count = size = 0
+        with self._lock:
+            for stream in sorted(self._streams):
+                log = self._streams[stream]
+                for entry in log.unsent():
+                    if isinstance(entry, Gap):
+                        gaps.setdefault(stream, []).append(entry)
+                        ends[stream] = entry.end
+                        continue
+                    sequence, item = entry
+                    if count and (count >= max_records or size + item.size > max_bytes):
+                        break
+                    records.setdefault(stream, []).append(item.record)
+                    ends[stream] = sequence + 1
+                    count += 1
+                    size += item.size
+                    self._leave_unsent(item)
+                if stream in ends:
+                    log.mark_sent(ends[stream])
+        return Parcel(records, gaps, ends, count)
+
+    def _leave_unsent(self, item: Item) -> None:
+        self._unsent_records -= 1
+        self._unsent_bytes -= item.size
+        self._unsent_anomalous -= item.anomalous
+
+    def confirm(self, mark: StreamMark) -> None:
+        """Forgets what is durable."""
+        with self._lock:
+            log = self._streams.get(mark.stream)
+            if log is not None:
+                confirmed = log.confirm(mark.accepted, mark.durable)
+                self._release(mark.stream, confirmed.items)
+                self._delivered += confirmed.delivered
+
+    def accepted(self, stream: StreamName) -> int:
+        """First sequence that the server does not hold in its log."""
+        with self._lock:
+            return self._streams[stream].accepted
+
+    def durable(self, stream: StreamName) -> int:
+        """First sequence that the server has not committed."""
+        with self._lock:
+            return self._streams[stream].durable
+
+    def discard(self, stream: StreamName, first: int, end: int, reason: str) -> int:
+        """Gives records up; they are counted and declared. Returns how many there were."""
+        with self._lock:
+            log = self._streams.get(stream)
+            if log is None:
+                return 0
+            found = log.discard(first, end, reason)
+            self._release(stream, found)
+            for sequence, item in found:
+                if sequence >= log.sent:
+                    self._leave_unsent(item)
+            self._dropped[reason] += len(found)
+            return len(found)
+
+    def rewind(self, durable: Mapping[StreamName, int]) -> None:
+        """A new connection holds these watermarks: everything above them is unsent again."""
+        with self._lock:
+            for stream, log in self._streams.items():
+                confirmed, lost = log.rewind(durable.get(stream, 0))
+                self._release(stream, confirmed.items)
+                self._delivered += confirmed.delivered
+                self._dropped["queue_full"] += lost
+            self._recount_unsent()
+
+    def _release(self, stream: StreamName, items: list[tuple[int, Item]]) -> None:
+        for sequence, item in items:
+            del (self._anomalous if item.anomalous else self._ordinary)[stream, sequence]
+            self._bytes -= item.size
+
+    def _recount_unsent(self) -> None:
+        items = [item for log in self._streams.values() for item in log.items.values()]
+        self._unsent_records = len(items)
+        self._unsent_bytes = sum(item.size for item in items)
+        self._unsent_anomalous = sum(item.anomalous for item in items)
+
+    def discard_all(self, reason: str) -> None:
+        """Gives everything up, and counts it."""
+        with self._lock:
+            while self._inbox:
+                self._drop_arrival(0, reason)
+            for stream, log in self._streams.items():
+                self.discard(stream, 0, log.expected, reason)
+
+    def catalog_versions(self) -> set[tuple[int, int]]:
+        """(optimizer, version) of every record that is held."""
+        with self._lock:
+            return {
+                (stream.optimizer, item.record.catalog_version)
+                for stream, log in self._streams.items()
+                for item in log.items.values()
+            }
+
+    def totals(self) -> QueueTotals:
+        """Running totals; safe from any thread."""
+        with self._lock:
+            # Forgotten ones count: their ack may still come.
+            forgotten = sum(end - first for log in self._streams.values() for first, end in log.forgotten)
+            waiting = len(self._inbox) + len(self._ordinary) + len(self._anomalous) + forgotten
+            return QueueTotals(self._offered, self._delivered, add_up(self._dropped), waiting, self._bytes)
+
+
+def record_size(record: StepRecord) -> int:
+    """Bytes of memory that a record holds, to within a few hundred."""
+    size = _RECORD_OVERHEAD
+    if record.gradient_norms is not None:
+        size += record.gradient_norms.nbytes
+    for column in record.tensors.values():
+        size += column.nbytes + 112  # header of the array
+    if record.nonfinite is not None:
+        size += 28 * len(record.nonfinite.parameters) + 448  # four arrays
+    if record.data_ids is not None:
+        size += len(record.data_ids)
+    return size
+
+
+def normalise(record: StepRecord) -> StepRecord:
+    """The record with columns that can be copied to the wire as they are: one dimension, little-endian, contiguous.
+
+    Raises ValueError or TypeError for what is no such column.
+    """
+    columns = [*record.tensors.values(), *([] if record.gradient_norms is None else [record.gradient_norms])]
+    if record.nonfinite is not None:
+        _require_counts(record.nonfinite)
+    if all(_is_wire_ready(column) for column in columns):
+        return record
+    norms = None if record.gradient_norms is None else _float32(record.gradient_norms)
+    tensors = {quantity: _float32(column) for quantity, column in record.tensors.items()}
+    return StepRecord(
+        **{name: getattr(record, name) for name in StepRecord.__slots__ if name not in ("gradient_norms", "tensors")},
+        gradient_norms=norms,
+        tensors=tensors,
+    )
+
+
+def _is_wire_ready(column: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+    return column.dtype == np.dtype("<f4") and column.ndim == 1 and column.flags.c_contiguous
+
+
+def _float32(column: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    array = np.ascontiguousarray(column, dtype="<f4")
+    if array.ndim != 1:
+        raise ValueError(f"a column has {array.ndim} dimensions, expected 1")
+    return array
+
+
+def _require_counts(nonfinite: Nonfinite) -> None:
+    lengths = {len(getattr(nonfinite, name)) for name in Nonfinite.__slots__}
+    if len(lengths) != 1:
+        raise ValueError(f"the arrays of the non-finite counts have the lengths {sorted(lengths)}, expected one length")

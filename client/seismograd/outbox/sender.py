@@ -1,0 +1,241 @@
+r"""The sender as the monitor sees it: one daemon thread behind a door that never blocks and never raises.
+
+training thread: offer() --> queue            mailbox <-- gRPC's threads
+                               \                 |
+                                '--> Shipper.turn() on the thread "seismograd-sender"
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from seismograd.options import Options
+from seismograd.outbox.clock import Clock, SystemClock
+from seismograd.outbox.extras import Extras
+from seismograd.outbox.grpc_transport import GrpcTransport
+from seismograd.outbox.memory import MemoryQueue
+from seismograd.outbox.pending import PendingRecord
+from seismograd.outbox.report import FlushReport, Phase, SenderState
+from seismograd.outbox.shipper import POLL_SECONDS, Finish, Shipper
+from seismograd.outbox.transport import MAX_FRAME_BYTES, Transport
+from seismograd.record import AlertNotice, Catalog, Directive, RunIdentity, StepRecord
+from seismograd_proto.v1 import telemetry
+
+__all__ = ["FlushReport", "PendingRecord", "Phase", "Sender", "SenderState"]
+
+_log = logging.getLogger("seismograd")
+
+# A turn that raises is a defect; a second one a moment later may still succeed, ten in a row will not.
+_MOST_FAILED_TURNS = 10
+# The thread ends this much earlier than finish() gives up on it, so that it can hang up in order.
+_FINISH_MARGIN = 0.1
+
+
+class Sender:
+    """Ships records to the server. Every method but finish() returns at once, for the training thread.
+
+    In a forked child, and with mode `off`, it does nothing.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        """Starts nothing. `transport`, `clock` and `uniform` (random numbers from 0 to 1) are for tests."""
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._transport = transport or GrpcTransport(options)
+        self._uniform = uniform
+        self._process = os.getpid()
+        self._inert = options.mode == "off"
+        frames = 4 * min(MAX_FRAME_BYTES, options.queue_bytes // 16)
+        self._queue = MemoryQueue(options.queue_bytes - frames, options.flush_steps)
+        self._extras = Extras()
+        # SimpleQueue is re-entrant: a signal handler may call finish() in the middle of an offer.
+        self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._shipper: Shipper | None = None
+        self._thread: threading.Thread | None = None
+        self._dozing = False
+        self._closed = False
+        self._report: FlushReport | None = None
+
+    # -------------------------------------------------------------------------------------- the training thread
+
+    def open(self, identity: Callable[[], RunIdentity | None], catalogs: Sequence[Catalog]) -> None:
+        """Says whose records will come. The first offer starts the thread.
+
+        `identity` is called on the sender's thread, again and again until it returns an identity.
+        """
+        if self._is_inert() or self._shipper is not None:
+            return
+        for catalog in catalogs:
+            self._extras.add(catalog)
+        self._shipper = Shipper(
+            options=self._options,
+            queue=self._queue,
+            extras=self._extras,
+            transport=self._transport,
+            clock=self._clock,
+            uniform=self._uniform,
+            identity=identity,
+            post=self._mailbox.put,
+        )
+
+    def offer(self, record: StepRecord | PendingRecord) -> None:
+        """Takes a record. Never blocks, never raises; when memory is full, something is dropped and counted."""
+        if self._is_inert() or self._closed:
+            return
+        try:
+            urgent = self._queue.offer(record)
+            if self._thread is None:
+                self._start()
+            elif urgent or self._dozing:
+                self._dozing = False
+                self._mailbox.put(None)
+        except Exception:  # noqa: BLE001  # training first: nothing that goes wrong here may reach it
+            self._inert = True
+            _log.exception("a defect in the sender; training goes on without telemetry")
+
+    def catalog_changed(self, catalog: Catalog) -> None:
+        """A new version of a catalog, before the first record that uses it."""
+        if not self._is_inert():
+            self._extras.add(catalog)
+
+    def checkpoint_saved(self, step: int, path: str) -> None:
+        """The job has written a checkpoint."""
+        if self._is_inert():
+            return
+        now = self._clock.unix_seconds()
+        try:
+            self._extras.add(telemetry.CheckpointEvent(step=step, path=path, time_unix_seconds=now))
+        except (TypeError, ValueError) as error:
+            _log.warning("checkpoint_saved(%r, %r) cannot be sent: %s", step, path, error)
+            return
+        self._mailbox.put(None)
+
+    def directive_outcome(
+        self, directive_id: str, outcome: Literal["applied", "refused", "ignored"], reason: str = ""
+    ) -> None:
+        """What the job did about a directive."""
+        if not self._is_inert():
+            self._extras.add(telemetry.DirectiveOutcome(directive_id=directive_id, outcome=outcome, reason=reason))
+
+    def report_health(self, hook_seconds: float, hook_calls: int) -> None:
+        """Running totals of the time spent in hooks, since the process began."""
+        if not self._is_inert():
+            self._extras.report_health(hook_seconds, hook_calls)
+
+    def take_notices(self) -> list[AlertNotice]:
+        """Alerts that arrived since the last call."""
+        return [] if self._shipper is None or self._is_inert() else self._shipper.inbound.take_notices()
+
+    def take_directives(self) -> list[Directive]:
+        """Directives that arrived since the last call."""
+        return [] if self._shipper is None or self._is_inert() else self._shipper.inbound.take_directives()
+
+    @property
+    def state(self) -> SenderState:
+        """The sender at this moment."""
+        if self._is_inert():
+            return SenderState(Phase.INERT)
+        totals = self._queue.totals()
+        shipper = self._shipper
+        return SenderState(
+            phase=Phase.WAITING if shipper is None else shipper.phase,
+            offered=totals.offered,
+            sent=0 if shipper is None else shipper.lane.sent,
+            acknowledged=totals.delivered,
+            waiting=totals.waiting,
+            queued_bytes=totals.queued_bytes,
+            dropped=totals.dropped,
+            last_error="" if shipper is None else shipper.last_error,
+        )
+
+    def finish(
+        self, outcome: Literal["finished", "failed"], reason: str, timeout_seconds: float | None = None
+    ) -> FlushReport:
+        """Sends what is left and says goodbye. Returns within the timeout (default: the option's), whatever happens.
+
+        A second call returns the first one's report.
+        """
+        if self._is_inert():
+            return FlushReport()
+        if self._report is not None:
+            return self._report
+        self._closed = True
+        timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
+        if self._thread is not None and self._shipper is not None:
+            deadline = self._clock.monotonic() + timeout * (1.0 - _FINISH_MARGIN)
+            finish = Finish(outcome, reason, deadline, timeout)
+            shipper = self._shipper
+            self._mailbox.put(lambda: shipper.finish(finish))
+            try:
+                self._finished.get(timeout=timeout)
+            except queue.Empty:
+                _log.debug("the sender did not end in time")
+        self._report = self._final_report()
+        return self._report
+
+    def _final_report(self) -> FlushReport:
+        state = self.state
+        if state.waiting:
+            _log.warning(
+                "%d of %d records were not delivered before the end%s",
+                state.waiting,
+                state.offered,
+                f" ({state.last_error})" if state.last_error else "",
+            )
+        return FlushReport(state.acknowledged, state.waiting, state.dropped, state.last_error)
+
+    def _is_inert(self) -> bool:
+        return self._inert or os.getpid() != self._process
+
+    # -------------------------------------------------------------------------------------- the sender's thread
+
+    def _start(self) -> None:
+        if self._shipper is not None:
+            self._thread = threading.Thread(target=self._run, name="seismograd-sender", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        shipper = self._shipper
+        failures = 0
+        delay = 0.0
+        while shipper is not None:
+            try:
+                self._wait(delay)
+                delay = shipper.turn()
+                failures = 0
+            except Exception:  # noqa: BLE001  # a defect of ours must end neither the thread at once nor the training
+                failures += 1
+                delay = self._options.flush_seconds
+                _log.exception("a defect in the sender; training goes on")
+                self._inert = failures >= _MOST_FAILED_TURNS
+            if self._inert or shipper.phase is Phase.DONE:
+                break
+        self._finished.put(None)
+
+    def _wait(self, delay: float) -> None:
+        """Until something arrives or the delay is over; then makes all calls that are there."""
+        self._dozing = delay > POLL_SECONDS
+        if self._dozing and self._queue.has_pending():
+            # Offered between the last look and the flag: nobody will wake us for it.
+            delay = POLL_SECONDS
+        try:
+            call = self._mailbox.get(timeout=delay) if delay > 0.0 else self._mailbox.get_nowait()
+            while True:
+                if call is not None:
+                    call()
+                call = self._mailbox.get_nowait()
+        except queue.Empty:
+            self._dozing = False

@@ -1,0 +1,298 @@
+"""The sender's state machine: a turn looks at what happened, and does what is due. It never blocks and never sleeps.
+
+    waiting -> opening -> streaming -> closing -> done
+                  ^           |
+             backing off <----'       (refused for good: stopped)
+
+Every connection begins with OpenRun, whose watermarks say what is durable; the rest is sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from seismograd.options import Options
+from seismograd.outbox.backoff import Backoff
+from seismograd.outbox.clock import Clock
+from seismograd.outbox.encode import encode_open
+from seismograd.outbox.extras import Extras
+from seismograd.outbox.inbound import Inbound, marks_of
+from seismograd.outbox.lane import Lane
+from seismograd.outbox.queue import Queue
+from seismograd.outbox.report import Phase
+from seismograd.outbox.transport import Transport, TransportError
+from seismograd.record import RunIdentity
+from seismograd_proto.v1 import telemetry
+
+_log = logging.getLogger("seismograd")
+
+OPEN_TIMEOUT_SECONDS = 10.0  # a healthy server answers in milliseconds, one that waits for its disk in seconds
+ACK_TIMEOUT_SECONDS = 30.0  # keepalive finds dead machines; this finds servers that are alive and answer nothing
+IDENTITY_RETRY_SECONDS = 0.5  # the other ranks of the launch may still be starting
+UNAUTHENTICATED_PAUSE_SECONDS = 60.0  # tokens rotate: keep the records, look again in a minute
+# How often to look for new records while training runs: an anomaly leaves within this time, and twenty short turns a
+# second cost the training thread nothing that can be measured.
+POLL_SECONDS = 0.05
+IDLE_SECONDS = 5.0  # a turn that finds nothing is harmless; the next record makes one of its own
+CLOSE_RESERVE = 0.25  # share of the time to finish that is kept for CloseRun
+
+# The server will say the same for ever: this rank is taken, the launch contradicts itself, the request is malformed.
+_FINAL = frozenset({"ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
+_ACCESS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The job is over; what is left has until `deadline` (monotonic clock)."""
+
+    outcome: Literal["finished", "failed"]
+    reason: str
+    deadline: float
+    timeout_seconds: float
+
+
+class Shipper:
+    """Everything that happens on the sender's thread. `post` hands a call to the next turn, from any thread."""
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        queue: Queue,
+        extras: Extras,
+        transport: Transport,
+        clock: Clock,
+        uniform: Callable[[], float],
+        identity: Callable[[], RunIdentity | None],
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._server = options.server
+        self._queue = queue
+        self._extras = extras
+        self._transport = transport
+        self._clock = clock
+        self._ask_identity = identity
+        self._post = post
+        self._identity: RunIdentity | None = None
+        self._backoff = Backoff(uniform)
+        self.lane = Lane(options, queue, extras)
+        self.inbound = Inbound(queue)
+        self.phase = Phase.WAITING
+        self.last_error = ""
+        self._connection = 0  # what earlier connections still say is ignored
+        self._handle = 0
+        self._asked_at = 0.0  # Unix seconds
+        self._not_before = 0.0  # monotonic clock: no attempt earlier than this
+        self._finish: Finish | None = None
+        self._keep_trying = True
+        self._said: set[str] = set()
+
+    # ------------------------------------------------------------------------------------------------------- a turn
+
+    def turn(self) -> float:
+        """Does what is due. Returns the seconds until the next turn is due, if nothing happens before."""
+        now = self._clock.monotonic()
+        absorbed = self._queue.absorb(now)
+        if self.phase is Phase.STOPPED:
+            self._queue.discard_all("rejected")
+        if self._finish is not None:
+            self._press_on(self._finish, now)
+        if self.phase in (Phase.WAITING, Phase.BACKING_OFF) and now >= self._not_before:
+            self._connect()
+        if self.phase is Phase.STREAMING:
+            self._ship(now)
+        return self._delay(self._clock.monotonic(), absorbed or self._queue.has_pending())
+
+    def _ship(self, now: float) -> None:
+        if self.lane.silent_seconds(now) > ACK_TIMEOUT_SECONDS:
+            self._fail(TransportError("DEADLINE_EXCEEDED", f"no ack for {ACK_TIMEOUT_SECONDS:.0f} s"))
+        else:
+            self.lane.ship(now, finishing=self._finish is not None)
+
+    def _delay(self, now: float, busy: bool) -> float:
+        due = now + (POLL_SECONDS if busy or self._finish is not None else IDLE_SECONDS)
+        if self.phase in (Phase.WAITING, Phase.BACKING_OFF):
+            due = min(due, self._not_before)
+        elif self.phase is Phase.STREAMING:
+            due = min(due, self.lane.due(now))
+        if self._finish is not None:
+            due = min(due, self._finish.deadline)
+        return max(0.0, due - now)
+
+    # --------------------------------------------------------------------------------------------------- connecting
+
+    def _connect(self) -> None:
+        if self._identity is None:
+            self._identity = self._agree()
+        if self._identity is None:
+            self._not_before = self._clock.monotonic() + IDENTITY_RETRY_SECONDS
+            return
+        try:
+            catalogs = self._extras.catalogs_to_open(self._queue.catalog_versions())
+            self._asked_at = self._clock.unix_seconds()
+            request = encode_open(self._identity, catalogs, self._asked_at)
+        except (ValueError, TypeError) as error:
+            self._stop(f"the run cannot be described on the wire: {error}")
+            return
+        self._connection += 1
+        self.phase = Phase.OPENING
+        connection = self._connection
+        self._transport.open_run(
+            request,
+            OPEN_TIMEOUT_SECONDS,
+            lambda result: self._post(lambda: self._on_opened(connection, result)),
+        )
+
+    def _agree(self) -> RunIdentity | None:
+        try:
+            return self._ask_identity()
+        except Exception as error:  # noqa: BLE001  # whatever the agreement of the launch raises, training goes on
+            self._say("identity", f"the launch cannot agree on its identity yet ({error!r}); trying again")
+            return None
+
+    def _on_opened(self, connection: int, result: telemetry.OpenRunResponse | TransportError) -> None:
+        if connection != self._connection or self.phase is not Phase.OPENING:
+            return
+        if isinstance(result, TransportError):
+            self._fail(result)
+            return
+        if result.rank_handle == 0:
+            self._fail(TransportError("INTERNAL", "the answer holds no rank handle; is this a seismograd server?"))
+            return
+        self._handle = result.rank_handle
+        if result.server_time_unix_seconds > 0.0:
+            # The server looked at its clock about halfway between question and answer.
+            midpoint = (self._asked_at + self._clock.unix_seconds()) / 2
+            self._extras.clock_skew_seconds = midpoint - result.server_time_unix_seconds
+        marks = {mark.stream: mark.durable for mark in marks_of(result.watermarks, self._handle)}
+        self._queue.rewind(marks)
+        self._extras.rewind()
+        stream = self._transport.start_stream(
+            lambda response: self._post(lambda: self._on_response(connection, response)),
+            lambda error: self._post(lambda: self._on_ended(connection, error)),
+        )
+        self.phase = Phase.STREAMING
+        self.lane.open(stream, self._handle)
+        self._say("connected", f"connected to {self._server} as attempt {result.attempt}", logging.INFO)
+
+    # ------------------------------------------------------------------------------------------- what the server says
+
+    def _on_response(self, connection: int, response: telemetry.StreamStepsResponse) -> None:
+        if connection != self._connection or self.phase not in (Phase.STREAMING, Phase.CLOSING):
+            return
+        now = self._clock.monotonic()
+        self.inbound.apply(response, self._handle)
+        if self.lane.settle(now):
+            self._backoff.reset()
+        if response.retry_after_milliseconds:
+            self.lane.hold(now + response.retry_after_milliseconds / 1000.0)
+
+    def _on_ended(self, connection: int, error: TransportError) -> None:
+        if connection == self._connection and self.phase is Phase.STREAMING:
+            self._fail(error)
+
+    def _fail(self, error: TransportError) -> None:
+        """The connection is lost or refused: decide whether, and when, to try again."""
+        self.last_error = str(error)
+        self._hang_up()
+        if error.code in _FINAL:
+            self._stop(f"the server refuses this run: {error.details or error.code}")
+            return
+        at_least = error.retry_after or 0.0
+        if error.code in _ACCESS:
+            at_least = max(at_least, UNAUTHENTICATED_PAUSE_SECONDS)
+            self._say(
+                "access", f"{self._server} refuses the token ({error}); records are kept, trying again in a minute"
+            )
+        elif error.code not in ("OK", "NOT_FOUND"):
+            # A server that restarts or has forgotten us is nothing to report: it is asked again at once.
+            self._say(
+                "unreachable",
+                f"no connection to {self._server} ({error}); training goes on, records are kept and sent later",
+            )
+        if self.lane.shrink_after(error):
+            at_least = 0.0
+        self.phase = Phase.BACKING_OFF
+        self._not_before = self._clock.monotonic() + self._backoff.next_delay(at_least)
+        if self._finish is not None:
+            self._after_failure_at_the_end(self._finish)
+
+    def _stop(self, reason: str) -> None:
+        self.last_error = reason
+        self._hang_up()
+        self.phase = Phase.STOPPED
+        self._say("stopped", f"{reason}; nothing more is sent, training goes on", logging.ERROR)
+        self._queue.discard_all("rejected")
+
+    def _hang_up(self) -> None:
+        self._connection += 1
+        self.lane.close()
+        self._transport.disconnect()
+
+    # ------------------------------------------------------------------------------------------------------ finishing
+
+    def finish(self, finish: Finish) -> None:
+        """The job is over: send what is left at once, say goodbye, be done by the deadline."""
+        if self._finish is not None:
+            return
+        self._finish = finish
+        # Whoever was connected is worth waiting for; an absent server gets one more chance, not the whole time.
+        self._keep_trying = self.phase is Phase.STREAMING
+        if self.phase is Phase.BACKING_OFF:
+            self._not_before = 0.0
+
+    def _press_on(self, finish: Finish, now: float) -> None:
+        if now >= finish.deadline or self.phase is Phase.STOPPED:
+            self._end()
+            return
+        if self.phase is not Phase.STREAMING:
+            return
+        empty = self._queue.totals().waiting == 0
+        late = now >= finish.deadline - CLOSE_RESERVE * finish.timeout_seconds
+        if not (empty or late):
+            return
+        self.lane.ship(now, finishing=True)  # the last drops, checkpoints and health
+        self.phase = Phase.CLOSING
+        connection = self._connection
+        failed = finish.outcome == "failed"
+        request = telemetry.CloseRunRequest(
+            rank_handle=self._handle,
+            outcome=telemetry.RANK_OUTCOME_FAILED if failed else telemetry.RANK_OUTCOME_FINISHED,
+            reason=finish.reason,
+        )
+        self._transport.close_run(
+            request,
+            max(finish.deadline - now, 0.0),
+            lambda result: self._post(lambda: self._on_closed(connection, result)),
+        )
+
+    def _on_closed(self, connection: int, result: telemetry.CloseRunResponse | TransportError) -> None:
+        if connection != self._connection or self.phase is not Phase.CLOSING:
+            return
+        if isinstance(result, TransportError):
+            self._fail(result)
+            return
+        for mark in marks_of(result.watermarks, self._handle):
+            self._queue.confirm(mark)
+        self._end()
+
+    def _after_failure_at_the_end(self, finish: Finish) -> None:
+        now = self._clock.monotonic()
+        if not self._keep_trying:
+            self._end()
+            return
+        # The time left is short: a tenth of it between two attempts, whatever the back-off says.
+        self._not_before = min(self._not_before, now + 0.1 * finish.timeout_seconds)
+
+    def _end(self) -> None:
+        self._hang_up()
+        self.phase = Phase.DONE
+
+    def _say(self, kind: str, message: str, level: int = logging.WARNING) -> None:
+        """Says each kind of thing once: a log full of one sentence helps nobody."""
+        if kind not in self._said:
+            self._said.add(kind)
+            _log.log(level, "%s", message)
