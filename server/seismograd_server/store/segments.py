@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
@@ -161,6 +161,10 @@ class SegmentRepository:
             if len(page) < _PAGE:
                 return
 
+    def last_id(self) -> int:
+        """The id of the newest segment of all; ids rise with every one that is stored. 0 = there is none."""
+        return self._connection.scalar(_SELECT_LAST) or 0
+
     def _load(self, handles: set[int]) -> None:
         for some in _chunked(handles - self._launches.keys()):
             for row in self._connection.execute(_SELECT_STREAMS, {"handles": some}):
@@ -225,6 +229,7 @@ class SegmentRepository:
             self._connection.execute(_UPDATE_STREAMS, rows)
 
 
+_SELECT_LAST = select(func.max(segments.c.segment_id))
 _INSERT_SEGMENTS = insert(segments)
 _SELECT_LAUNCHES = select(ranks.c.handle, ranks.c.launch_row).where(
     ranks.c.handle.in_(bindparam("handles", expanding=True))
