@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from seismograd_server.alerts.identity import alert_id, fingerprint
+from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy, acknowledge, advance, end_of_run, expire
+from seismograd_server.alerts.table import TABLE, Event, Stage, Voice
+from seismograd_server.model import (
+    Alert,
+    AlertState,
+    Evidence,
+    Finding,
+    Resolution,
+    Run,
+    RunKey,
+    RunState,
+    Severity,
+    Signature,
+    Transition,
+)
+
+NOW = 1_700_000_000.0
+MINUTE = 60.0
+HOUR = 3600.0
+
+RUN = Run(
+    run_id=7,
+    key=RunKey("mt", "lstm-7"),
+    state=RunState.RUNNING,
+    started_at=NOW - HOUR,
+    last_record_at=NOW,
+    ended_at=None,
+    failure_reason="",
+    config_json="",
+    tags={},
+    framework="",
+    strategy="",
+    attempts=1,
+    world_size=2,
+    last_step=100,
+    closed_steps=100,
+)
+FAILED = replace(RUN, state=RunState.FAILED, ended_at=NOW)
+
+
+def finding(
+    step: int,
+    severity: Severity = Severity.CRITICAL,
+    signature: Signature = Signature.RUNAWAY,
+    *,
+    scope: str = "",
+    value: float = 100.0,
+) -> Finding:
+    return Finding(
+        signature=signature,
+        severity=severity,
+        scope=scope,
+        step=step,
+        since_step=step - 3,
+        evidence=Evidence(value=value, baseline=1.0),
+        reason=f"the norm is {value:g}",
+    )
+
+
+class Alerts:
+    """The alerts of one run, as the store would keep them."""
+
+    def __init__(self, policy: LifecyclePolicy = DEFAULT_POLICY) -> None:
+        self.policy = policy
+        self.stored: dict[str, Alert] = {}
+
+    def give(self, *findings: Finding, now: float = NOW, run: Run = RUN) -> list[Transition]:
+        return self._keep(advance(self.open(), self.resolved(), findings, run, now, policy=self.policy))
+
+    def pass_time(self, now: float, run: Run = RUN) -> list[Transition]:
+        return self._keep(expire(self.open(), run, now, self.policy))
+
+    def end(self, now: float = NOW, run: Run = RUN) -> list[Transition]:
+        return self._keep(end_of_run(self.open(), run, now, self.policy))
+
+    def acknowledge(self, alert: Alert, now: float = NOW, run: Run = RUN) -> Transition | None:
+        transition = acknowledge(alert, "ada", run, now)
+        self._keep([] if transition is None else [transition])
+        return transition
+
+    def open(self) -> list[Alert]:
+        return [alert for alert in self.stored.values() if alert.state is not AlertState.RESOLVED]
+
+    def resolved(self) -> list[Alert]:
+        return [alert for alert in self.stored.values() if alert.state is AlertState.RESOLVED]
+
+    def _keep(self, transitions: Sequence[Transition]) -> list[Transition]:
+        self.stored |= {transition.alert.alert_id: transition.alert for transition in transitions}
+        return list(transitions)
+
+
+def causes(transitions: Sequence[Transition]) -> list[str]:
+    return [transition.cause for transition in transitions]
+
+
+def test_every_row_of_the_table_agrees_with_itself() -> None:
+    for stage, rows in TABLE.items():
+        for event, row in rows.items():
+            assert (row.resolution is not None) == (row.after is AlertState.RESOLVED), (stage, event)
+            # Only what has been told can be taken back, and only news is told.
+            assert (row.voice is Voice.REPLY) == (stage is Stage.FIRING and row.after is AlertState.RESOLVED)
+            if row.voice is Voice.ALOUD:
+                assert row.after is AlertState.FIRING, (stage, event)
+    assert {event for rows in TABLE.values() for event in rows} == set(Event) - {Event.EASED}
+
+
+def test_no_stage_leads_from_firing_back_to_pending() -> None:
+    assert all(row.after is not AlertState.PENDING for row in TABLE[Stage.FIRING].values())
+
+
+def test_a_critical_finding_fires_at_once_and_is_told() -> None:
+    (opened,) = Alerts(LifecyclePolicy(hold_seconds=60)).give(finding(40))
+    assert (opened.before, opened.cause, opened.at, opened.notify) == (None, "opened", NOW, True)
+    alert = opened.alert
+    assert (alert.state, alert.severity) == (AlertState.FIRING, Severity.CRITICAL)
+    assert (alert.since_step, alert.opened_step, alert.last_step) == (37, 40, 40)
+    assert (alert.opened_at, alert.updated_at, alert.resolved_at, alert.resolution) == (NOW, NOW, None, None)
+    assert alert.evidence == Evidence(value=100.0, baseline=1.0)
+    assert alert.key == RUN.key
+
+
+def test_a_warning_fires_at_once_unless_the_policy_asks_it_to_hold() -> None:
+    (opened,) = Alerts().give(finding(40, Severity.WARNING))
+    assert (opened.alert.state, opened.notify) == (AlertState.FIRING, True)
+
+
+def test_a_warning_that_must_hold_is_pending_until_it_has_held() -> None:
+    alerts = Alerts(LifecyclePolicy(hold_seconds=60))
+    (appeared,) = alerts.give(finding(40, Severity.WARNING))
+    assert (appeared.alert.state, appeared.cause, appeared.notify) == (AlertState.PENDING, "appeared", False)
+    assert alerts.pass_time(NOW + 59) == []
+    (held,) = alerts.pass_time(NOW + 60)
+    assert (held.alert.state, held.before, held.cause, held.notify) == (
+        AlertState.FIRING,
+        AlertState.PENDING,
+        "held",
+        True,
+    )
+
+
+def test_a_pending_alert_that_passes_is_never_told() -> None:
+    alerts = Alerts(LifecyclePolicy(hold_seconds=60))
+    alerts.give(finding(40, Severity.WARNING))
+    (passed,) = alerts.give(finding(44, Severity.NONE), now=NOW + 10)
+    assert (passed.cause, passed.notify, passed.alert.resolution) == ("passed", False, Resolution.RECOVERED)
+
+
+def test_a_pending_alert_that_becomes_critical_does_not_wait_any_longer() -> None:
+    alerts = Alerts(LifecyclePolicy(hold_seconds=60))
+    alerts.give(finding(40, Severity.WARNING))
+    (escalated,) = alerts.give(finding(42), now=NOW + 1)
+    assert (escalated.cause, escalated.notify, escalated.severity_before) == ("escalated", True, Severity.WARNING)
+    assert escalated.alert.state is AlertState.FIRING
+
+
+def test_a_second_finding_of_the_same_condition_opens_no_second_alert() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    (worsened,) = alerts.give(finding(45, value=900.0), now=NOW + 5)
+    assert worsened.alert.alert_id == opened.alert.alert_id
+    assert (worsened.cause, worsened.notify) == ("worsened", False)
+    assert (worsened.alert.evidence.value, worsened.alert.last_step, worsened.alert.opened_step) == (900.0, 45, 40)
+    assert worsened.alert.opened_at == NOW
+
+
+def test_the_same_condition_elsewhere_is_another_alert() -> None:
+    opened = Alerts().give(finding(40, scope="rank:0"), finding(40, scope="rank:1"))
+    assert causes(opened) == ["opened", "opened"]
+    assert len({transition.alert.fingerprint for transition in opened}) == 2
+
+
+def test_severity_rises_and_is_told_again() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40, Severity.WARNING))
+    (rose,) = alerts.give(finding(41))
+    assert (rose.cause, rose.notify) == ("escalated", True)
+    assert (rose.severity_before, rose.alert.severity) == (Severity.WARNING, Severity.CRITICAL)
+
+
+def test_severity_does_not_fall_while_the_alert_fires() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    assert alerts.give(finding(41, Severity.WARNING)) == []
+    assert alerts.open()[0].severity is Severity.CRITICAL
+
+
+def test_an_acknowledgement_of_a_warning_does_not_cover_what_becomes_critical() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40, Severity.WARNING))
+    alerts.acknowledge(opened.alert)
+    (rose,) = alerts.give(finding(41))
+    assert (rose.alert.acknowledged_by, rose.alert.acknowledged_at) == ("", None)
+
+
+def test_a_condition_that_is_over_resolves_its_alert_and_keeps_the_worst_evidence() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40, value=900.0))
+    (recovered,) = alerts.give(finding(60, Severity.NONE, value=1.1), now=NOW + 20)
+    assert (recovered.before, recovered.cause, recovered.notify) == (AlertState.FIRING, "recovered", True)
+    alert = recovered.alert
+    assert (alert.state, alert.resolution, alert.resolved_at) == (
+        AlertState.RESOLVED,
+        Resolution.RECOVERED,
+        NOW + 20,
+    )
+    assert (alert.evidence.value, alert.reason) == (900.0, "the norm is 900")
+    assert alert.severity is Severity.CRITICAL
+
+
+def test_the_end_of_a_condition_that_never_alerted_is_nothing() -> None:
+    assert Alerts().give(finding(60, Severity.NONE)) == []
+
+
+def test_what_comes_back_within_fifteen_minutes_is_the_same_alert() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    alerts.acknowledge(opened.alert)
+    alerts.give(finding(60, Severity.NONE))
+    (reopened,) = alerts.give(finding(80, Severity.WARNING), now=NOW + 15 * MINUTE)
+    assert (reopened.before, reopened.cause, reopened.notify) == (AlertState.RESOLVED, "reopened", True)
+    alert = reopened.alert
+    assert alert.alert_id == opened.alert.alert_id
+    assert (alert.state, alert.severity, alert.opened_step, alert.opened_at) == (
+        AlertState.FIRING,
+        Severity.WARNING,
+        40,
+        NOW,
+    )
+    assert (alert.resolved_at, alert.resolution, alert.acknowledged_by) == (None, None, "")
+
+
+def test_what_comes_back_later_is_another_alert() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    alerts.give(finding(60, Severity.NONE))
+    (again,) = alerts.give(finding(80), now=NOW + 15 * MINUTE + 1)
+    assert (again.before, again.cause) == (None, "opened")
+    assert again.alert.alert_id != opened.alert.alert_id
+    assert again.alert.fingerprint == opened.alert.fingerprint
+
+
+def test_a_resumed_run_that_explodes_at_the_same_step_reopens_its_alert_however_old() -> None:
+    alerts = Alerts()
+    (first,) = alerts.give(finding(40))
+    alerts.give(finding(60, Severity.NONE))
+    alerts.give(finding(80), now=NOW + HOUR)
+    alerts.give(finding(90, Severity.NONE), now=NOW + HOUR)
+    (again,) = alerts.give(finding(40), now=NOW + 3 * HOUR)
+    assert (again.cause, again.alert.alert_id) == ("reopened", first.alert.alert_id)
+
+
+def test_a_whole_episode_may_come_in_one_block() -> None:
+    transitions = Alerts().give(finding(40, Severity.WARNING), finding(42), finding(60, Severity.NONE), finding(70))
+    assert causes(transitions) == ["opened", "escalated", "recovered", "reopened"]
+
+
+def test_findings_after_a_rewind_are_applied_in_the_order_given() -> None:
+    transitions = Alerts().give(finding(90), finding(30, Severity.NONE))
+    assert causes(transitions) == ["opened", "recovered"]
+
+
+def test_the_same_finding_again_changes_nothing() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    assert alerts.give(finding(40), now=NOW + 1) == []
+
+
+@pytest.mark.parametrize("explosion", [Signature.RUNAWAY, Signature.NONFINITE])
+def test_a_critical_explosion_speaks_for_its_own_spike(explosion: Signature) -> None:
+    alerts = Alerts()
+    # The spike's detector looks first; at one step that must not matter.
+    spike, exploded = finding(40, Severity.WARNING, Signature.SPIKE), finding(40, signature=explosion)
+    transitions = {each.alert.signature: each for each in alerts.give(spike, exploded)}
+    assert transitions[explosion].notify
+    assert not transitions[Signature.SPIKE].notify
+    assert transitions[Signature.SPIKE].alert.inhibited_by == explosion.value
+    (ended,) = alerts.give(finding(50, Severity.NONE, Signature.SPIKE))
+    assert not ended.notify, "who has not heard of it must not hear that it is over"
+
+
+def test_a_spike_that_was_told_before_the_explosion_is_taken_back_aloud() -> None:
+    alerts = Alerts()
+    (spike,) = alerts.give(finding(40, Severity.WARNING, Signature.SPIKE))
+    alerts.give(finding(44))
+    (rose,) = alerts.give(finding(45, Severity.CRITICAL, Signature.SPIKE))
+    (ended,) = alerts.give(finding(50, Severity.NONE, Signature.SPIKE))
+    assert (spike.notify, rose.notify, ended.notify) == (True, False, True)
+
+
+def test_a_spike_that_grows_worse_after_the_explosion_is_heard() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40), finding(40, Severity.WARNING, Signature.SPIKE))
+    alerts.give(finding(50, Severity.NONE))
+    (rose,) = alerts.give(finding(55, Severity.CRITICAL, Signature.SPIKE))
+    assert (rose.notify, rose.alert.inhibited_by) == (True, "")
+
+
+def test_neither_a_warning_nor_another_signature_inhibits_or_is_inhibited() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40, Severity.WARNING))
+    (spike,) = alerts.give(finding(41, Severity.WARNING, Signature.SPIKE))
+    alerts.give(finding(42))
+    (vanishing,) = alerts.give(finding(43, Severity.WARNING, Signature.VANISHING))
+    assert spike.notify
+    assert vanishing.notify
+
+
+def test_a_run_that_ends_while_firing_stays_firing_for_a_day() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    assert alerts.end(NOW) == []
+    assert alerts.pass_time(NOW + 24 * HOUR - 1, FAILED) == []
+    (expired,) = alerts.pass_time(NOW + 24 * HOUR, FAILED)
+    assert (expired.cause, expired.alert.resolution, expired.notify) == ("expired", Resolution.EXPIRED, True)
+
+
+def test_an_acknowledgement_lays_the_alert_of_an_ended_run_to_rest() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    ended = alerts.acknowledge(opened.alert, NOW + 5, FAILED)
+    assert ended is not None
+    assert (ended.cause, ended.alert.resolution, ended.alert.acknowledged_by) == ("ended", Resolution.ENDED, "ada")
+
+
+def test_an_alert_that_was_acknowledged_goes_to_rest_with_its_run() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    seen = alerts.acknowledge(opened.alert, NOW + 5)
+    assert seen is not None
+    assert (seen.cause, seen.alert.state, seen.notify) == ("acknowledged", AlertState.FIRING, False)
+    assert alerts.acknowledge(seen.alert, NOW + 6) is None
+    (ended,) = alerts.end(NOW + 10)
+    assert (ended.cause, ended.alert.resolution) == ("ended", Resolution.ENDED)
+
+
+def test_what_is_pending_when_its_run_ends_is_never_told() -> None:
+    alerts = Alerts(LifecyclePolicy(hold_seconds=60))
+    alerts.give(finding(40, Severity.WARNING))
+    (ended,) = alerts.end(NOW + 1)
+    assert (ended.cause, ended.notify, ended.alert.resolution) == ("run ended", False, Resolution.ENDED)
+
+
+def test_a_lost_run_is_judged_by_its_last_record() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    lost = replace(RUN, state=RunState.LOST, last_record_at=NOW)
+    assert alerts.pass_time(NOW + 23 * HOUR, lost) == []
+    assert causes(alerts.pass_time(NOW + 24 * HOUR, lost)) == ["expired"]
+
+
+def test_a_resolved_alert_cannot_be_acknowledged() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    (recovered,) = alerts.give(finding(60, Severity.NONE))
+    assert alerts.acknowledge(recovered.alert) is None
+
+
+def test_ids_depend_on_nothing_but_what_the_alert_is_about() -> None:
+    assert alert_id(7, Signature.RUNAWAY, "", 40) == alert_id(7, Signature.RUNAWAY, "", 40)
+    others = {
+        alert_id(8, Signature.RUNAWAY, "", 40),
+        alert_id(7, Signature.SPIKE, "", 40),
+        alert_id(7, Signature.RUNAWAY, "rank:1", 40),
+        alert_id(7, Signature.RUNAWAY, "", 41),
+    }
+    assert alert_id(7, Signature.RUNAWAY, "", 40) not in others
+    assert len(others) == 4
+    assert fingerprint(RunKey("a", "b/c"), Signature.SPIKE, "") != fingerprint(RunKey("a/b", "c"), Signature.SPIKE, "")
+    assert fingerprint(RunKey("a\udc80", "b"), Signature.SPIKE, "")
