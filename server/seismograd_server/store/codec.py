@@ -123,8 +123,8 @@ def decode(data: bytes) -> StepBatch:
             tensors=tensors,
             data_ids=data_ids,
         )
-    except KeyError as error:
-        raise ValueError(f"stored batch lacks column {error}") from error
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"stored batch lacks something: {error}") from error
 
 
 def slice_batch(batch: StepBatch, start: int, stop: int) -> StepBatch:

@@ -271,7 +271,7 @@ alerts = Table(
     Column("fingerprint", Text, nullable=False),
     Column("acknowledged_by", Text, nullable=False),
     Column("acknowledged_at", Double),
-    Column("inhibited_by", Text, nullable=False, server_default=""),  # model.Alert.inhibited_by
+    Column("inhibited_by", Text, nullable=False),  # model.Alert.inhibited_by
     UniqueConstraint("run_id", "signature", "scope", "opened_step"),
     Index("ix_alerts_state", "state"),
     sqlite_autoincrement=True,

@@ -63,8 +63,11 @@ def reclaim(connection: Connection, max_bytes: int) -> int:
     """Return up to `max_bytes` of free pages to the file system; the number of bytes returned."""
     page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
     before = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-    # The pragma frees a page per row that is fetched, so that it must be read to its end.
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({max(1, max_bytes // page_bytes)})").fetchall()
+    # The pragma frees a page per row, and its rows have no columns: only the driver's own cursor reads it to its end.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA incremental_vacuum({max(1, max_bytes // page_bytes)})")
+    cursor.fetchall()
+    cursor.close()
     after = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     return int(before - after) * int(page_bytes)
 

@@ -280,7 +280,7 @@ def _alerts() -> None:
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.Column("acknowledged_by", sa.Text(), nullable=False),
         sa.Column("acknowledged_at", sa.Double(), nullable=True),
-        sa.Column("inhibited_by", sa.Text(), server_default="", nullable=False),
+        sa.Column("inhibited_by", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_alerts_run_id"),
         sa.PrimaryKeyConstraint("alert_row", name="pk_alerts"),
         sa.UniqueConstraint("alert_id", name="uq_alerts_alert_id"),
