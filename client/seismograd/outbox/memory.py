@@ -20,21 +20,12 @@ from seismograd.record import Nonfinite, StepRecord
 
 # What the Python objects of one record weigh besides its arrays: record, dict of scalars, numbers, array headers.
 _RECORD_OVERHEAD = 1536
-# Size of the first pending record, until one has been resolved: 150 tensors with two sampled columns.
-_FIRST_PENDING_SIZE = 4096
+# Size of the first records, until one has been looked at: 150 parameters with two sampled columns.
+_FIRST_SIZE = 4096
+# Three columns of float32: the gradient norms and two sampled ones.
+_BYTES_PER_PARAMETER = 12
 
 _Place = tuple[StreamName, int]
-
-
-class _Arrival:
-    """A record as it was offered, not yet looked at."""
-
-    __slots__ = ("anomalous", "record", "size")
-
-    def __init__(self, record: StepRecord | PendingRecord, size: int, anomalous: bool) -> None:
-        self.record = record
-        self.size = size
-        self.anomalous = anomalous
 
 
 class MemoryQueue:
@@ -45,14 +36,16 @@ class MemoryQueue:
         self._wake_after = wake_after
         # Re-entrant, because a signal handler of the user's may call into the monitor in the middle of an offer.
         self._lock = threading.RLock()
-        self._inbox: deque[_Arrival] = deque()
+        # Appending to a deque is atomic: the training thread takes the lock only when memory is full. A lock that the
+        # sender holds would cost it a switch of threads, which is a hundred times the work done here.
+        self._inbox: deque[StepRecord | PendingRecord] = deque()
+        self._typical_size = _FIRST_SIZE
         self._streams: dict[StreamName, StreamLog] = {}
         self._guards: dict[StreamName, AnomalyGuard] = {}
         self._ordinary: OrderedDict[_Place, Item] = OrderedDict()  # both in order of arrival, so oldest first
         self._anomalous: OrderedDict[_Place, Item] = OrderedDict()
-        self._bytes = 0
-        self._pending_size = _FIRST_PENDING_SIZE
-        self._offered = 0
+        self._bytes = 0  # of the items; the inbox is estimated
+        self._looked_at = 0  # records that have left the inbox
         self._delivered = 0
         self._dropped: Counter[str] = Counter()
         # Drops from the inbox, whose sequences show only when the next record of their stream arrives.
@@ -63,24 +56,21 @@ class MemoryQueue:
 
     # -------------------------------------------------------------------------------------- the training thread
 
+    def expect(self, parameters: int) -> None:
+        """How many parameters a record will cover: a first guess at its size."""
+        self._typical_size = max(_FIRST_SIZE, _RECORD_OVERHEAD + parameters * _BYTES_PER_PARAMETER)
+
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
-        if type(record) is StepRecord:
-            anomalous = record.nonfinite is not None
-            arrival = _Arrival(record, record_size(record), anomalous)
-        else:
-            anomalous = False
-            arrival = _Arrival(record, self._pending_size, False)
-        with self._lock:
-            self._offered += 1
-            self._inbox.append(arrival)
-            self._bytes += arrival.size
-            if self._bytes > self._limit:
+        self._inbox.append(record)
+        arrived = len(self._inbox)
+        if self._bytes + arrived * self._typical_size > self._limit:
+            with self._lock:
                 self._make_room()
-            return anomalous or len(self._inbox) == self._wake_after
+        return arrived == self._wake_after or _is_known_anomalous(record)
 
     def _make_room(self) -> None:
-        while self._bytes > self._limit:
+        while self._bytes + len(self._inbox) * self._typical_size > self._limit:
             if self._ordinary:
                 self._forget(self._ordinary.popitem(last=False))
             elif (index := self._oldest_ordinary_arrival()) is not None:
@@ -93,11 +83,14 @@ class MemoryQueue:
                 return
 
     def _oldest_ordinary_arrival(self) -> int | None:
-        return next((index for index, arrival in enumerate(self._inbox) if not arrival.anomalous), None)
+        return next((index for index, record in enumerate(self._inbox) if not _is_known_anomalous(record)), None)
 
     def _drop_arrival(self, index: int, reason: str) -> None:
-        self._bytes -= self._inbox[index].size
         del self._inbox[index]
+        self._looked_at += 1
+        self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
         self._dropped[reason] += 1
         self._holes[reason] += 1
 
@@ -114,49 +107,38 @@ class MemoryQueue:
     def absorb(self, now: float) -> bool:
         """Resolves what is ready, in order. True = something was resolved."""
         resolved = False
-        while True:
-            with self._lock:
-                arrival = self._inbox[0] if self._inbox else None
-            if arrival is None:
-                return resolved
+        while self._inbox:
+            arrival = self._inbox[0]
             try:
-                if type(arrival.record) is not StepRecord and not arrival.record.ready():  # type: ignore[union-attr]  # the other half of the union
-                    return resolved
+                ready = isinstance(arrival, StepRecord) or arrival.ready()
             except Exception:  # noqa: BLE001  # a broken device must not stop the records that did arrive
-                self._fail_arrival(arrival)
-                continue
+                ready = True  # resolve() fails too, and is accounted for
+            if not ready:
+                break
             with self._lock:
                 if not self._inbox or self._inbox[0] is not arrival:
                     continue  # dropped for want of room in the meantime
                 self._inbox.popleft()
+                self._looked_at += 1
             self._resolve(arrival, now)
             resolved = True
+        return resolved
 
-    def _fail_arrival(self, arrival: _Arrival) -> None:
-        with self._lock:
-            if self._inbox and self._inbox[0] is arrival:
-                self._drop_arrival(0, "encode_error")
-
-    def _resolve(self, arrival: _Arrival, now: float) -> None:
-        pending = arrival.record
+    def _resolve(self, arrival: StepRecord | PendingRecord, now: float) -> None:
         try:
-            record = normalise(pending if isinstance(pending, StepRecord) else pending.resolve())
+            record = normalise(arrival if isinstance(arrival, StepRecord) else arrival.resolve())
             stream = StreamName(record.kind, record.optimizer)
             anomalous = self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
             size = record_size(record)
         except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
             with self._lock:
-                self._bytes -= arrival.size
-                self._dropped["encode_error"] += 1
-                self._holes["encode_error"] += 1
+                self._lose("encode_error")
             return
         with self._lock:
-            self._bytes += size - arrival.size
-            if not isinstance(pending, StepRecord):
-                self._pending_size = size
+            # Slowly downwards: a sampled record is large, and the next one is never far.
+            self._typical_size = max(size, self._typical_size - self._typical_size // 16)
             self._insert(stream, record.sequence, Item(record, size, anomalous, now))
-            if self._bytes > self._limit:
-                self._make_room()
+            self._make_room()
 
     def _insert(self, stream: StreamName, sequence: int, item: Item) -> None:
         log = self._streams.get(stream)
@@ -164,12 +146,12 @@ class MemoryQueue:
             log = self._streams[stream] = StreamLog()
         if sequence < log.expected:
             # A sequence number that was used before: the first record keeps it.
-            self._bytes -= item.size
             self._dropped["encode_error"] += 1
             return
         if sequence > log.expected:
             self._declare_hole(log, sequence)
         log.items[sequence] = item
+        self._bytes += item.size
         log.expected = sequence + 1
         (self._anomalous if item.anomalous else self._ordinary)[stream, sequence] = item
         self._unsent_records += 1
@@ -311,7 +293,13 @@ class MemoryQueue:
             # Forgotten ones count: their ack may still come.
             forgotten = sum(end - first for log in self._streams.values() for first, end in log.forgotten)
             waiting = len(self._inbox) + len(self._ordinary) + len(self._anomalous) + forgotten
-            return QueueTotals(self._offered, self._delivered, add_up(self._dropped), waiting, self._bytes)
+            queued_bytes = self._bytes + len(self._inbox) * self._typical_size
+            offered = self._looked_at + len(self._inbox)
+            return QueueTotals(offered, self._delivered, add_up(self._dropped), waiting, queued_bytes)
+
+
+def _is_known_anomalous(record: StepRecord | PendingRecord) -> bool:
+    return type(record) is StepRecord and record.nonfinite is not None
 
 
 def record_size(record: StepRecord) -> int:

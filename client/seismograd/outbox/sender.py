@@ -80,6 +80,7 @@ class Sender:
             return
         for catalog in catalogs:
             self._extras.add(catalog)
+        self._queue.expect(max((len(catalog.parameters) for catalog in catalogs), default=0))
         self._shipper = Shipper(
             options=self._options,
             queue=self._queue,
@@ -227,7 +228,8 @@ class Sender:
 
     def _wait(self, delay: float) -> None:
         """Until something arrives or the delay is over; then makes all calls that are there."""
-        self._dozing = delay > POLL_SECONDS
+        # A turn that comes soon anyway is not worth a wake-up, which costs the training thread ten times its offer.
+        self._dozing = delay > 2 * POLL_SECONDS
         if self._dozing and self._queue.has_pending():
             # Offered between the last look and the flag: nobody will wake us for it.
             delay = POLL_SECONDS
