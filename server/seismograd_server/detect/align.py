@@ -203,6 +203,14 @@ class Aligner:
         self._frontier = max(self._frontier, limit)
         return _assemble(branch, steps, taken, self._world_size, ranks_present)
 
+    def holds(self, branch: int, steps: Int64, ranks_present: Bool) -> int:
+        """How many of the rows that `repeat` would take are here."""
+        return sum(
+            rows_in(piece.batch, piece.rank, branch, steps, ranks_present)
+            for pieces in self._pieces
+            for piece in pieces
+        )
+
     def _complete_up_to(self, now: float) -> Position:
         silent_since = now - self._patience.absent_after_seconds
         limit = _BEHIND_ALL
@@ -250,6 +258,13 @@ class Aligner:
             self._pieces[rank] = kept
         self._bytes -= sum(piece.size for piece in taken)
         return taken
+
+
+def rows_in(batch: StepBatch, rank: int, branch: int, steps: Int64, ranks_present: Bool) -> int:
+    """How many records of a rank's batch belong to a closing."""
+    if batch.branch != branch:
+        return 0
+    return int(np.count_nonzero(ranks_present[np.isin(steps, batch.steps, assume_unique=True), rank]))
 
 
 def _union_of_steps(pieces: list[_Piece]) -> Int64:

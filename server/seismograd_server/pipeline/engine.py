@@ -1,0 +1,206 @@
+"""One run as it goes: its optimizers, its ranks, its alerts, and whether it lives. In memory only; the spine stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
+from seismograd_server.detect.align import Patience
+from seismograd_server.detect.watch import Observation, WatchConfig
+from seismograd_server.model import (
+    Alert,
+    AlertState,
+    DetectorStatus,
+    Launch,
+    RecordKind,
+    Run,
+    RunState,
+    RunView,
+    Severity,
+    Signature,
+    StepBatch,
+    Tally,
+)
+from seismograd_server.pipeline.ranks import Sender
+from seismograd_server.pipeline.series import Closed, Series
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How the pipeline judges.
+
+    Attributes:
+        patience: how long a step waits for missing ranks.
+        lost_after_seconds: a run of which nothing has been heard for so long is lost.
+        checkpoint_seconds: between two stored states of the detectors: what a restart may have to replay.
+        chores_seconds: between two looks at what only time changes: aged alerts, ranks that were last seen.
+        view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
+        watch: what the detectors look for.
+        policy: how patient alerts are.
+    """
+
+    patience: Patience = field(default_factory=Patience)
+    lost_after_seconds: float = 60.0
+    checkpoint_seconds: float = 5.0
+    chores_seconds: float = 5.0
+    view_seconds: float = 900.0
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    policy: LifecyclePolicy = DEFAULT_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends."""
+
+    state: RunState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A closed block and what the detectors said of it."""
+
+    closed: Closed
+    observation: Observation
+
+
+@dataclass(slots=True)
+class RunEngine:
+    """The live state of one run. Every field is derived from the store and can be rebuilt from it."""
+
+    run: Run
+    launch: Launch
+    settings: PipelineSettings
+    heard_at: float
+    series: dict[int, Series] = field(default_factory=dict)  # by optimizer
+    opened: set[int] = field(default_factory=set)  # ranks of the launch
+    farewells: dict[int, tuple[str, str]] = field(default_factory=dict)  # rank -> (outcome, reason)
+    seen: dict[int, float] = field(default_factory=dict)  # handle -> when, since the last chores
+    open_alerts: list[Alert] = field(default_factory=list)  # as last read
+    chores_at: float = 0.0
+
+    @property
+    def run_id(self) -> int:
+        """The run's number."""
+        return self.run.run_id
+
+    @property
+    def tally(self) -> Tally:
+        """Of the first optimizer."""
+        return self.series[min(self.series)].tally if self.series else Tally()
+
+    def begin(self, launch: Launch, now: float) -> None:
+        """Go on with a newer launch; the same one again changes nothing."""
+        if launch.launch_row == self.launch.launch_row:
+            return
+        self.launch = launch
+        self.opened, self.farewells = set(), {}
+        for series in self.series.values():
+            series.begin(launch, now)
+
+    def know(self, sender: Sender, now: float) -> None:
+        """A rank has opened, again or for the first time."""
+        self.hear(sender, now)
+        if sender.rank.launch_row == self.launch.launch_row:
+            self.opened.add(sender.rank.rank)
+            for series in self.series.values():
+                series.know(sender)
+
+    def hear(self, sender: Sender, now: float) -> None:
+        """A rank is alive."""
+        self.heard_at = max(self.heard_at, now)
+        self.seen[sender.rank.handle] = now
+        if sender.rank.launch_row == self.launch.launch_row:
+            for series in self.series.values():
+                series.aligner.hear(sender.rank.rank, now)
+
+    def offer(self, sender: Sender, batch: StepBatch, now: float, segment: int) -> None:
+        """Take new, durable records. Details and records of earlier launches are stored, not judged."""
+        if batch.kind is not RecordKind.STEP or sender.rank.launch_row != self.launch.launch_row:
+            return
+        self.opened.add(sender.rank.rank)
+        self.series_of(batch.optimizer, now).offer(sender, batch, now, segment)
+
+    def settle(self, sender: Sender, optimizer: int) -> None:
+        """The watermark of a rank's stream may have moved."""
+        if sender.rank.launch_row != self.launch.launch_row or optimizer not in self.series:
+            return
+        for stream, intervals in sender.received.items():
+            if stream.optimizer == optimizer and stream.kind is RecordKind.STEP:
+                self.series[optimizer].aligner.settle(sender.rank.rank, intervals.watermark())
+
+    def say_farewell(self, sender: Sender) -> None:
+        """A rank has ended."""
+        if sender.rank.launch_row != self.launch.launch_row:
+            return
+        self.opened.add(sender.rank.rank)
+        self.farewells[sender.rank.rank] = (sender.rank.outcome, sender.rank.reason)
+        for series in self.series.values():
+            series.aligner.end(sender.rank.rank)
+
+    def series_of(self, optimizer: int, now: float) -> Series:
+        """The series of an optimizer, begun when it is new."""
+        found = self.series.get(optimizer)
+        if found is None:
+            found = self.series[optimizer] = Series(optimizer, self.settings.patience, self.settings.watch)
+            found.begin(self.launch, now)
+            for rank in self.farewells:
+                found.aligner.end(rank)
+        return found
+
+    def close(self, now: float, *, everything: bool) -> list[Judged]:
+        """Close what can be closed, and let the detectors look at it."""
+        return [
+            Judged(closed, series.observe(closed.block))
+            for series in self.series.values()
+            for closed in series.close(now, everything=everything)
+        ]
+
+    def ending(self, now: float) -> Ending | None:
+        """Whether, and how, the run is over now."""
+        if self.run.state is not RunState.RUNNING:
+            return None
+        failed = min((rank for rank, (outcome, _) in self.farewells.items() if outcome == "failed"), default=None)
+        if len(self.farewells) < self.launch.world_size:
+            if now - self.heard_at <= self.settings.lost_after_seconds:
+                return None
+            if failed is None and (not self.farewells or self.opened - self.farewells.keys()):
+                return Ending(RunState.LOST, f"no rank has been heard of for {self.settings.lost_after_seconds:g} s")
+        if failed is not None:
+            return Ending(RunState.FAILED, f"rank {failed}: {self.farewells[failed][1] or 'failed'}")
+        return Ending(RunState.FINISHED, "")
+
+    def end(self, ending: Ending, now: float) -> None:
+        """Take the ending in, once it is stored."""
+        self.run = replace(self.run, state=ending.state, ended_at=now, failure_reason=ending.reason)
+
+    def resume(self) -> None:
+        """The run goes on after all, once that is stored."""
+        self.run = replace(self.run, state=RunState.RUNNING, ended_at=None, failure_reason="")
+
+    def count_signatures(self, opened: Mapping[str, int]) -> None:
+        """Set how many alerts of each signature the run has opened so far."""
+        if self.series:
+            first = self.series[min(self.series)]
+            first.tally = replace(first.tally, signatures=dict(opened))
+
+    def may_leave(self, now: float) -> bool:
+        """Whether nothing of the run needs to be live any more."""
+        return (
+            self.run.state is not RunState.RUNNING
+            and not self.open_alerts
+            and now - max(self.run.ended_at or 0.0, self.heard_at) > self.settings.view_seconds
+            and not any(series.aligner.pending for series in self.series.values())
+        )
+
+    def view(self) -> RunView:
+        """The run as pages and metrics show it."""
+        active: dict[Signature, Severity] = {}
+        for alert in self.open_alerts:
+            if alert.state is AlertState.FIRING:
+                active[alert.signature] = max(alert.severity, active.get(alert.signature, Severity.NONE))
+        statuses: tuple[DetectorStatus, ...] = ()
+        if self.series:
+            statuses = self.series[min(self.series)].watch.statuses()
+        return RunView(self.run, self.tally, active, statuses)

@@ -1,0 +1,149 @@
+"""All live runs: which are in memory, which must be rebuilt from the store, and the picture of them for readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import structlog
+
+from seismograd_server.errors import NotFoundError, SeismogradError, StorageBusyError
+from seismograd_server.instruments import Instruments
+from seismograd_server.model import AlertState, RunView, Snapshot
+from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
+from seismograd_server.pipeline.ranks import RankBook
+from seismograd_server.pipeline.restoring import load_engine
+from seismograd_server.store.database import Database
+
+_log = structlog.get_logger(__name__)
+# A run whose judgement fails for a reason of its own (not the disk's) is tried so often before it is set aside.
+_TRIES = 3
+# Runs and alerts looked at when a server starts: more than anybody runs at once.
+_RECENT_RUNS = 200
+_OPEN_ALERTS = 10_000
+
+
+class Fleet:
+    """The engines by run. An engine is only ever a cache: throwing it away is always right, and costs a replay."""
+
+    def __init__(
+        self, database: Database, instruments: Instruments, settings: PipelineSettings, book: RankBook
+    ) -> None:
+        self._database = database
+        self._instruments = instruments
+        self._settings = settings
+        self._book = book
+        self._engines: dict[int, RunEngine] = {}
+        self._views: dict[int, RunView] = {}
+        self._stale: set[int] = set()
+        self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
+        self._snapshot = Snapshot(0.0)
+
+    def __iter__(self) -> Iterator[RunEngine]:
+        return iter(list(self._engines.values()))
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether some run has just failed, so that each is better judged alone."""
+        return any(tries < _TRIES for tries in self._failures.values())
+
+    def start(self, now: float) -> None:
+        """Take up every run that is live, that ended a moment ago, or whose alerts are open.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        with self._database.read() as transaction:
+            wanted = {run.run_id for run in transaction.runs.live()}
+            for state in (AlertState.FIRING, AlertState.PENDING):
+                wanted |= {alert.run_id for alert in transaction.alerts.list(state=state, limit=_OPEN_ALERTS)}
+            for run in transaction.runs.list(limit=_RECENT_RUNS):
+                if run.ended_at is not None and now - run.ended_at < self._settings.view_seconds:
+                    wanted.add(run.run_id)
+        for run_id in sorted(wanted):
+            self._load(run_id, now)
+        self.take_snapshot(now)
+
+    def get(self, run_id: int) -> RunEngine | None:
+        """A run that is in memory and sound."""
+        return None if run_id in self._stale else self._engines.get(run_id)
+
+    def fetch(self, run_id: int, now: float) -> RunEngine | None:
+        """A run, built from the store when it is not in memory; None while it cannot be built.
+
+        A process has just spoken for it: one that was set aside gets another chance.
+        """
+        if self.get(run_id) is None:
+            self._failures.pop(run_id, None)
+            self._load(run_id, now)
+        return self.get(run_id)
+
+    def distrust(self, run_id: int) -> None:
+        """What is in memory of a run is not what the store says: build it anew before it is judged again."""
+        self._stale.add(run_id)
+
+    def refresh(self, now: float) -> None:
+        """Build anew what is distrusted."""
+        for run_id in sorted(self._stale):
+            self._load(run_id, now)
+
+    def give_up(self, run_id: int, error: Exception) -> None:
+        """Distrust a run that could not be judged; after a few times in a row, set it aside till it is opened again."""
+        tries = self._failures[run_id] = self._failures.get(run_id, 0) + 1
+        self._stale.add(run_id)
+        if tries == _TRIES:
+            self._instruments.detector_failures.labels(signature="all").inc()
+        if tries <= _TRIES:
+            text = str(error) if isinstance(error, SeismogradError) else f"{type(error).__name__}: {error}"
+            _log.error("a run could not be judged", run_id=run_id, tries=tries, reason=text)
+
+    def show(self, engine: RunEngine) -> None:
+        """Show readers the run as it is now; it has been judged and stored."""
+        self._failures.pop(engine.run_id, None)
+        self._views[engine.run_id] = engine.view()
+
+    def dismiss(self, now: float) -> None:
+        """Let go of runs that are over and done with."""
+        for run_id in [run_id for run_id, engine in self._engines.items() if engine.may_leave(now)]:
+            self._forget(run_id)
+
+    def take_snapshot(self, now: float) -> None:
+        """Replace the picture that readers get."""
+        self._snapshot = Snapshot(now, tuple(self._views.values()))
+        waiting = (series.oldest_arrival for engine in self for series in engine.series.values())
+        oldest = min((arrival for arrival in waiting if arrival is not None), default=now)
+        self._instruments.detector_lag.labels(shard="0").set(max(0.0, now - oldest))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The last picture taken; from any thread."""
+        return self._snapshot
+
+    def _load(self, run_id: int, now: float) -> None:
+        self._engines.pop(run_id, None)
+        if self._failures.get(run_id, 0) >= _TRIES:
+            self._stale.discard(run_id)
+            return
+        try:
+            with self._database.read() as transaction:
+                engine = load_engine(transaction, run_id, self._settings, now)
+        except NotFoundError:  # deleted
+            self._forget(run_id)
+            return
+        except StorageBusyError as error:
+            self._stale.add(run_id)
+            self._instruments.storage_errors.labels(op="read").inc()
+            _log.warning("a run could not be read: trying again", run_id=run_id, reason=str(error))
+            return
+        except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
+            self.give_up(run_id, error)
+            return
+        self._stale.discard(run_id)
+        if engine is not None:
+            self._engines[run_id] = engine
+            self._views[run_id] = engine.view()
+
+    def _forget(self, run_id: int) -> None:
+        self._engines.pop(run_id, None)
+        self._views.pop(run_id, None)
+        self._stale.discard(run_id)
+        self._book.forget(run_id)

@@ -1,0 +1,91 @@
+"""The ranks that may send: a cache of what the store knows of each handle.
+
+Right for as long as this server is the only writer, which the store's epoch guarantees. It changes after a commit,
+never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from seismograd_server.model import Catalog, Health, Rank, StreamKey, Watermark
+from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.intervals import Intervals
+
+
+@dataclass(slots=True)
+class Sender:
+    """One rank: who it is, which catalogs it has sent, and which sequences of each of its streams are durable."""
+
+    rank: Rank
+    attempt: int
+    project: str
+    catalogs: dict[tuple[int, int], Catalog] = field(default_factory=dict)  # by (optimizer, version)
+    received: dict[StreamKey, Intervals] = field(default_factory=dict)
+    health: Health | None = None
+
+    def watermarks(self, streams: Iterable[StreamKey] | None = None) -> tuple[Watermark, ...]:
+        """How far the given streams (default: all) have come; what is accepted here is durable."""
+        found = []
+        for stream in self.received if streams is None else streams:
+            intervals = self.received.get(stream)
+            mark = intervals.watermark() if intervals is not None else 0
+            found.append(Watermark(stream, mark, mark))
+        return tuple(found)
+
+
+class RankBook:
+    """The senders by handle."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._senders: dict[int, Sender] = {}
+
+    def sender(self, handle: int) -> Sender:
+        """The rank behind a handle.
+
+        Raises:
+            UnknownRankError: it was never given, or its run has been deleted.
+            StorageError: it could not be looked up.
+        """
+        found = self._senders.get(handle)
+        if found is None:
+            with self._database.read() as transaction:
+                found = self._senders[handle] = read_sender(transaction, handle)
+        return found
+
+    def catalog(self, handle: int, optimizer: int, version: int) -> Catalog | None:
+        """A catalog of a rank, or None. Raises as `sender`."""
+        return self.sender(handle).catalogs.get((optimizer, version))
+
+    def keep(self, sender: Sender) -> None:
+        """Replace what is known of a rank."""
+        self._senders[sender.rank.handle] = sender
+
+    def of_run(self, run_id: int) -> list[Sender]:
+        """The senders of a run that are in the book."""
+        return [sender for sender in self._senders.values() if sender.rank.run_id == run_id]
+
+    def forget(self, run_id: int) -> None:
+        """Forget the ranks of a run, which may have been deleted."""
+        self._senders = {handle: each for handle, each in self._senders.items() if each.rank.run_id != run_id}
+
+
+def read_sender(transaction: Transaction, handle: int) -> Sender:
+    """Read everything about a rank. Raises UnknownRankError."""
+    rank = transaction.runs.rank(handle)
+    run = transaction.runs.by_id(rank.run_id)
+    sender = Sender(rank, transaction.runs.launch(rank.launch_row).attempt, run.key.project)
+    sender.received = transaction.segments.received([handle])
+    for optimizer in _optimizers(transaction, rank, sender.received):
+        for (owner, version), catalog in transaction.runs.catalogs(rank.launch_row, optimizer).items():
+            if owner == handle:
+                sender.catalogs[optimizer, version] = catalog
+    sender.health = next((each for each in transaction.runs.health(rank.run_id) if each.rank_handle == handle), None)
+    return sender
+
+
+def _optimizers(transaction: Transaction, rank: Rank, received: Iterable[StreamKey]) -> set[int]:
+    declared = {each.optimizer for each in transaction.runs.optimizers(rank.launch_row)}
+    return declared | {stream.optimizer for stream in received} | {0}

@@ -1,0 +1,142 @@
+"""The first transaction: records and what has been received of each stream, committed before any ack.
+
+Duplicates, overlaps and reorders are cut off against the stored intervals, so that whatever a client sends again
+changes nothing. Records that were refused or dropped count as received: a hole never stalls a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from seismograd_server.instruments import Instruments
+from seismograd_server.model import Catalog, DroppedRange, Health, StepBatch, StreamKey
+from seismograd_server.pipeline.arrivals import Arrival, Receipt
+from seismograd_server.pipeline.ranks import RankBook
+from seismograd_server.store.codec import slice_batch
+from seismograd_server.store.database import Transaction
+from seismograd_server.store.intervals import Intervals
+
+
+@dataclass(slots=True)
+class Intake:
+    """What a tick adds: built in a transaction, taken over by the book when that has been committed."""
+
+    now: float
+    batches: list[StepBatch] = field(default_factory=list)  # new records only
+    drops: list[DroppedRange] = field(default_factory=list)
+    received: dict[StreamKey, Intervals] = field(default_factory=dict)
+    catalogs: dict[tuple[int, int, int], Catalog] = field(default_factory=dict)  # by (handle, optimizer, version)
+    health: dict[int, Health] = field(default_factory=dict)
+    touched: list[set[StreamKey]] = field(default_factory=list)  # per arrival
+    duplicates: int = 0
+    rejected: int = 0
+
+
+def take_in(transaction: Transaction, book: RankBook, arrivals: Sequence[Arrival], now: float) -> Intake:
+    """Write a tick's arrivals; nothing outside the transaction changes.
+
+    Raises:
+        UnknownRankError, InvalidBatchError, StorageError: the transaction must be rolled back.
+    """
+    intake = Intake(now)
+    for arrival in arrivals:
+        for handle in arrival.handles:
+            book.sender(handle)  # raises for one that is not known (any more)
+        _take_catalogs(transaction, intake, arrival)
+        touched = {_trim(intake, book, batch) for batch in arrival.batches}
+        for drop in _drops(arrival, intake):
+            touched.add(drop.stream)
+            end = drop.first_sequence + drop.count
+            _intervals(intake, book, drop.stream).add(drop.first_sequence, end)
+            intake.drops.append(drop)
+        for checkpoint in arrival.checkpoints:
+            transaction.runs.save_checkpoint(checkpoint)
+        intake.health.update((health.rank_handle, health) for health in arrival.health)
+        intake.touched.append(touched)
+    if intake.batches:
+        transaction.segments.append(intake.batches, now)
+    if intake.drops:
+        transaction.segments.drop(intake.drops)
+    for health in intake.health.values():
+        transaction.runs.save_health(health)
+    return intake
+
+
+def commit_to_book(intake: Intake, book: RankBook, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    """Take over what has been committed, and answer each arrival."""
+    for (handle, optimizer, version), catalog in intake.catalogs.items():
+        book.sender(handle).catalogs[optimizer, version] = catalog
+    for stream, intervals in intake.received.items():
+        book.sender(stream.rank_handle).received[stream] = intervals
+    receipts = []
+    for arrival, touched in zip(arrivals, intake.touched, strict=True):
+        marks = [mark for stream in touched for mark in book.sender(stream.rank_handle).watermarks([stream])]
+        receipts.append(Receipt(tuple(marks), arrival.rejections))
+    return receipts
+
+
+def report_health(intake: Intake, book: RankBook, instruments: Instruments, spools: dict[int, tuple[str, int]]) -> None:
+    """Count what clients say they dropped: their totals only rise, so that the difference to the last one is new."""
+    for handle, health in intake.health.items():
+        sender = book.sender(handle)
+        before: Mapping[str, int] = sender.health.dropped_records if sender.health is not None else {}
+        for reason, total in health.dropped_records.items():
+            if total > before.get(reason, 0):
+                counter = instruments.client_dropped_records.labels(project=sender.project, reason=reason)
+                counter.inc(total - before.get(reason, 0))
+        sender.health = health
+        spools[handle] = (sender.project, health.spool_bytes)
+    for project in {book.sender(handle).project for handle in intake.health}:
+        spooled = sum(size for owner, size in spools.values() if owner == project)
+        instruments.client_spool_bytes.labels(project=project).set(spooled)
+
+
+def count(intake: Intake, instruments: Instruments, now: float) -> None:
+    """Tell the instruments what has become of the records."""
+    accepted = sum(batch.count for batch in intake.batches)
+    for result, number in (("accepted", accepted), ("duplicate", intake.duplicates), ("rejected", intake.rejected)):
+        if number:
+            instruments.ingest_records.labels(result=result).inc(number)
+    for batch in intake.batches:
+        instruments.ingest_record_delay.observe(max(0.0, now - float(batch.times[-1])))
+
+
+def _take_catalogs(transaction: Transaction, intake: Intake, arrival: Arrival) -> None:
+    for handle, catalog in arrival.catalogs:
+        key = (handle, catalog.optimizer, catalog.version)
+        if key not in intake.catalogs:
+            transaction.runs.save_catalog(handle, catalog)
+            intake.catalogs[key] = catalog
+
+
+def _trim(intake: Intake, book: RankBook, batch: StepBatch) -> StreamKey:
+    """Keep the records of a batch that have not been received."""
+    stream = StreamKey(batch.rank_handle, batch.optimizer, batch.kind)
+    intervals = _intervals(intake, book, stream)
+    missing = intervals.missing(batch.first_sequence, batch.end_sequence)
+    new = 0
+    for first, end in missing:
+        intake.batches.append(slice_batch(batch, first - batch.first_sequence, end - batch.first_sequence))
+        intervals.add(first, end)
+        new += end - first
+    intake.duplicates += batch.count - new
+    return stream
+
+
+def _drops(arrival: Arrival, intake: Intake) -> list[DroppedRange]:
+    """Declared drops, and rejected records, which count as dropped."""
+    drops = list(arrival.drops)
+    for rejection in arrival.rejections:
+        if rejection.count:
+            drops.append(DroppedRange(rejection.stream, rejection.first_sequence, rejection.count, "rejected"))
+            intake.rejected += rejection.count
+    return drops
+
+
+def _intervals(intake: Intake, book: RankBook, stream: StreamKey) -> Intervals:
+    found = intake.received.get(stream)
+    if found is None:
+        known = book.sender(stream.rank_handle).received.get(stream)
+        found = intake.received[stream] = known.copy() if known is not None else Intervals()
+    return found

@@ -1,0 +1,184 @@
+"""One optimizer of one run: its records are aligned, composed and watched here. In memory only; the spine stores."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+
+from seismograd_server.detect import tally as tallies
+from seismograd_server.detect.align import Aligner, Patience, Position
+from seismograd_server.detect.compose import Composer
+from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
+from seismograd_server.model import ClosedBlock, Launch, StepBatch, Tally
+from seismograd_server.pipeline.ranks import Sender
+
+_MAGIC = b"SGP1"
+_HEADER = struct.Struct("<4sI")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Closed:
+    """A block that has just been closed, and where it belongs."""
+
+    launch_row: int
+    optimizer: int
+    block: ClosedBlock
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What a checkpoint holds beside the detectors' own bytes.
+
+    Attributes:
+        attempt: the launch that was open; 0 = none yet.
+        frontier: the last position closed in it.
+        segment: everything that is stored in segments up to this one was closed or late.
+        versions: catalog versions in use, by rank.
+        tally: the run's gauges and counters.
+        watch: the detectors' state.
+    """
+
+    attempt: int
+    frontier: Position | None
+    segment: int
+    versions: dict[int, int]
+    tally: Tally
+    watch: bytes
+
+    def to_bytes(self) -> bytes:
+        """Serialise: a JSON header, then the detectors' bytes."""
+        header = {
+            "attempt": self.attempt,
+            "frontier": self.frontier,
+            "segment": self.segment,
+            "versions": list(self.versions.items()),
+            "tally": tallies.to_json(self.tally),
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        return _HEADER.pack(_MAGIC, len(text)) + text + self.watch
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SavedState:
+        """The inverse.
+
+        Raises:
+            ValueError: damaged, or of another version.
+        """
+        try:
+            magic, length = _HEADER.unpack_from(data)
+            if magic != _MAGIC:
+                raise ValueError(f"detector checkpoint begins with {magic!r}")
+            header = json.loads(data[_HEADER.size : _HEADER.size + length])
+            frontier = header["frontier"]
+            return cls(
+                attempt=int(header["attempt"]),
+                frontier=None if frontier is None else (int(frontier[0]), int(frontier[1])),
+                segment=int(header["segment"]),
+                versions={int(rank): int(version) for rank, version in header["versions"]},
+                tally=tallies.from_json(header["tally"]),
+                watch=data[_HEADER.size + length :],
+            )
+        except (struct.error, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"detector checkpoint is damaged: {error}") from error
+
+
+class Series:
+    """The closed steps of one optimizer, over all launches of the run, as they come to be."""
+
+    def __init__(self, optimizer: int, patience: Patience, config: WatchConfig) -> None:
+        self.optimizer = optimizer
+        self.watch = RunWatch(config)
+        self.tally = Tally()
+        self.ordinal = 0  # of the last block stored
+        self.saved_at: float | None = None  # when the last checkpoint was stored; None = never
+        self.attempt = 0
+        self._patience = patience
+        self._config = config
+        self._launch: Launch | None = None
+        self._aligner: Aligner | None = None
+        self._composer: Composer | None = None
+        self._ready: list[Closed] = []
+
+    @property
+    def aligner(self) -> Aligner:
+        """Of the launch that is open now."""
+        assert self._aligner is not None  # noqa: S101 (`begin` comes first; for the type checker)
+        return self._aligner
+
+    @property
+    def composer(self) -> Composer:
+        """Of the launch that is open now."""
+        assert self._composer is not None  # noqa: S101 (as above)
+        return self._composer
+
+    @property
+    def oldest_arrival(self) -> float | None:
+        """When the record that has waited longest for its step to close arrived."""
+        return self._aligner.oldest_arrival if self._aligner is not None else None
+
+    def begin(
+        self,
+        launch: Launch,
+        now: float,
+        frontier: Position | None = None,
+        versions: dict[int, int] | None = None,
+    ) -> None:
+        """Go on with a launch. What still waits of the one before is closed: its processes are gone."""
+        if self._aligner is not None:
+            self._ready += self._close(now, everything=True)
+        self._launch = launch
+        self.attempt = launch.attempt
+        self._aligner = Aligner(launch.world_size, self._patience, now=now, frontier=frontier)
+        self._composer = Composer(launch.world_size, launch.attempt, versions=dict(versions or {}))
+
+    def know(self, sender: Sender) -> None:
+        """Learn a rank's host and its catalogs."""
+        self.composer.hostnames[sender.rank.rank] = sender.rank.hostname
+        for (optimizer, version), catalog in sender.catalogs.items():
+            if optimizer == self.optimizer:
+                self.composer.catalogs[sender.rank.rank, version] = catalog
+
+    def offer(self, sender: Sender, batch: StepBatch, now: float, segment: int) -> None:
+        """Take new records of a rank of the open launch."""
+        if (sender.rank.rank, batch.catalog_version) not in self.composer.catalogs:
+            self.know(sender)
+        self.aligner.offer(sender.rank.rank, batch, now=now, segment=segment)
+
+    def close(self, now: float, *, everything: bool = False) -> list[Closed]:
+        """Give the blocks that close now, in order."""
+        ready, self._ready = self._ready, []
+        return ready + self._close(now, everything=everything)
+
+    def observe(self, block: ClosedBlock) -> Observation:
+        """Let the detectors look, and fold the block into the tally."""
+        observation = self.watch.observe(block)
+        self.tally = tallies.fold(self.tally, block, observation.baseline)
+        return observation
+
+    def restore(self, state: SavedState, ordinal: int) -> None:
+        """Go back to a checkpoint. Raises ValueError when it cannot be read."""
+        self.watch = RunWatch.from_bytes(state.watch, self._config)
+        self.tally, self.ordinal = state.tally, ordinal
+
+    def state(self, last_segment: int) -> SavedState:
+        """What a checkpoint must hold now; `last_segment` is the newest one that is stored."""
+        waiting = self._aligner.lowest_segment if self._aligner is not None else None
+        return SavedState(
+            attempt=self.attempt,
+            frontier=self._aligner.frontier if self._aligner is not None else None,
+            segment=last_segment if waiting is None else min(waiting, last_segment),
+            versions=dict(self._composer.versions) if self._composer is not None else {},
+            tally=self.tally,
+            watch=self.watch.to_bytes(),
+        )
+
+    def _close(self, now: float, *, everything: bool) -> list[Closed]:
+        if self._launch is None or self._aligner is None or self._composer is None:
+            return []
+        closings = self._aligner.close_all() if everything else self._aligner.close(now)
+        return [
+            Closed(self._launch.launch_row, self.optimizer, block)
+            for closing in closings
+            for block in self._composer.compose(closing)
+        ]

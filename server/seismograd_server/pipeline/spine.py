@@ -1,0 +1,262 @@
+"""The spine of the server. Read it first: every record goes through these two transactions, in this order.
+
+    open_rank                 a process says who it is
+    ingest  (transaction 1)   records + what has been received of each stream -> commit -> receipts (the acks)
+    detect  (transaction 2)   closed steps + alert transitions + outbox + progress + detector checkpoint -> commit
+
+Between the two lies nothing but memory: whatever is stored and not yet judged is found again after a restart
+(`restoring.py`), and judged as if nothing had happened. When transaction 2 fails, the runs concerned are thrown away in
+memory and rebuilt from the store: the same path as a restart, so that there is only one to get right.
+
+Everything here runs on one thread (the log's worker), except `snapshot`. Time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from seismograd_server.errors import NotFoundError, StorageBusyError, StorageError, StorageFencedError
+from seismograd_server.instruments import Instruments
+from seismograd_server.model import Catalog, RankIdentity, RunState, Snapshot, StepBatch, Transition
+from seismograd_server.pipeline.arrivals import Arrival, Notice, Opened, Receipt
+from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
+from seismograd_server.pipeline.fleet import Fleet
+from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, write
+from seismograd_server.pipeline.ranks import RankBook, Sender, read_sender
+from seismograd_server.pipeline.receiving import Intake, commit_to_book, count, report_health, take_in
+from seismograd_server.store.database import Database, Transaction
+
+FailurePoint = Callable[[str], None]
+"""Called with the name of a point in the spine; tests make it raise, or kill the process, to prove what survives."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """Stores what arrives, closes steps, judges them, and keeps the picture of all live runs."""
+
+    def __init__(
+        self,
+        database: Database,
+        instruments: Instruments,
+        settings: PipelineSettings,
+        entries_for: OutboxEntries = lambda transition, now: (),  # noqa: ARG005 (nobody is to be told)
+        failure_point: FailurePoint = lambda name: None,  # noqa: ARG005 (nothing fails)
+    ) -> None:
+        self._database = database
+        self._instruments = instruments
+        self._settings = settings
+        self._entries_for = entries_for
+        self._failure_point = failure_point
+        self._book = RankBook(database)
+        self._fleet = Fleet(database, instruments, settings, self._book)
+        self._notices: list[Notice] = []
+        self._spools: dict[int, tuple[str, int]] = {}
+
+    @property
+    def book(self) -> RankBook:
+        """The ranks that may send."""
+        return self._book
+
+    def start(self, now: float) -> None:
+        """Take up every run where the last server left it.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        self._fleet.start(now)
+
+    def stop(self, now: float) -> None:
+        """Judge what is left and store the detectors' state, so that the next start has nothing to replay."""
+        self.detect(now)
+        with self._database.begin() as transaction:
+            for engine in self._fleet:
+                save_states(transaction, engine, engine.series.keys(), now)
+
+    def snapshot(self) -> Snapshot:
+        """All live runs, at the moment of the last `detect`. From any thread."""
+        return self._fleet.snapshot
+
+    def take_notices(self) -> list[Notice]:
+        """Alerts that changed since the last call."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    # ---------------------------------------------------------------------------------------------- opening, closing
+
+    def open_rank(self, identity: RankIdentity, catalogs: Sequence[Catalog], now: float) -> Opened:
+        """Give a process its handle, and tell it what is durable already.
+
+        Raises:
+            RankTakenError, LaunchConflictError: what it says contradicts what is known.
+            InvalidBatchError: a catalog's version is known with other parameters.
+            StorageError: nothing has been changed.
+        """
+        with self._database.begin() as transaction:
+            opened = transaction.runs.open_rank(identity, now)
+            for catalog in catalogs:
+                transaction.runs.save_catalog(opened.rank.handle, catalog)
+            sender = read_sender(transaction, opened.rank.handle)
+        self.book.keep(sender)
+        engine = self._fleet.fetch(opened.run.run_id, now)
+        if engine is not None:
+            engine.run = opened.run
+            if opened.launch.attempt >= engine.launch.attempt:
+                engine.begin(opened.launch, now)
+            engine.know(sender, now)
+            self._fleet.show(engine)
+        return Opened(opened.rank.handle, opened.run.run_id, opened.launch.attempt, sender.watermarks())
+
+    def close_rank(self, handle: int, outcome: str, reason: str, now: float) -> Receipt:
+        """Note a rank's farewell. The run ends with the next `detect`, after its last steps have been judged.
+
+        Raises:
+            UnknownRankError: the handle was never given.
+            StorageError: nothing has been changed.
+        """
+        sender = self.book.sender(handle)
+        with self._database.begin() as transaction:
+            sender.rank = transaction.runs.close_rank(handle, outcome, reason, now)
+        engine = self._fleet.fetch(sender.rank.run_id, now)
+        if engine is not None:
+            engine.hear(sender, now)
+            engine.say_farewell(sender)
+        return Receipt(sender.watermarks(), ())
+
+    # ------------------------------------------------------------------------------------------------ transaction 1
+
+    def ingest(self, arrivals: Sequence[Arrival], now: float) -> list[Receipt]:
+        """Make what arrived durable, exactly once, and answer each arrival in order.
+
+        Raises:
+            UnknownRankError: a handle that was never given, or whose run has been deleted.
+            StorageError: nothing of these arrivals has been stored.
+        """
+        with self._instruments.storage_commit_duration.time(), self._database.begin() as transaction:
+            before = transaction.segments.last_id()
+            intake = take_in(transaction, self.book, arrivals, now)
+            revived = self._revive(transaction, intake)
+            self._failure_point("ingest.before_commit")
+        self._failure_point("ingest.after_commit")
+        receipts = commit_to_book(intake, self.book, arrivals)
+        count(intake, self._instruments, now)
+        report_health(intake, self.book, self._instruments, self._spools)
+        for engine in revived:
+            engine.resume()
+        self._hand_over(intake, before, now)
+        self.hear({handle for arrival in arrivals for handle in arrival.handles}, now)
+        return receipts
+
+    def hear(self, handles: Iterable[int], now: float) -> None:
+        """These ranks are alive: they sent something, or their streams are open."""
+        for handle in handles:
+            sender = self.book.sender(handle)
+            engine = self._fleet.get(sender.rank.run_id)
+            if engine is not None:
+                engine.hear(sender, now)
+
+    def _revive(self, transaction: Transaction, intake: Intake) -> list[RunEngine]:
+        """Records of a run that was over: it is running again until they are judged (also if we die before that)."""
+        revived = []
+        for run_id in {self.book.sender(batch.rank_handle).rank.run_id for batch in intake.batches}:
+            engine = self._fleet.get(run_id)
+            if engine is None or engine.run.state is not RunState.RUNNING:
+                transaction.runs.set_state(run_id, RunState.RUNNING, intake.now)
+                if engine is not None:
+                    revived.append(engine)
+        return revived
+
+    def _hand_over(self, intake: Intake, segment: int, now: float) -> None:
+        """Give new records to their runs. A run that is not in memory is built from the store, which has them."""
+        by_run: dict[int, list[tuple[Sender, StepBatch]]] = {}
+        for batch in intake.batches:
+            sender = self.book.sender(batch.rank_handle)
+            by_run.setdefault(sender.rank.run_id, []).append((sender, batch))
+        for run_id, batches in by_run.items():
+            engine = self._fleet.get(run_id)
+            if engine is None:
+                self._fleet.distrust(run_id)
+                continue
+            for sender, batch in batches:
+                engine.offer(sender, batch, now, segment)
+        for stream in intake.received:
+            sender = self.book.sender(stream.rank_handle)
+            engine = self._fleet.get(sender.rank.run_id)
+            if engine is not None:
+                engine.settle(sender, stream.optimizer)
+
+    # ------------------------------------------------------------------------------------------------ transaction 2
+
+    def detect(self, now: float) -> None:
+        """Close what can be closed, judge it, and store all that follows from it.
+
+        Raises:
+            StorageFencedError: this server has been replaced and must exit.
+            StorageError: the disk has failed for good.
+        """
+        self._fleet.refresh(now)
+        jobs = self._jobs(now)
+        for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
+            if together:
+                self._judge(together, now)
+        self._fleet.dismiss(now)
+        self._fleet.take_snapshot(now)
+
+    def _jobs(self, now: float) -> list[Job]:
+        jobs = []
+        for engine in self._fleet:
+            try:
+                ending = engine.ending(now)
+                judged = engine.close(now, everything=ending is not None)
+            except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
+                self._fleet.give_up(engine.run_id, error)
+                continue
+            chores = now - engine.chores_at >= self._settings.chores_seconds
+            if judged or ending is not None or chores:
+                jobs.append(Job(engine, judged, ending, chores))
+        return jobs
+
+    def _judge(self, jobs: Sequence[Job], now: float) -> None:
+        try:
+            with self._database.begin() as transaction:
+                for job in jobs:
+                    write(transaction, job, self._entries_for, now)
+                self._failure_point("detect.before_commit")
+        except StorageFencedError:
+            raise
+        except (StorageBusyError, NotFoundError) as error:  # the latter: a run has been deleted meanwhile
+            self._instruments.storage_errors.labels(op="detect").inc(isinstance(error, StorageError))
+            _log.warning("steps were closed but not stored: trying again", reason=str(error))
+            for job in jobs:
+                self._fleet.distrust(job.engine.run_id)
+        except Exception as error:  # noqa: BLE001 (as above)
+            self._instruments.storage_errors.labels(op="detect").inc(isinstance(error, StorageError))
+            for job in jobs:
+                self._fleet.give_up(job.engine.run_id, error)
+        else:
+            self._failure_point("detect.after_commit")
+            for job in jobs:
+                self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        """After the commit: notices for the jobs, counts for the instruments, the view for readers."""
+        engine = job.engine
+        self._notices += [
+            Notice(engine.run_id, each.alert, each.alert.last_step) for each in job.transitions if _is_news(each)
+        ]
+        if job.steps:
+            self._instruments.detector_evaluations.inc(job.steps)
+        for judged in job.judged:
+            for signature, why in judged.observation.failures:
+                self._instruments.detector_failures.labels(signature=signature.value).inc()
+                _log.error(
+                    "a detector failed and is quarantined", run=str(engine.run.key), signature=signature, why=why
+                )
+        self._fleet.show(engine)
+
+
+def _is_news(transition: Transition) -> bool:
+    """Whether a job may want to react: the state or the severity of an alert changed."""
+    return transition.before is not transition.alert.state or transition.severity_before != transition.alert.severity
