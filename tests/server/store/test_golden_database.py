@@ -1,0 +1,97 @@
+"""A database that the first version made is opened, brought up to date, and keeps what was in it.
+
+The file was written by `tests/golden/make_store_revision_1.py` and is never made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seismograd_server.model import (
+    Composition,
+    DroppedRange,
+    NonfiniteLayer,
+    Quantity,
+    RecordKind,
+    RunKey,
+    RunState,
+    StreamKey,
+)
+from seismograd_server.store.database import Database
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "store_revision_1.sqlite"
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Iterator[Database]:
+    path = tmp_path / "seismograd.db"
+    shutil.copyfile(GOLDEN, path)
+    with Database.open(f"sqlite:///{path}", owner="test") as database:
+        yield database
+
+
+def test_the_run_and_its_rank_are_there(golden: Database) -> None:
+    with golden.read() as transaction:
+        run = transaction.runs.get(RunKey("mt", "lstm"))
+        assert (run.state, run.started_at, run.tags) == (RunState.RUNNING, 1_700_000_000.0, {"team": "räum"})
+        assert (run.last_step, run.closed_steps, run.config_json) == (2, 3, '{"lr": 0.1}')
+        (launch,) = transaction.runs.launches(run.run_id)
+        (rank,) = transaction.runs.ranks(launch.launch_row)
+        assert (launch.launch_id, launch.world_size, rank.hostname, rank.process_id) == ("launch-1", 2, "node-1", 4711)
+        (optimizer,) = transaction.runs.optimizers(launch.launch_row)
+        assert optimizer.class_name == "torch.optim.sgd.SGD"
+        (catalog,) = transaction.runs.catalogs(launch.launch_row, 0).values()
+        weight = catalog.parameters[0]
+        assert (weight.name, weight.shape, weight.replication) == ("rnn.weight_hh_l0", (8, 2), 2)
+        assert weight.composition is Composition.SUM_OF_SQUARES
+        assert [each.path for each in transaction.runs.checkpoints(run.run_id)] == ["s3://bucket/1"]
+        assert [each.dropped_records for each in transaction.runs.health(run.run_id)] == [{"queue_full": 2}]
+
+
+def test_its_records_are_there_to_the_bit(golden: Database) -> None:
+    with golden.read() as transaction:
+        ((_, batch),) = transaction.segments.read(1, 0)
+        stream = StreamKey(1, 0, RecordKind.STEP)
+        assert list(transaction.segments.received([1])[stream]) == [(0, 5)]
+        assert transaction.segments.dropped([1]) == [DroppedRange(stream, 3, 2, "queue_full")]
+    assert batch.gradient_norms is not None
+    expected = np.array([[1.5, -0.0], [np.inf, 1e-45], [np.nan, 3e38]], np.float32)
+    assert batch.gradient_norms.tobytes() == expected.tobytes()
+    assert batch.digests is not None
+    assert batch.digests.tolist() == [1, 2, 2**64 - 1]
+    assert batch.nonfinite is not None
+    assert batch.nonfinite.negative_inf_counts.tolist() == [9]
+    assert np.isnan(batch.scalars[Quantity.LOSS].values).tolist() == [True]
+    assert batch.tensors[Quantity.UPDATE_NORM].values.tolist() == [[0.25]]
+    assert batch.data_ids == {2: "shard-é"}
+
+
+def test_its_closed_steps_and_detectors_are_there(golden: Database) -> None:
+    with golden.read() as transaction:
+        (chunk,) = transaction.steps.read(1, 0)
+        assert transaction.detectors.load(1, 0) == (chunk.ordinal, b"state")
+    np.testing.assert_array_equal(chunk.global_norm, [1.0, np.inf, np.nan])
+    assert chunk.ranks_present.tolist() == [[True, False], [True, True], [False, True]]
+    assert chunk.loss_known.tolist() == [True, True, False]
+    assert chunk.rank_norm[1].tolist() == [1.0, 2.0]
+    assert chunk.nonfinite_layers == (NonfiniteLayer(1, 0, 0, 7, 8, 9),)
+
+
+def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
+    with golden.read() as transaction:
+        (alert,) = transaction.alerts.open_for_run(1)
+        assert (alert.alert_id, alert.scope, alert.evidence.value) == ("alert-1", "layer:rnn", float("inf"))
+        assert [event.cause for event in transaction.alerts.history("alert-1")] == ["opened"]
+        assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
+
+
+def test_it_can_be_written_and_emptied(golden: Database) -> None:
+    with golden.begin() as transaction:
+        transaction.runs.delete(1)
+    with golden.read() as transaction:
+        assert transaction.runs.list() == []
