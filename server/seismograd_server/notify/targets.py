@@ -38,7 +38,7 @@ class TargetConfig:
     """
 
     kind: Literal["alertmanager", "webhook"]
-    url: str
+    url: str = field(repr=False)
     name: str = ""
     secret: str = field(default="", repr=False)
     bearer_token: str = field(default="", repr=False)
