@@ -9,25 +9,12 @@ from typing import Any
 
 import grpc
 
+from seismograd.channel import authorization, open_channel
 from seismograd.errors import OptionError
 from seismograd.options import Options
 from seismograd.outbox.retryinfo import retry_after
 from seismograd.outbox.transport import MAX_MESSAGE_BYTES, Stream, TransportError
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
-
-_CHANNEL_OPTIONS = (
-    # A dead peer is found within 40 seconds: half-open connections are what firewalls leave behind.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Retries are ours: gRPC's own see neither the queue nor RetryInfo, and end after five attempts.
-    ("grpc.enable_retries", 0),
-    # Each connection starts afresh; a shared pool would hand back a channel in the middle of its own back-off.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class GrpcTransport:
@@ -68,7 +55,7 @@ class GrpcTransport:
                 request_serializer=None,
                 response_deserializer=telemetry.StreamStepsResponse.FromString,
             )
-            stream.start(method(stream.frames(), metadata=self._metadata()))
+            stream.start(method(stream.frames(), metadata=authorization(self._options)))
         except Exception as error:  # noqa: BLE001  # translated: the sender must hear of it as of any other failure
             ended(translate(error))
         return stream
@@ -93,7 +80,7 @@ class GrpcTransport:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=parse,
             )
-            future = call.future(request, timeout=timeout_seconds, metadata=self._metadata())
+            future = call.future(request, timeout=timeout_seconds, metadata=authorization(self._options))
         except Exception as error:  # noqa: BLE001  # translated: see above
             done(translate(error))
             return
@@ -101,31 +88,8 @@ class GrpcTransport:
 
     def _connected(self) -> Any:
         if self._channel is None:
-            self._channel = open_channel(self._options)
+            self._channel = open_channel(self._options, MAX_MESSAGE_BYTES)
         return self._channel
-
-    def _metadata(self) -> list[tuple[str, str]]:
-        return authorization(self._options)
-
-
-def open_channel(options: Options) -> Any:
-    """A grpc.Channel to the server of the options. Raises OptionError when the certificate file cannot be read."""
-    target = options.address.target
-    if not options.tls:
-        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
-    authority = None
-    if options.ca_file is not None:
-        try:
-            authority = options.ca_file.read_bytes()
-        except OSError as error:
-            raise OptionError(f"ca_file: cannot read {str(options.ca_file)!r}: {error}") from error
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority), options=_CHANNEL_OPTIONS)
-
-
-def authorization(options: Options) -> list[tuple[str, str]]:
-    """The metadata that carries the token; Options refuses a token that would travel unencrypted."""
-    token = options.read_token()
-    return [] if token is None else [("authorization", f"Bearer {token}")]
 
 
 class _GrpcStream:

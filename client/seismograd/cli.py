@@ -1,0 +1,124 @@
+"""The program's entry: finds the server's commands where they are installed, and turns every failure into one line.
+
+Exit codes: 0 success, 1 failure, 2 usage; a command may return another number (`check` does).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from seismograd.options import debug_requested
+
+ENTRY_POINT_GROUP = "seismograd.commands"
+
+# What the server brings, so that its absence can be explained by name.
+SERVER_COMMANDS = frozenset(
+    {"serve", "demo", "runs", "alerts", "silence", "postmortem", "clip", "rules", "import", "export", "top", "doctor"}
+    | {"token", "db"}
+)
+
+
+class Program(click.Group):
+    """The commands of the client and, when it is installed, those of the server."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._found: dict[str, click.Command] | None = None
+        self._missing: str | None = None  # why the server's commands cannot be had
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *self._server_commands()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        return super().get_command(ctx, cmd_name) or self._server_commands().get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; fails with the nearest name, or with what has to be installed."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            if name in SERVER_COMMANDS and self._missing is not None:
+                raise click.ClickException(
+                    f'{name!r} needs the server ({self._missing}): pip install "seismograd[server]"'
+                )
+            known = {*self.list_commands(ctx), *(SERVER_COMMANDS if self._missing is not None else ())}
+            nearest = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else " `seismograd --help` lists the commands."
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def _server_commands(self) -> dict[str, click.Command]:
+        if self._found is None:
+            self._found = {}
+            self._missing = "it is not installed"
+            for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+                try:
+                    commands: Sequence[click.Command] = entry_point.load()
+                except ModuleNotFoundError as error:
+                    self._missing = f"{error.name} is not installed"
+                    continue
+                self._missing = None
+                self._found.update({command.name: command for command in commands if command.name})
+        return self._found
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="seismograd", prog_name="seismograd")
+def program() -> None:
+    """A seismograph for training runs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program and exits."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program. Returns the exit code; failures are one line on stderr, unless SEISMOGRAD_DEBUG=1."""
+    try:
+        result = program.main(arguments, prog_name="seismograd", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted")
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  # the last stop: nobody is shown a traceback that they did not ask for
+        if debug_requested():
+            traceback.print_exc()
+        return _fail(describe(error))
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return 1
+
+
+def describe(error: BaseException) -> str:
+    """One line for people. Errors of ours speak for themselves; of others, the type is part of the message."""
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif any(kind.__name__ == "SeismogradError" for kind in type(error).__mro__):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error} (SEISMOGRAD_DEBUG=1 shows where)"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()
