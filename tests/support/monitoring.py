@@ -43,10 +43,10 @@ class Prometheus:
 
 
 @pytest.fixture
-def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callable[[str], Alertmanager]:
-    """Call it with the URL of a webhook that is to hear of everything, at once."""
+def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callable[..., Alertmanager]:
+    """Call it with the URL of a webhook that is to hear of everything at once, and perhaps the URL to listen at."""
 
-    def start(webhook_url: str) -> Alertmanager:
+    def start(webhook_url: str, at: str = "") -> Alertmanager:
         program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
         directory = tmp_path / f"alertmanager-{free_port()}"
         directory.mkdir()
@@ -62,7 +62,7 @@ def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callabl
         }
         # JSON is YAML.
         (directory / "alertmanager.yml").write_text(json.dumps(config))
-        url = f"http://127.0.0.1:{free_port()}"
+        url = at or f"http://127.0.0.1:{free_port()}"
         process = start_process(
             "alertmanager",
             [
