@@ -1,0 +1,172 @@
+"""Clipping that tells the watches what it computes anyway: the drop-in, and torch's own functions under interception.
+
+    gradients --norms per tensor--> total --> coefficient --> gradients scaled
+                      |                             |
+               watch.before_clip             watch.after_clip
+
+Norms are taken before anything is scaled. What the caller gets, and what the gradients become, equals torch's to the
+last bit: the same kernels in the same order, or torch's own code wherever the case is unusual.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from seismograd.capture import registry
+from seismograd.capture.norms import TorchNorm, torch_norm
+from seismograd.capture.seats import Seat, has_expected_shape, original
+
+Tensors = Tensor | Iterable[Tensor]
+
+
+class _Depth(threading.local):
+    """Whether this thread is inside a clip that is already being listened to: nested hits count once."""
+
+    nested = False
+
+
+_depth = _Depth()
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    _depth.nested = True
+    try:
+        yield
+    finally:
+        _depth.nested = False
+
+
+def clip_grad_norm_(
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Drop-in for `torch.nn.utils.clip_grad_norm_`: the same result, and telemetry of the norms it computes.
+
+    Gradients are scaled in place so that their total norm is at most `max_norm`. Returns the total norm before that.
+    Raises what torch raises; without a watch it is torch's function.
+    """
+    with torch.no_grad():
+        return _clip_grad_norm(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+
+
+def _clip_grad_norm(
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    watches = () if _depth.nested else registry.watches()
+    torch_clip = original("clip_grad_norm_")
+    if not watches:
+        unwatched: Tensor = torch_clip(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+        return unwatched
+    everyone = _listed(parameters)
+    owners, gradients = _with_gradients(everyone)
+    if not gradients:
+        # torch has a warning for exhausted generators and an answer for no gradients.
+        nothing: Tensor = torch_clip(iter(everyone), max_norm, norm_type, error_if_nonfinite, foreach)
+        return nothing
+    euclidean = float(norm_type) == 2.0
+    measured = torch_norm(gradients, foreach) if euclidean else None
+    for watch in watches:
+        watch.before_clip(owners, gradients, None if measured is None else measured.norms)
+    if measured is None or (error_if_nonfinite and not bool(torch.isfinite(measured.total))):
+        with _listening():
+            total: Tensor = torch_clip(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
+    else:
+        total = _scale(measured, float(max_norm))
+    for watch in watches:
+        watch.after_clip(owners, float(max_norm) if euclidean else None, total if euclidean else None)
+    return total
+
+
+def _scale(measured: TorchNorm, max_norm: float) -> Tensor:
+    """The second half of torch's clip, as torch does it."""
+    coefficient = torch.clamp(max_norm / (measured.total + 1e-6), max=1.0)
+    for device, gradients in measured.groups:
+        torch._foreach_mul_(gradients, coefficient.to(device))
+    return measured.total
+
+
+def _get_total_norm(
+    tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
+) -> Tensor:
+    watches = () if _depth.nested else registry.watches()
+    torch_total = original("_get_total_norm")
+    if not watches:
+        unwatched: Tensor = torch_total(tensors, norm_type, error_if_nonfinite, foreach)
+        return unwatched
+    gradients = _listed(tensors)
+    measured = torch_norm(gradients, foreach) if float(norm_type) == 2.0 and gradients else None
+    for watch in watches:
+        watch.gradients_measured(gradients, None if measured is None else measured.norms)
+    if measured is not None and not error_if_nonfinite:
+        return measured.total
+    total: Tensor = torch_total(gradients, norm_type, error_if_nonfinite, foreach)
+    return total
+
+
+def _clip_grads_with_norm(
+    parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    everyone = _listed(parameters)
+    watches = () if _depth.nested else registry.watches()
+    owners, gradients = _with_gradients(everyone) if watches else ([], [])
+    for watch in watches:
+        watch.before_clip(owners, gradients, None)
+    original("_clip_grads_with_norm_")(everyone, max_norm, total_norm, foreach)
+    for watch in watches:
+        # A total that is no plain tensor (DTensor) may need a collective before anyone can read it.
+        watch.after_clip(owners, float(max_norm), total_norm if type(total_norm) is Tensor else None)
+
+
+def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
+    everyone = _listed(parameters)
+    watches = () if _depth.nested else registry.watches()
+    owners, gradients = _with_gradients(everyone) if watches else ([], [])
+    for watch in watches:
+        watch.before_clip(owners, gradients, None)
+    original("clip_grad_value_")(everyone, clip_value, foreach)
+    for watch in watches:
+        watch.after_clip(owners, None, None)
+
+
+def _listed(tensors: Tensors) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _with_gradients(parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that have a gradient, and their gradients."""
+    gradients = [parameter.grad for parameter in parameters]
+    if type(None) in set(map(type, gradients)):
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
+    return parameters, gradients  # type: ignore[return-value]  # none is None any more
+
+
+class ClipInterception:
+    """torch's own clip functions tell the watches, from construction to `restore()`."""
+
+    def __init__(self) -> None:
+        replacements = {
+            "clip_grad_norm_": _clip_grad_norm,
+            "_get_total_norm": _get_total_norm,
+            "_clip_grads_with_norm_": _clip_grads_with_norm,
+            "clip_grad_value_": _clip_grad_value,
+        }
+        self._seats = [Seat(name, function) for name, function in replacements.items() if has_expected_shape(name)]
+
+    def restore(self) -> None:
+        """torch is as it was."""
+        for seat in self._seats:
+            seat.restore()

@@ -1,0 +1,40 @@
+"""What data a step saw, in words short enough to travel with every record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+# Enough sample indexes to find the batch again; token ids of a whole batch would be the data itself.
+_MOST_IDS = 256
+
+
+def identify_data(batch: object) -> str | Tensor | None:
+    """Text as it is, indexes one by one, other tensors by shape. A device tensor stays one until it has travelled."""
+    if batch is None or isinstance(batch, str):
+        return batch
+    if isinstance(batch, Tensor):
+        return _identify_tensor(batch)
+    if isinstance(batch, Mapping):
+        return " ".join(f"{key}={_short(value)}" for key, value in list(batch.items())[:_MOST_IDS])
+    if isinstance(batch, Iterable):
+        return " ".join(_short(value) for value, _ in zip(batch, range(_MOST_IDS), strict=False))
+    return str(batch)
+
+
+def _identify_tensor(batch: Tensor) -> str | Tensor:
+    if batch.dim() > 1 or batch.is_floating_point() or batch.is_complex():
+        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
+    ids = batch.detach().reshape(-1)[:_MOST_IDS]
+    if ids.device.type == "cpu":
+        return " ".join(map(str, ids.tolist()))
+    return ids.to(torch.int64, copy=True)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        found = _identify_tensor(value)
+        return found if isinstance(found, str) else f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return str(value)

@@ -1,0 +1,142 @@
+"""The columns of one optimizer: which parameters are captured, in which order, and what is said about each."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seismograd.capture.norms import accumulation
+from seismograd.capture.placement import Placement, is_sharded
+from seismograd.record import Catalog, Composition, Parameter
+
+UNKNOWN_DEPTH = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the model says about one parameter."""
+
+    name: str
+    module_type: str
+    depth: int  # rank of the owning module in forward order, 0 = nearest the input
+
+
+def describe(model: nn.Module | None, forward_order: Mapping[int, int]) -> dict[int, Description]:
+    """Descriptions by `id(parameter)`; a tied parameter is described once, under its first name.
+
+    `forward_order` gives the place of modules, by id, in the first forward pass. Modules that it does not know (used
+    without being called, like the projection inside attention) stand behind their predecessor in registration order.
+    """
+    if model is None:
+        return {}
+    owners: list[tuple[tuple[int, int], str, nn.Module]] = []
+    place = -1
+    for ordinal, (prefix, module) in enumerate(unwrap(model).named_modules()):
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        place = forward_order.get(id(module), place)
+        owners.append(((place, ordinal), prefix, module))
+    found: dict[int, Description] = {}
+    depths = {id(module): depth for depth, (_, _, module) in enumerate(sorted(owners, key=operator.itemgetter(0)))}
+    for _, prefix, module in owners:
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in found:
+                whole = plain_name(f"{prefix}.{name}" if prefix else name)
+                found[id(parameter)] = Description(whole, type(module).__name__, depths[id(module)])
+    return found
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's model inside DDP, DataParallel and torch.compile, so that names are the same everywhere."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without the marks of wrappers inside the model."""
+    return name.replace("_orig_mod.", "")
+
+
+class Layout:
+    """The captured parameters of one optimizer; a column each.
+
+    Parameters that are frozen when the layout is made have no column; one that receives a gradient later makes the
+    layout `outgrown`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        everything = list({id(p): p for group in optimizer.param_groups for p in group["params"]}.values())
+        self.group_sizes = group_sizes(optimizer)
+        self.parameters: list[Tensor] = [parameter for parameter in everything if parameter.requires_grad]
+        self.frozen: list[Tensor] = [parameter for parameter in everything if not parameter.requires_grad]
+        self.column_of = {id(parameter): column for column, parameter in enumerate(self.parameters)}
+        self.sharded = any(is_sharded(parameter) for parameter in self.parameters)
+        kinds = {(parameter.device, parameter.dtype) for parameter in self.parameters}
+        # One list for one call of `_foreach_norm`; what makes it fail later (a sparse gradient) sets it to False.
+        self.uniform = len(kinds) == 1 and not self.sharded
+        device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
+        self.device = device
+        self.accumulation = accumulation(dtype, device)
+
+    def __len__(self) -> int:
+        """Number of columns, t."""
+        return len(self.parameters)
+
+    def outgrown(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer has other parameters now, or a frozen one has thawed."""
+        if group_sizes(optimizer) != self.group_sizes:
+            return True
+        return any(parameter.grad is not None for parameter in self.frozen)
+
+    def is_exactly(self, parameters: list[Tensor]) -> bool:
+        """Whether the parameters are all columns in order."""
+        return len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
+
+    def catalog(
+        self, optimizer: int, version: int, placement: Placement, descriptions: Mapping[int, Description]
+    ) -> Catalog:
+        """The columns in words, for the server."""
+        return Catalog(
+            optimizer,
+            version,
+            tuple(
+                _parameter(parameter, descriptions.get(id(parameter)) or _nameless(optimizer, column), placement)
+                for column, parameter in enumerate(self.parameters)
+            ),
+        )
+
+
+def group_sizes(optimizer: torch.optim.Optimizer) -> list[int]:
+    """Number of parameters in each group: changes when somebody adds some."""
+    return [len(group["params"]) for group in optimizer.param_groups]
+
+
+def _nameless(optimizer: int, column: int) -> Description:
+    """A parameter that the optimizer has and the model has not."""
+    return Description(f"optimizer{optimizer}.parameter{column}", "", UNKNOWN_DEPTH)
+
+
+def _parameter(parameter: Tensor, description: Description, placement: Placement) -> Parameter:
+    local = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[operator]  # a DTensor has it
+    return Parameter(
+        name=description.name,
+        shape=tuple(parameter.shape),
+        numel=parameter.numel(),
+        local_numel=local.numel(),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        module_type=description.module_type,
+        depth=description.depth,
+        replica_index=placement.replica_index,
+        replication=placement.replication,
+        # The pieces of a sharded parameter are not told apart yet: better stored as inexact than added up wrongly.
+        composition=Composition.PARTIAL if is_sharded(parameter) else Composition.SUM_OF_SQUARES,
+    )

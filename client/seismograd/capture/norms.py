@@ -1,0 +1,146 @@
+"""Norms of gradients as torch computes them, and the closer look that a norm of zero, Inf or NaN asks for.
+
+Pure functions over tensors; nothing here synchronises a device but `census`, which is for host tensors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _foreach_utils
+
+# Squares of half-precision elements leave the type at once, so their norms are taken in float32; a float32 norm of
+# float64 elements would round for nothing.
+_ACCUMULATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_NATIVE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
+
+
+class Census(NamedTuple):
+    """What one gradient holds: the norm of its finite elements, and how many elements are not finite, by kind."""
+
+    norm: float
+    nan: int
+    positive_inf: int
+    negative_inf: int
+
+    @property
+    def nonfinite(self) -> int:
+        """Number of elements that are not finite."""
+        return self.nan + self.positive_inf + self.negative_inf
+
+
+class TorchNorm(NamedTuple):
+    """What torch's clipping computes, and the per-tensor norms that it throws away."""
+
+    total: Tensor  # to the last bit what `torch.nn.utils.get_total_norm` gives
+    norms: Tensor | None  # [k] in the order of the gradients; None = too coarse for telemetry (float16), measure again
+    groups: list[tuple[torch.device, list[Tensor]]]  # the gradients by device and type, as torch groups them
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The elements that this rank holds as an ordinary tensor: values of a sparse gradient, shard of a DTensor."""
+    to_local = getattr(gradient, "to_local", None)
+    if to_local is not None:
+        gradient = to_local()
+    if gradient.layout is not torch.strided:
+        gradient = gradient.coalesce().values()
+    return gradient.detach()
+
+
+def stacked_norms(gradients: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
+    """L2 norms, float[k], of plain tensors on one device; `dtype` None accumulates in the gradients' own type."""
+    return torch.stack(torch._foreach_norm(gradients, 2.0, dtype=dtype))  # type: ignore[arg-type]  # Sequence is enough
+
+
+def accumulation(dtype: torch.dtype, device: torch.device) -> torch.dtype | None:
+    """In which type norms of such gradients are to be accumulated; None = in their own.
+
+    On an accelerator nothing can be rescued afterwards without a synchronisation. float64 costs nothing there, since
+    reading the gradients is what takes the time, and neither 1e20 nor 1e-25 leaves it.
+    """
+    if device.type == "cuda" and not dtype.is_complex:
+        return torch.float64
+    return _ACCUMULATE.get(dtype)
+
+
+def norm_of(gradient: Tensor) -> Tensor:
+    """The norm of any gradient, as a tensor without dimensions on the gradient's device."""
+    values = dense(gradient)
+    if values.numel() == 0:
+        return torch.zeros((), device=values.device)
+    if values.dtype not in _NATIVE and values.dtype not in _ACCUMULATE:
+        values = values.to(torch.float32)
+    return torch.linalg.vector_norm(values, 2.0, dtype=accumulation(values.dtype, values.device))
+
+
+def torch_norm(gradients: list[Tensor], foreach: bool | None) -> TorchNorm | None:
+    """The total L2 norm, computed exactly as torch does; None where torch had better do it by itself.
+
+    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`.
+    """
+    if foreach is False or set(map(type, gradients)) != {Tensor}:
+        return None
+    grouped = _foreach_utils._group_tensors_by_device_and_dtype([gradients])  # type: ignore[list-item]  # none is None
+    if not all(_foreach_utils._device_has_foreach_support(device) for device, _ in grouped):
+        return None
+    groups: list[tuple[torch.device, list[Tensor]]] = [
+        (device, tensors)  # type: ignore[misc]  # none is None
+        for (device, _), ([tensors], _) in grouped.items()
+    ]
+    if len(groups) > 1:
+        return TorchNorm(_total_of_groups(groups, gradients[0].device), None, groups)
+    (_, dtype) = next(iter(grouped))
+    if dtype is torch.bfloat16:
+        # Rounding a float32 norm gives the bits that torch gets in bfloat16; for float16 that is not so.
+        norms = stacked_norms(gradients, torch.float32)
+        return TorchNorm(torch.linalg.vector_norm(norms.to(dtype), 2.0), norms, groups)
+    norms = stacked_norms(gradients, None)
+    total = torch.linalg.vector_norm(norms, 2.0)
+    return TorchNorm(total, norms if dtype in _NATIVE else None, groups)
+
+
+def _total_of_groups(groups: list[tuple[torch.device, list[Tensor]]], device: torch.device) -> Tensor:
+    norms = [norm for _, tensors in groups for norm in torch._foreach_norm(tensors, 2.0)]
+    return torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]), 2.0)
+
+
+def census(gradient: Tensor) -> Census:
+    """Norm of the finite elements in float64, and counts of the others. Reads the result: for host tensors."""
+    values = dense(gradient)
+    if values.numel() == 0:
+        return Census(0.0, 0, 0, 0)
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    norm = float(torch.linalg.vector_norm(values.to(torch.float64)))
+    if 0.0 < norm < float("inf"):
+        return Census(norm, 0, 0, 0)
+    nan = int(torch.isnan(values).sum())
+    positive, negative = int(torch.isposinf(values).sum()), int(torch.isneginf(values).sum())
+    finite = torch.where(torch.isfinite(values), values, torch.zeros_like(values)).to(torch.float64)
+    return Census(_scaled_norm(finite), nan, positive, negative)
+
+
+def device_census(gradients: Sequence[Tensor]) -> Tensor:
+    """The same as `census` for several gradients, left on their device: float64[k, 4], columns as in Census."""
+    rows = []
+    for gradient in gradients:
+        values = dense(gradient)
+        if values.is_complex():
+            values = torch.view_as_real(values)
+        finite = torch.where(torch.isfinite(values), values, torch.zeros_like(values))
+        norm = torch.linalg.vector_norm(finite.to(torch.float64))
+        counts = [test(values).sum() for test in (torch.isnan, torch.isposinf, torch.isneginf)]
+        rows.append(torch.stack([norm, *(count.to(torch.float64) for count in counts)]))
+    return torch.stack(rows)
+
+
+def _scaled_norm(values: Tensor) -> float:
+    """A norm whose squares leave even float64 (elements of 1e200) is taken after division by the largest element."""
+    norm = float(torch.linalg.vector_norm(values))
+    largest = float(values.abs().max())
+    if 0.0 < norm < float("inf") or largest == 0.0:
+        return norm
+    return largest * float(torch.linalg.vector_norm(values / largest))

@@ -1,0 +1,272 @@
+"""A step as the training thread leaves it: numbers still on their way, arithmetic still to be done by the sender."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from seismograd.capture.harvest import Part
+from seismograd.capture.readback import Array, Readback, Transfer
+from seismograd.capture.suspicion import Suspicion
+from seismograd.record import (
+    Float32,
+    Float64,
+    Nonfinite,
+    NormSource,
+    Quantity,
+    RecordFlag,
+    RecordKind,
+    StepRecord,
+    digest_of,
+)
+
+_LARGEST = float(np.finfo(np.float32).max)
+# As much of the data's identity as the wire takes (4,096 bytes), counted in characters of at most 4 bytes.
+_DATA_CHARACTERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What identifies a record."""
+
+    optimizer: int
+    branch: int
+    sequence: int
+    step: int
+    time_unix_seconds: float
+    catalog_version: int
+    columns: int  # t
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A step in the making, on the training thread."""
+
+    parts: list[Part]
+    source: NormSource
+    flags: RecordFlag
+    time_unix_seconds: float
+    scalars: dict[Quantity, float] = field(default_factory=dict)
+    tensors: dict[Quantity, tuple[list[int] | None, Tensor]] = field(default_factory=dict)  # columns, values
+    device_scalars: dict[Quantity, Tensor] = field(default_factory=dict)
+    gradient_scale: Tensor | float | None = None  # the gradients measured are this many times too large
+    found_inf: Tensor | None = None  # the loss scaler's verdict, where the optimizer itself decides (fused)
+    local_norms: Tensor | None = None  # of the gradients before the all-reduce, as scaled as the loss
+    local_scale: Tensor | float | None = None
+    data: str | Tensor | None = None
+    logged: bool = False
+    ships_rows: bool = True
+    replica: bool = False
+
+
+class PendingStep:
+    """Implements the sender's PendingRecord."""
+
+    def __init__(
+        self,
+        heading: Heading,
+        draft: Draft,
+        transfers: Sequence[tuple[Sequence[object], Transfer]],
+        suspicion: Suspicion,
+    ) -> None:
+        self._heading = heading
+        self._draft = draft
+        self._transfers = transfers
+        self._suspicion = suspicion
+
+    def ready(self) -> bool:
+        """Whether every number has arrived; never blocks."""
+        return all(transfer.ready() for _, transfer in self._transfers)
+
+    def is_alarming(self) -> bool:
+        """Whether the host knows already that something is not finite."""
+        loss = self._draft.scalars.get(Quantity.LOSS, 0.0)
+        return not math.isfinite(loss) or any(
+            entry.nonfinite for part in self._draft.parts for entry in part.censuses.values()
+        )
+
+    def resolve(self) -> StepRecord:
+        """The record, finished. On a device that failed, what has not arrived is recorded as not known."""
+        arrived: dict[object, Array | None] = {}
+        for names, transfer in self._transfers:
+            arrived.update(zip(names, transfer.arrays(), strict=True))
+        draft, heading = self._draft, self._heading
+        composed = _compose(draft, heading.columns, arrived)
+        self._suspicion.observe(composed.unexplained, composed.true_zeros, calm=not composed.found)
+        row, flags = composed.row, draft.flags | composed.flags
+        scale = _number(arrived, "gradient_scale", draft.gradient_scale)
+        if scale is not None and scale > 0.0:
+            row = row / scale
+        scalars = dict(draft.scalars)
+        for quantity in draft.device_scalars:
+            if (value := arrived.get(quantity)) is not None:
+                scalars[quantity] = float(value[0])
+        _add_local_norm(scalars, arrived, draft)
+        source = draft.source
+        if (_number(arrived, "found_inf", None) or 0.0) != 0.0:
+            flags |= RecordFlag.SKIPPED_BY_SCALER
+            source = NormSource.SCALER_SKIP
+        _add_coefficient(scalars)
+        if scalars.get(Quantity.CLIP_COEFFICIENT, 1.0) < 1.0:
+            flags |= RecordFlag.CLIPPED
+        narrow = _narrow(row)
+        total = None if draft.ships_rows else float(np.sqrt(np.dot(row, row)))
+        return StepRecord(
+            optimizer=heading.optimizer,
+            kind=RecordKind.STEP,
+            branch=heading.branch,
+            sequence=heading.sequence,
+            step=heading.step,
+            time_unix_seconds=heading.time_unix_seconds,
+            source=source,
+            flags=flags,
+            catalog_version=heading.catalog_version,
+            gradient_norms=narrow if draft.ships_rows else None,
+            total_norm=total,
+            digest=digest_of(narrow) if draft.replica else None,
+            nonfinite=_nonfinite(composed.found),
+            scalars=scalars,
+            tensors=_sampled(draft, heading.columns, arrived) if draft.ships_rows else {},
+            data_ids=_data_ids(draft.data, arrived.get("data")),
+        )
+
+
+def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:
+    """Starts the way of everything that is a tensor, and names it."""
+    names: list[object] = []
+    tensors: list[Tensor] = []
+
+    def add(name: object, tensor: Tensor | float | None) -> None:
+        if isinstance(tensor, Tensor):
+            names.append(name)
+            tensors.append(tensor)
+
+    for index, part in enumerate(draft.parts):
+        add(("norms", index), part.norms)
+        add(("counts", index), part.counts)
+    for quantity, (_, values) in draft.tensors.items():
+        add(("tensor", quantity), values)
+    for quantity, value in draft.device_scalars.items():
+        add(quantity, value)
+    add("gradient_scale", draft.gradient_scale)
+    add("found_inf", draft.found_inf)
+    add("local_norms", draft.local_norms)
+    add("local_scale", draft.local_scale)
+    if isinstance(draft.data, Tensor):
+        add("data", draft.data)
+    return names, readback.send(tensors)
+
+
+@dataclass(slots=True, eq=False)
+class _Composed:
+    """The norms of one step, put together."""
+
+    row: Float64  # [t]; NaN = not known
+    flags: RecordFlag = RecordFlag(0)
+    found: list[tuple[int, int, int, int]] = field(default_factory=list)  # column, NaN, +Inf, -Inf
+    unexplained: set[int] = field(default_factory=set)  # columns to look at more closely from the next step on
+    true_zeros: set[int] = field(default_factory=set)
+
+
+def _compose(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> _Composed:
+    composed = _Composed(np.zeros(columns))  # a parameter without a gradient contributes nothing
+    for index, part in enumerate(draft.parts):
+        owned = np.arange(columns) if part.columns is None else np.asarray(part.columns)
+        values = arrived.get(("norms", index))
+        if values is None:
+            composed.row[owned] = np.nan
+            composed.flags |= RecordFlag.INEXACT
+            continue
+        composed.row[owned] = values
+        odd = owned[~((values > 0.0) & (values < np.inf))]
+        if odd.size:
+            _explain(composed, odd.tolist(), _censuses(part, arrived.get(("counts", index))))
+    return composed
+
+
+def _censuses(part: Part, counts: Array | None) -> dict[int, tuple[float, ...]]:
+    known: dict[int, tuple[float, ...]] = dict(part.censuses)
+    if counts is not None:
+        known.update(zip(part.counted, map(tuple, counts.reshape(-1, 4).tolist()), strict=True))
+    return known
+
+
+def _explain(composed: _Composed, odd: list[int], known: Mapping[int, tuple[float, ...]]) -> None:
+    """Replaces norms that are zero, Inf or NaN by what was found in the gradients, where somebody looked."""
+    for column in odd:
+        if column in known:
+            norm, nan, positive, negative = known[column]
+            composed.row[column] = norm
+            if nan or positive or negative:
+                composed.found.append((column, int(nan), int(positive), int(negative)))
+            elif norm == 0.0:
+                composed.true_zeros.add(column)
+            continue
+        composed.unexplained.add(column)
+        value = composed.row[column]
+        if value != 0.0:
+            # The gradient is gone: at least one element was NaN or Inf, and the norm of the rest is not known.
+            composed.found.append((column, int(np.isnan(value)), int(np.isposinf(value)), 0))
+            composed.row[column] = np.nan
+            composed.flags |= RecordFlag.INEXACT
+
+
+def _nonfinite(found: list[tuple[int, int, int, int]]) -> Nonfinite | None:
+    if not found:
+        return None
+    columns, nan, positive, negative = zip(*sorted(found), strict=True)
+    counts = (np.array(kind, dtype=np.uint64) for kind in (nan, positive, negative))
+    return Nonfinite(np.array(columns, dtype=np.uint32), *counts)
+
+
+def _narrow(row: Float64) -> Float32:
+    """float32, where a norm beyond its range stays the largest finite one: Inf would say what is not so."""
+    return np.minimum(row, _LARGEST).astype("<f4")
+
+
+def _number(arrived: Mapping[object, Array | None], name: object, otherwise: Tensor | float | None) -> float | None:
+    if isinstance(otherwise, (int, float)):
+        return float(otherwise)
+    values = arrived.get(name)
+    return None if values is None else float(values[0])
+
+
+def _add_local_norm(scalars: dict[Quantity, float], arrived: Mapping[object, Array | None], draft: Draft) -> None:
+    norms = arrived.get("local_norms")
+    if norms is None:
+        return
+    wide = norms.astype(np.float64)
+    scale = _number(arrived, "local_scale", draft.local_scale) or 1.0
+    scalars[Quantity.LOCAL_NORM] = float(np.sqrt(np.dot(wide, wide))) / scale
+
+
+def _add_coefficient(scalars: dict[Quantity, float]) -> None:
+    """What torch's clip applies, given its threshold and the total norm that it used."""
+    threshold, total = scalars.get(Quantity.CLIP_THRESHOLD), scalars.get(Quantity.REPORTED_NORM)
+    if threshold is not None and total is not None:
+        coefficient = threshold / (total + 1e-6)
+        scalars[Quantity.CLIP_COEFFICIENT] = 1.0 if coefficient > 1.0 else coefficient
+
+
+def _sampled(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> dict[Quantity, Float32]:
+    """Sampled columns, float32[t]; NaN = this parameter was not sampled."""
+    sampled = {}
+    for quantity, (places, _) in draft.tensors.items():
+        values = arrived.get(("tensor", quantity))
+        if values is not None:
+            row = np.full(columns, np.nan)
+            row[slice(None) if places is None else places] = values
+            sampled[quantity] = _narrow(row)
+    return sampled
+
+
+def _data_ids(data: str | Tensor | None, values: Array | None) -> str | None:
+    if values is not None and isinstance(data, Tensor):
+        data = " ".join(str(int(value)) for value in values.tolist())
+    if not isinstance(data, str):
+        return None
+    return data[:_DATA_CHARACTERS]

@@ -1,0 +1,302 @@
+"""All watched optimizers of one monitor: step numbers, the loss that belongs to a step, the way to the sender."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seismograd.capture import registry
+from seismograd.capture.budget import Budget
+from seismograd.capture.clip import ClipInterception
+from seismograd.capture.data import identify_data
+from seismograd.capture.forward_order import ForwardOrder
+from seismograd.capture.guard import Guard
+from seismograd.capture.identity import Identity, optimizer_info
+from seismograd.capture.layout import Layout, describe
+from seismograd.capture.numbering import Numbering
+from seismograd.capture.pending import Draft, Heading, PendingStep, send
+from seismograd.capture.placement import Placement, is_distributed, placement_of
+from seismograd.capture.readback import Readback, RingFullError, Transfer, capturing
+from seismograd.capture.scaler import ScalerInterception
+from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.options import Options
+from seismograd.outbox.sender import Sender
+from seismograd.record import Quantity
+
+_log = logging.getLogger("seismograd")
+
+# A job that has not logged a loss for so many steps will not log one for the next: nothing is waited for.
+_STOP_WAITING_AFTER = 20
+
+_Moving = tuple[list[object], Transfer]
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A finished step that waits for its loss, or for the next step to begin without one."""
+
+    draft: Draft
+    step: int
+    catalog_version: int
+    columns: int
+    transfers: list[_Moving]
+
+
+@dataclass(slots=True, eq=False)
+class _Logged:
+    """What the user has said about a step."""
+
+    loss: Tensor | float | None = None
+    data: str | Tensor | None = None
+
+
+class _Series:
+    """One optimizer's part of the session."""
+
+    def __init__(self, index: int, watch: OptimizerWatch, first_step: int) -> None:
+        self.index = index
+        self.watch = watch
+        self.numbering = Numbering(first_step)
+        self.readback = Readback()
+        self.held: _Held | None = None
+        self.catalog_version = 0
+        self.layout: Layout = watch.layout
+
+
+class Session:
+    """What `watch()` begins. Its public methods may raise: the monitor stops that.
+
+    A step's record goes to the sender when its loss has been logged, or when the next step begins without one: a call
+    of `log` belongs to the step just made if that has no loss yet, else to the step to come.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        optimizers: Sequence[torch.optim.Optimizer],
+        options: Options,
+        sender: Sender,
+        guard: Guard,
+        config: object = None,
+        first_step: int = 0,
+        at_step_boundary: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._model = model
+        self._options = options
+        self._sender = sender
+        self._config = config
+        self._optimizers = list(optimizers)
+        self._at_step_boundary = at_step_boundary
+        self._ordinal = registry.next_monitor()
+        self._identity: Identity | None = None
+        self._placement = Placement()
+        self._order = ForwardOrder(model)
+        self._logged: _Logged | None = None
+        self._last_step: int | None = None
+        self._warned_ring = False
+        self._steps_without_loss = 0
+        self._series = [
+            _Series(index, OptimizerWatch(optimizer, guard, self._budget(), self._begin_step, self._emit), first_step)
+            for index, optimizer in enumerate(self._optimizers)
+        ]
+        self._by_watch = {id(series.watch): series for series in self._series}
+        for series in self._series:
+            registry.add(series.watch, (ClipInterception, ScalerInterception))
+            series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
+            series.watch.begin_sampling()
+
+    def _budget(self) -> Budget:
+        return Budget(self._options.sample_every, self._options.sample_first)
+
+    @property
+    def last_step(self) -> int | None:
+        """Number of the latest step of the first optimizer, as the user counts."""
+        held = self._series[0].held
+        return self._last_step if held is None else held.step
+
+    @property
+    def watched_parameters(self) -> int:
+        """Number of parameters with a column."""
+        return sum(len(series.layout) for series in self._series)
+
+    # -------------------------------------------------------------------------------------- what the user says
+
+    def log(self, loss: Tensor | float | None, data: object, step: int | None, *, skipped: bool) -> None:
+        """Loss, data and number of one step; see the class for which."""
+        if capturing():
+            return
+        self._steps_without_loss = 0
+        first = self._series[0]
+        if skipped:
+            self._note(loss, data)
+            if step is not None:
+                self._renumber(step)
+            first.watch.user_skipped()
+            return
+        held = first.held
+        belongs_to_held = held is not None and not held.draft.logged and not first.watch.has_new_gradients()
+        if held is not None and step is not None and step == held.step:
+            belongs_to_held = True
+        if not belongs_to_held or held is None:
+            if step is not None and step != first.numbering.next_step - 1:
+                self._renumber(step)
+            self._note(loss, data)
+            return
+        if step is not None and step != held.step:
+            held.step = step
+            self._renumber(step + 1)
+        if loss is None:
+            # More may follow in a call of its own.
+            held.draft.data = identify_data(data) or held.draft.data
+            return
+        self._add(held, _Logged(_detached(loss), identify_data(data)))
+        self._release(first)
+
+    def _note(self, loss: Tensor | float | None, data: object) -> None:
+        noted = self._logged or _Logged()
+        if loss is not None:
+            noted.loss = _detached(loss)
+        if data is not None:
+            noted.data = identify_data(data)
+        self._logged = noted
+
+    def _renumber(self, next_step: int) -> None:
+        first = self._series[0]
+        rewound = next_step < first.numbering.next_step
+        first.numbering.next_step = next_step
+        for series in self._series[1:]:
+            series.numbering.follow(first.numbering, rewound=rewound)
+
+    def _add(self, held: _Held, logged: _Logged) -> None:
+        extra = Draft([], held.draft.source, held.draft.flags, 0.0)
+        if isinstance(logged.loss, Tensor):
+            held.draft.device_scalars[Quantity.LOSS] = extra.device_scalars[Quantity.LOSS] = logged.loss
+        elif logged.loss is not None:
+            held.draft.scalars[Quantity.LOSS] = logged.loss
+        if logged.data is not None:
+            held.draft.data = extra.data = logged.data
+        held.draft.logged = held.draft.logged or logged.loss is not None
+        if extra.device_scalars or isinstance(extra.data, Tensor):
+            held.transfers.append(send(self._series[0].readback, extra))
+
+    # ------------------------------------------------------------------------------------------ what watches say
+
+    def _begin_step(self, watch: OptimizerWatch) -> None:
+        self._open()
+        self._release(self._by_watch[id(watch)])
+
+    def _emit(self, watch: OptimizerWatch, draft: Draft) -> None:
+        series = self._by_watch[id(watch)]
+        if watch.layout is not series.layout:
+            self._announce(series)
+        layers = self._options.capture == "layers"
+        draft.ships_rows = layers and self._placement.ships_rows
+        draft.replica = self._placement.replication > 1 and not self._placement.ships_rows
+        try:
+            transfers = [send(series.readback, draft)]
+        except RingFullError:
+            self._say_ring_full()
+            return
+        step = series.numbering.begin_step()
+        series.held = _Held(draft, step, series.catalog_version, len(series.layout), transfers)
+        if series.index != 0:
+            self._release(series)
+            return
+        self._last_step = step
+        logged, self._logged = self._logged, None
+        if logged is not None:
+            self._add(series.held, logged)
+        if series.held.draft.logged or self._steps_without_loss >= _STOP_WAITING_AFTER:
+            self._release(series)
+        self._at_step_boundary()
+
+    def _release(self, series: _Series) -> None:
+        """Hands the step that waits to the sender."""
+        held, series.held = series.held, None
+        if held is None:
+            return
+        if series.index == 0:
+            self._last_step = held.step
+            self._steps_without_loss = 0 if held.draft.logged else self._steps_without_loss + 1
+        number = series.numbering.settle(held.step)
+        heading = Heading(
+            series.index,
+            number.branch,
+            number.sequence,
+            number.step,
+            held.draft.time_unix_seconds,
+            held.catalog_version,
+            held.columns,
+        )
+        pending = PendingStep(heading, held.draft, held.transfers, series.watch.suspicion)
+        # What is known to be bad must not wait for the sender's next look.
+        self._sender.offer(pending.resolve() if pending.is_alarming() else pending)
+        watches = [each.watch for each in self._series]
+        self._sender.report_health(sum(w.hook_seconds for w in watches), sum(w.hook_calls for w in watches))
+
+    def _say_ring_full(self) -> None:
+        if not self._warned_ring:
+            self._warned_ring = True
+            _log.warning("the device is so far behind that a step's norms were given up; this is said once")
+
+    # -------------------------------------------------------------------------------------------- begin and end
+
+    def _open(self) -> None:
+        """Opens the run when the first step is made: then the process group and the forward order are known."""
+        if self._identity is not None:
+            return
+        parameters = [parameter for series in self._series for parameter in series.layout.parameters]
+        self._placement = placement_of(self._model, parameters)
+        if self._placement.strategy == "mixed":
+            _log.warning("sharded parameters (DTensor): their norms are recorded as inexact and not added up yet")
+        device = parameters[0].device if parameters else torch.device("cpu")
+        infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(self._optimizers)]
+        self._identity = Identity(self._options, self._config, infos, self._placement.strategy, device, self._ordinal)
+        descriptions = describe(self._model, self._order.places)
+        self._order.close()
+        catalogs = [
+            series.layout.catalog(series.index, series.catalog_version, self._placement, descriptions)
+            for series in self._series
+        ]
+        for series in self._series:
+            series.watch.shared_model = self._placement.replication > 1
+        self._sender.open(self._identity, catalogs)
+
+    def _announce(self, series: _Series) -> None:
+        """The optimizer has other parameters than before."""
+        series.layout = series.watch.layout
+        series.catalog_version += 1
+        descriptions = describe(self._model, self._order.places)
+        self._sender.catalog_changed(
+            series.layout.catalog(series.index, series.catalog_version, self._placement, descriptions)
+        )
+
+    def flush(self) -> None:
+        """Hands over what still waits for a loss."""
+        for series in self._series:
+            self._release(series)
+
+    def close(self) -> None:
+        """Removes every hook, releases what waits, and lets torch be as it was."""
+        self._order.close()
+        for series in self._series:
+            series.watch.close()
+            registry.remove(series.watch)
+        self.flush()
+        if self._identity is not None:
+            self._identity.cancel()
+
+
+def _detached(loss: Tensor | float) -> Tensor | float:
+    """A number on the host at once; on a device a copy, since the job may go on to change its tensor."""
+    if not isinstance(loss, Tensor):
+        return float(loss)
+    if loss.numel() != 1:
+        raise ValueError(f"the loss has {loss.numel()} elements, expected one number; log loss.mean()")
+    loss = loss.detach()
+    return float(loss) if loss.device.type == "cpu" else loss.clone()

@@ -1,0 +1,310 @@
+"""What the user holds: `watch()` and Monitor. The one place where exceptions stop.
+
+    monitor = seismograd.watch(model, optimizer, project="mt", run="lstm-7")
+    ...                                   # the training loop, unchanged
+    monitor.log(loss=loss)                # after the step (or before it, always in the same place)
+
+Nothing here ever raises into training but a wrong call signature: what fails is said once by
+`logging.getLogger("seismograd")`, and that feature is off from then on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+
+from seismograd.capture.collective import any_rank
+from seismograd.capture.session import Session
+from seismograd.directives import Directives, Outcome
+from seismograd.options import OptionError, Options
+from seismograd.outbox.sender import FlushReport, Sender, SenderState
+from seismograd.outbox.transport import Transport
+from seismograd.record import AlertNotice
+
+if TYPE_CHECKING:
+    import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("seismograd")
+
+
+class Guard:
+    """Calls what may fail, and keeps the failure out of training: said once, then that feature is off."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}  # feature -> why
+
+    def __call__(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
+        """The result of the call, or None when it fails now or has failed before."""
+        if feature in self.broken:
+            return None
+        try:
+            return function(*arguments, **keywords)
+        except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
+            self.broken[feature] = f"{type(error).__name__}: {error}"
+            _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=True)
+            return None
+
+
+def watch(
+    model: torch.nn.Module | None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    *,
+    project: str | None = None,
+    run: str | None = None,
+    config: object = None,
+    tags: Mapping[str, str] | None = None,
+    server: str | None = None,
+    scaler: object = None,
+    step: int = 0,
+    transport: Transport | None = None,
+    **options: Any,
+) -> Monitor:
+    """Begins to watch the optimizers of a model; every step from now on is recorded.
+
+    Args:
+        model: names the parameters; the DDP-wrapped model under DDP. None = parameters without names.
+        optimizer: one or several; run-level numbers are those of the first.
+        project: groups runs; default `SEISMOGRAD_PROJECT`, else "default".
+        run: name of the run, the same on all ranks; default `SEISMOGRAD_RUN`, else made of script and launch.
+        config: hyper-parameters to show (mapping, dataclass or argparse namespace); secrets are redacted.
+        tags: at most 32 labels of the run.
+        server: "host:port"; default `SEISMOGRAD_SERVER`, else "localhost:7450".
+        scaler: the GradScaler, if there is one. torch's own is found without being named.
+        step: number of the first step, for resumed runs.
+        transport: a stand-in for the network, for tests (`seismograd.testing`).
+        options: anything else that `seismograd.options.Options` knows.
+
+    Returns:
+        The monitor. With options that cannot work it is inert: that is logged, and training goes on.
+    """
+    del scaler  # steps are seen through the class of torch's scaler; the argument keeps call sites explicit
+    guard = Guard()
+    optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    try:
+        chosen = Options.from_environment(project=project, run=run, tags=tags, server=server, **options)
+    except OptionError as error:
+        _log.error("training goes on without telemetry: %s", error)
+        return Monitor(None, None, guard)
+    if chosen.mode == "off":
+        return Monitor(None, None, guard)
+    sender = guard("the sender", Sender, chosen, transport)
+    if sender is None:
+        return Monitor(None, None, guard)
+    monitor = Monitor(None, sender, guard, chosen)
+    boundary = weakref.WeakMethod(monitor.at_step_boundary)
+
+    def at_step_boundary() -> None:
+        if (method := boundary()) is not None:
+            method()
+
+    monitor.begin(guard("watch", Session, model, optimizers, chosen, sender, guard, config, step, at_step_boundary))
+    return monitor
+
+
+class Monitor:
+    """A watched run on this rank. Every method returns at once but `finish` (bounded) and what asks to synchronize."""
+
+    def __init__(
+        self, session: Session | None, sender: Sender | None, guard: Guard, options: Options | None = None
+    ) -> None:
+        self._session = session
+        self._sender = sender
+        self._guard = guard
+        self._options = options
+        self._directives = Directives(self._report_directive)
+        self._callbacks: list[Callable[[AlertNotice], object]] = []
+        self._stop_calls = 0
+        self._checkpoint_calls = 0
+        self._failure = ""
+        self._report: FlushReport | None = None
+
+    def begin(self, session: Session | None) -> None:
+        """Takes the session that `watch()` has made, and arranges for the end of the process."""
+        self._session = session
+        if session is not None:
+            _arrange_end(self)
+
+    # ---------------------------------------------------------------------------------------- the job tells
+
+    def log(
+        self,
+        *,
+        loss: torch.Tensor | float | None = None,
+        batch: object = None,
+        step: int | None = None,
+        skipped: bool = False,
+    ) -> None:
+        """Says what belongs to a step; call it once per step, always before or always after `optimizer.step()`.
+
+        Args:
+            loss: this rank's loss; a tensor on a device is read later, without a synchronisation.
+            batch: which data the step saw: sample indexes, a name; a tensor of one dimension lists indexes.
+            step: the step's number, where the job counts otherwise than from `watch(step=)` by one. A number that
+                goes back begins a new branch.
+            skipped: the job has looked at the gradients and will not make this step.
+        """
+        if self._session is not None and self._report is None:
+            self._guard("log", self._session.log, loss, batch, step, skipped=skipped)
+
+    def checkpoint_saved(self, step: int, path: str) -> None:
+        """Says that the job has written a checkpoint, so that an alert can name the last good one."""
+        if self._sender is not None:
+            self._guard("checkpoints", self._sender.checkpoint_saved, int(step), str(path))
+
+    def on_alert(self, callback: Callable[[AlertNotice], object]) -> None:
+        """Calls `callback(notice)` for alerts of this run, in the training thread at the end of a step.
+
+        A callback that raises is logged and not called again.
+        """
+        self._callbacks.append(callback)
+
+    # ------------------------------------------------------------------------------------------ the job asks
+
+    def should_stop(self, *, synchronize: bool = False, every: int = 1) -> bool:
+        """Whether the server asked the job to stop.
+
+        Alone it is a hint to this rank only. With `synchronize=True`, which every rank must then call, all ranks get
+        the same answer by one all-reduce in this call; with `every=n` only each n-th call does so, and the others
+        return False.
+        """
+        self._guard("directives", self._receive_directives)
+        wanted = self._directives.wants_stop()
+        if synchronize:
+            self._stop_calls += 1
+            wanted = self._stop_calls % every == 0 and any_rank(wanted)
+        if wanted:
+            self._directives.stop_decided()
+        return wanted
+
+    def should_checkpoint(self, *, synchronize: bool = False, every: int = 1) -> bool:
+        """Whether the server asked for a checkpoint: True once for each time it asked. As `should_stop` otherwise."""
+        self._guard("directives", self._receive_directives)
+        wanted = self._directives.wants_checkpoint()
+        if synchronize:
+            self._checkpoint_calls += 1
+            wanted = self._checkpoint_calls % every == 0 and any_rank(wanted)
+        if wanted:
+            self._directives.checkpoint_decided()
+        return wanted
+
+    @property
+    def state(self) -> SenderState | None:
+        """How the shipping goes; None for an inert monitor."""
+        return None if self._sender is None else self._sender.state
+
+    @property
+    def active(self) -> bool:
+        """Whether steps are being recorded."""
+        return self._session is not None and self._report is None and "capture" not in self._guard.broken
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def finish(
+        self,
+        outcome: Literal["finished", "failed"] = "finished",
+        reason: str = "",
+        timeout_seconds: float | None = None,
+    ) -> FlushReport:
+        """Ends the run: removes every hook and delivers what is left, within two seconds by default.
+
+        A second call returns the first one's report. At the normal end of a process it is called by itself.
+        """
+        if self._report is not None:
+            return self._report
+        self._report = FlushReport()
+        if self._session is not None:
+            self._guard("the end", self._session.close)
+        if self._sender is not None and self._options is not None:
+            timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
+            self._report = (
+                self._guard("the last delivery", self._sender.finish, outcome, reason, timeout) or self._report
+            )
+        return self._report
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.finish("failed", describe_error(error))
+
+    def __repr__(self) -> str:
+        if self._session is None or self._options is None or self._sender is None:
+            return "<seismograd.Monitor: inert>"
+        state = self._sender.state
+        step = self._session.last_step
+        return (
+            f"<seismograd.Monitor {self._options.project}/{self._options.run or '(unnamed)'}"
+            f" to {self._options.server}: {self._session.watched_parameters} parameters,"
+            f" {'no step yet' if step is None else f'step {step}'}, {state.phase.value},"
+            f" {state.acknowledged} of {state.offered} records durable>"
+        )
+
+    # ------------------------------------------------------------------------------------------- not for users
+
+    def at_step_boundary(self) -> None:
+        """In the training thread, after a step: tells the callbacks which alerts have come."""
+        if self._sender is None or not self._callbacks:
+            return
+        for notice in self._sender.take_notices():
+            for callback in list(self._callbacks):
+                try:
+                    callback(notice)
+                except Exception:  # noqa: BLE001 - somebody's callback must not end somebody's training
+                    _log.exception("the callback %r failed and is not called again", callback)
+                    self._callbacks.remove(callback)
+
+    def process_ends(self) -> None:
+        """At the end of the process, when nobody has called finish()."""
+        if self._failure:
+            self.finish("failed", self._failure)
+        else:
+            self.finish()
+
+    def process_failed(self, error: BaseException) -> None:
+        """An exception has reached the top of the program."""
+        self._failure = describe_error(error)
+
+    def _receive_directives(self) -> None:
+        if self._sender is not None:
+            self._directives.receive(self._sender.take_directives())
+
+    def _report_directive(self, directive_id: str, outcome: Outcome, reason: str) -> None:
+        if self._sender is not None:
+            self._guard("directives", self._sender.directive_outcome, directive_id, outcome, reason)
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception's type and message, in one line of at most 500 characters."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}"[:500] if message else type(error).__name__
+
+
+def _arrange_end(monitor: Monitor) -> None:
+    """Lets a forgotten monitor finish with its process, and one whose program fails say why."""
+    reference = weakref.ref(monitor)
+    previous = sys.excepthook
+
+    def note_failure(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if (found := reference()) is not None:
+            found.process_failed(error)
+        previous(kind, error, traceback)
+
+    def end() -> None:
+        if (found := reference()) is not None:
+            found.process_ends()
+
+    sys.excepthook = note_failure
+    atexit.register(end)
