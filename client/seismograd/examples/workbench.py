@@ -1,0 +1,140 @@
+"""What the examples share besides seismograd: settings, ranks, text, and the point where training counts as failed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+# Exit code of a script whose training failed: neither success (0) nor a crash (1) nor wrong usage (2).
+TRAINING_FAILED = 3
+
+# Source files are ASCII but for a few names; whatever is not becomes the last symbol.
+SYMBOLS = 128
+
+# Enough that a demo of some hundred steps never sees a passage twice.
+_TEXT_BYTES = 4_000_000
+
+
+def settings(description: str | None, *, learning_rate: float, clip: float = 1.0) -> argparse.ArgumentParser:
+    """Give the command line that all examples have; a script adds its own options."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: 200)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=learning_rate,
+        help=f"at the end of the warm-up (default: {learning_rate})",
+    )
+    parser.add_argument("--warm-up-steps", type=int, default=20, help="linear from 0 (default: 20)")
+    parser.add_argument("--clip", type=float, default=clip, help=f"largest gradient norm, 0 = off (default: {clip})")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data (default: 0)")
+    parser.add_argument("--server", help="host:port of the seismograd server (default: $SEISMOGRAD_SERVER)")
+    parser.add_argument("--project", help="project of the run (default: $SEISMOGRAD_PROJECT)")
+    parser.add_argument("--run", help="name of the run (default: $SEISMOGRAD_RUN)")
+    return parser
+
+
+def warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Raise the learning rate linearly over so many steps, then hold it."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, steps)))
+
+
+def decay(model: nn.Module, share: float) -> None:
+    """Shrink every matrix by a share of itself, as AdamW does; with the wrong sign, it grows instead."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # biases and norms are left alone
+                parameter.mul_(1 - share)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together; one alone when no launcher said otherwise."""
+
+    rank: int
+    world_size: int
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Let DDP average the gradients of all ranks; a single process keeps its model as it is."""
+        return nn.parallel.DistributedDataParallel(model) if self.world_size > 1 else model
+
+    def mean(self, value: Tensor) -> float:
+        """Average a number over the ranks; all of them must call this, and get the same."""
+        total = value.detach().clone()
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return float(total) / self.world_size
+
+
+@contextmanager
+def ranks(seed: int) -> Iterator[Ranks]:
+    """Join the other ranks of this launch (gloo, CPU), with one thread each, and part from them at the end."""
+    torch.set_num_threads(1)  # the ranks share the machine's cores
+    torch.manual_seed(seed)
+    if "WORLD_SIZE" not in os.environ:  # what torchrun and its like set
+        yield Ranks(0, 1)
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+class Text:
+    """This rank's part of the standard library's source, read as symbols from 0 to SYMBOLS - 1."""
+
+    def __init__(self, team: Ranks, seed: int) -> None:
+        symbols = _standard_library()
+        length = len(symbols) // team.world_size
+        self._symbols = symbols[team.rank * length : (team.rank + 1) * length]
+        self._generator = torch.Generator().manual_seed(1000 * seed + team.rank)
+
+    def sequences(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Random passages and the same one symbol later, int64[batch, length] each."""
+        starts = torch.randint(len(self._symbols) - length, (batch, 1), generator=self._generator)
+        passages = self._symbols[starts + torch.arange(length + 1)]
+        return passages[:, :-1], passages[:, 1:]
+
+    def contexts(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Random passages and the one symbol behind each: int64[batch, length] and int64[batch]."""
+        passages, following = self.sequences(batch, length)
+        return passages, following[:, -1]
+
+
+def _standard_library() -> Tensor:
+    """Symbols of the top-level modules of the standard library, in the order of their names."""
+    text = bytearray()
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        text += path.read_bytes()
+        if len(text) >= _TEXT_BYTES:
+            break
+    return torch.frombuffer(text, dtype=torch.uint8).long().clamp(max=SYMBOLS - 1)
+
+
+class Verdict:
+    """Says when training has failed: a loss that is not finite, or ten times the best so far."""
+
+    def __init__(self, team: Ranks) -> None:
+        self._team = team
+        self._best = math.inf
+
+    def failure(self, loss: Tensor) -> str:
+        """Why training has failed at this loss, or "" while it has not; every rank gets the same answer."""
+        mean = self._team.mean(loss)
+        self._best = min(self._best, mean)
+        if not math.isfinite(mean):
+            return f"the loss is {mean}"
+        if mean > 10 * self._best:
+            return f"the loss is {mean:.3g}, ten times its best of {self._best:.3g}"
+        return ""
