@@ -26,8 +26,14 @@ _HIGH_OCTAVES = 1.0
 _BAD_LOSS_OCTAVES = 1.0
 # A survived excursion raises the record by no more than this.
 _SURVIVED_OCTAVES = 1.5
-# An excursion as long as a whole baseline window has become the usual level.
+# A level that stays for a whole baseline window has become the usual one, if small updates or a good loss say that the
+# run is well: a new loss scale, batch size or phase of the data. Where neither is known it takes twice as long, and
+# of a run that is not well it never becomes usual.
 _REBASE_STEPS = 64
+_REBASE_UNSEEN_STEPS = 128
+HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
+# "Lately" in the loss: the median of so many steps.
+_LATELY_STEPS = 8
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
 _GRACE_STEPS = 16
 _GRACE_OCTAVES = 1.0
@@ -65,6 +71,7 @@ class Context:
     loss_record: Record = field(default_factory=Record)
     first_levels: list[float] = field(default_factory=list)
     first_losses: list[float] = field(default_factory=list)
+    last_losses: list[float] = field(default_factory=list)
     lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
     updates: Updates = field(default_factory=Updates)
     held_back: list[float] = field(
@@ -91,6 +98,14 @@ class Context:
         """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""
         return sorted(self.first_losses)[len(self.first_losses) // 2] if self.first_losses else math.nan
 
+    def lately_untrained(self) -> float:
+        """Octaves by which the loss of the latest few steps lies above the untrained one; NaN = not known."""
+        untrained = self.untrained_loss()
+        if not untrained > 0.0 or len(self.last_losses) < _LATELY_STEPS:
+            return UNKNOWN
+        lately = sorted(self.last_losses)[_LATELY_STEPS // 2]
+        return math.log2(lately / untrained) if lately > 0.0 else UNKNOWN
+
     def read(self, step: Step) -> None:
         """Compare a step with what is known, and open or follow the excursion."""
         self._notice_restart(step)
@@ -100,7 +115,7 @@ class Context:
         if step.skipped_by_scaler or math.isnan(step.level):
             return
         reading.judged = True
-        reading.ratio = self.updates.estimate(step)
+        reading.ratio = self.updates.estimate(step, self.excursion.steps + 1 if self.excursion.open else 0)
         reading.ratio_is_sampled = not math.isnan(step.ratio)
         self._read_loss(step, reading)
         self.excursion.remember(step.step, step.level)
@@ -125,11 +140,12 @@ class Context:
         if not excursion.open:
             self._accept(step)
             return
-        self.held_back.append(step.level)
+        self.held_back = [*self.held_back[1 - _REBASE_STEPS :], step.level]
         if excursion.is_over():
             self._close_excursion(survived=True)
-        elif len(self.held_back) >= _REBASE_STEPS:
+        elif excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading):
             self.norm.restart(self.held_back)
+            self.record.height = max(self.held_back)
             self._close_excursion(survived=True)
 
     def _accept(self, step: Step) -> None:
@@ -150,6 +166,14 @@ class Context:
                 self.loss_record.accept(math.log2(deviation))
         self.loss.accept(step.loss)
 
+    def _stays_for_good(self, reading: Reading) -> bool:
+        """Whether the level of a long excursion may be taken for the new usual one."""
+        if not math.isnan(reading.ratio):
+            return reading.ratio < HARMLESS_RATIO
+        if self.last_losses:
+            return 2 * self.excursion.bad_losses < self.excursion.steps
+        return self.excursion.steps >= _REBASE_UNSEEN_STEPS
+
     def _close_excursion(self, *, survived: bool) -> None:
         if survived:
             self.record.survive(self.excursion.peak, _SURVIVED_OCTAVES)
@@ -160,13 +184,15 @@ class Context:
         if not self.excursion.open:
             if not (reading.far and reading.excess > 0.0):
                 return
-            self.excursion.begin(step.step, self.last_step)
+            leading = self.layers.leading(step)
+            self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
             self.held_back = []
         self.excursion.follow(step.level, reading.excess, far=reading.far, high=reading.high, bad_loss=reading.bad_loss)
 
     def _read_loss(self, step: Step, reading: Reading) -> None:
         if not step.loss_known or len(self.loss) < 1:
             return
+        self.last_losses = [*self.last_losses[1 - _LATELY_STEPS :], step.loss]
         if not math.isfinite(step.loss):
             reading.loss_above = reading.loss_excess = reading.loss_untrained = math.inf
             reading.bad_loss = True

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from seismograd_server.detect.context import Context
+from seismograd_server.detect.context import WARM_UP_STEPS, Context
 from seismograd_server.detect.facts import Step
-from seismograd_server.model import Evidence
+from seismograd_server.model import DetectorStatus, Evidence, Signature, Visibility
 
 # log2 of the largest finite number of each type; types that are not here are taken as float32.
 _OVERFLOW_OCTAVES = {"float16": 16.0, "bfloat16": 128.0, "float32": 128.0, "float64": 1024.0}
@@ -37,6 +37,7 @@ def known_details(step: Step, context: Context) -> dict[str, Any]:
     """Further numbers, as far as they are known."""
     reading = context.reading
     leading = context.layers.leading(step)
+    first = {"first_layer": context.excursion.first_layer} if context.excursion.open else {}
     numbers = {
         "octaves_above_baseline": reading.above,
         "octaves_above_record": reading.excess,
@@ -48,7 +49,7 @@ def known_details(step: Step, context: Context) -> dict[str, Any]:
         "clip_coefficient": step.clip_coefficient,
         "learning_rate": float(step.block.learning_rate[step.row]),
     }
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)} | first
 
 
 def overflow_octaves(step: Step) -> float:
@@ -75,3 +76,13 @@ def times(octaves: float) -> str:
     if octaves >= 1000.0:
         return "more than 1e300 x"
     return f"{2.0**octaves:.2g} x" if octaves > 6.7 else f"{2.0**octaves:.1f} x"
+
+
+def baseline_status(signature: Signature, context: Context) -> DetectorStatus:
+    """What a detector can see that judges by the norm's baseline."""
+    if context.armed():
+        return DetectorStatus(signature, Visibility.ARMED, "")
+    if context.seen > 2 * WARM_UP_STEPS:
+        return DetectorStatus(signature, Visibility.BLIND, "the gradient norm is zero or not known")
+    because = f"{len(context.norm)} of {WARM_UP_STEPS} steps for a first baseline"
+    return DetectorStatus(signature, Visibility.WARMING_UP, because)

@@ -17,6 +17,7 @@ class Excursion:
 
     open: bool = False
     first_step: int = 0
+    first_layer: str = ""  # the layer that was furthest above its usual range when it began; empty = not known
     last_quiet_step: int = 0  # the step before it
     first_level: float = math.nan  # highest until its second high step: bad data often fill a batch or two
     peak: float = -math.inf
@@ -27,10 +28,10 @@ class Excursion:
     quiet_steps: int = 0  # in a row, lately
     trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
 
-    def begin(self, step: int, last_quiet_step: int) -> None:
+    def begin(self, step: int, last_quiet_step: int, first_layer: str) -> None:
         """Start at a step."""
         self.open = True
-        self.first_step, self.last_quiet_step = step, last_quiet_step
+        self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from seismograd_server.detect.context import Context
+from seismograd_server.detect.context import HARMLESS_RATIO, Context
 from seismograd_server.detect.evidence import times
 from seismograd_server.detect.facts import Step
 
@@ -21,32 +21,37 @@ Ground: TypeAlias = Callable[[Step, Context], str | None]
 
 # An update of a twentieth of the weights: healthy runs stay below it once they have warmed up.
 _OVERWRITING_RATIO = -4.25
-# Updates of less than one percent of the weights cannot wreck a model within a few steps.
-_HARMLESS_RATIO = -6.5
 # With the weights being overwritten, a norm this far above its record needs no further witness.
 _OVERWRITING_EXCESS = 1.25
-_OVERWRITING_ABOVE = 1.5
-_UNTRAINED_OCTAVES = 1.0
+# Otherwise norm, loss and ratio must exceed what is usual by this factor of 32 together.
+_OVERWRITING_ABOVE = 2.0
+_OVERWRITING_WEIGHT = 5.0
+# Or the loss has lately been four times that of the untrained model.
+_UNTRAINED_OCTAVES = 2.0
 # Bad data fill a batch or two with one and the same outlier; feedback through the weights makes the next one larger.
 _GROWTH_OCTAVES = 1.5
 _GROWTH_EXCESS = 2.0
 # Bad data hurt the loss of one or two steps; a third and fourth are the model's own.
 _LOSS_STEPS = 4
 _LOSS_EXCESS = 1.0
+_UNDONE_OCTAVES = 0.75
+_SAFE_RATIO = -6.5
+_STILL_UP = 0.5
 _NO_RETURN_STEPS = 6
 _NO_RETURN_EXCESS = 1.5
 # A thousandfold above everything in memory: an overflow is a step or two away, and waiting gains nothing.
 _HOPELESS_EXCESS = 10.0
 
 
-def overwriting(step: Step, context: Context) -> str | None:
+def overwriting(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The updates replace a twentieth of the weights or more, and the norm or the loss shows the damage."""
     reading = context.reading
     if not reading.ratio >= _OVERWRITING_RATIO or not context.armed():
         return None
     high = reading.far and reading.excess >= _OVERWRITING_EXCESS
-    losing = reading.bad_loss and reading.above >= _OVERWRITING_ABOVE
-    lost = reading.bad_loss and reading.above > 0.0 and reading.loss_untrained >= _UNTRAINED_OCTAVES
+    weight = reading.above + reading.loss_excess + reading.ratio - _OVERWRITING_RATIO
+    losing = reading.bad_loss and reading.above >= _OVERWRITING_ABOVE and weight >= _OVERWRITING_WEIGHT
+    lost = reading.above > 0.0 and context.lately_untrained() >= _UNTRAINED_OCTAVES
     if not (high or losing or lost):
         return None
     share = "all" if reading.ratio >= 0.0 else f"{2.0**reading.ratio:.0%}"
@@ -75,19 +80,30 @@ def hopeless(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one f
 def loss_follows(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The loss has been bad for several steps of the excursion, and still is."""
     reading, excursion = context.reading, context.excursion
-    if not excursion.open or _harmless(context) or not (reading.high and reading.bad_loss):
+    if not excursion.open or _harmless(context) or not (reading.bad_loss and _still_up(context)):
         return None
-    if excursion.bad_losses < _LOSS_STEPS or reading.excess < _LOSS_EXCESS:
+    mostly = 2 * excursion.bad_losses >= excursion.steps
+    if excursion.bad_losses < _LOSS_STEPS or not mostly or reading.excess < _LOSS_EXCESS:
         return None
     return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
+
+
+def worse_than_untrained(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """An excursion has undone the training: the loss of the latest steps lies above where it began."""
+    if not context.excursion.open or not context.reading.far or context.reading.ratio < _SAFE_RATIO:
+        return None
+    if context.excursion.bad_losses < _LOSS_STEPS or not context.lately_untrained() >= _UNDONE_OCTAVES:
+        return None
+    return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
 
 def no_return(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The norm stays above its record."""
     reading, excursion = context.reading, context.excursion
-    if not excursion.open or _harmless(context) or not reading.high:
+    if not excursion.open or _harmless(context) or not _still_up(context):
         return None
-    if excursion.high_steps < _NO_RETURN_STEPS or reading.excess < _NO_RETURN_EXCESS:
+    mostly = 2 * excursion.high_steps >= excursion.steps
+    if excursion.high_steps < _NO_RETURN_STEPS or not mostly or reading.excess < _NO_RETURN_EXCESS:
         return None
     return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
 
@@ -111,6 +127,21 @@ def slowly(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one for
     return f"has risen {times(rise)} over its lowest level while the loss rose to {times(worse)} the untrained one"
 
 
+# Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
+_RISING_OCTAVES = 4.0
+_RISING_SPREADS = 8.0
+
+
+def rising(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """Without a loss to ask: the usual norm has climbed far above the whole beginning of the run."""
+    if not context.armed() or len(context.loss):
+        return None
+    rise = context.norm.center() - max(context.first_levels)
+    if rise < max(_RISING_OCTAVES, _RISING_SPREADS * context.norm.spread()):
+        return None
+    return f"has climbed to {times(rise)} the largest of the first steps"
+
+
 # Before there is a baseline: against the largest of the first three steps.
 _EARLY_OCTAVES = 2.0
 _EARLY_LOSS_OCTAVES = 2.0
@@ -130,11 +161,27 @@ def from_the_start(step: Step, context: Context) -> str | None:
     return None
 
 
-GROUNDS: tuple[Ground, ...] = (overwriting, hopeless, growing, loss_follows, no_return, slowly, from_the_start)
+GROUNDS: tuple[Ground, ...] = (
+    overwriting,
+    hopeless,
+    growing,
+    loss_follows,
+    worse_than_untrained,
+    no_return,
+    slowly,
+    rising,
+    from_the_start,
+)
 
 
 def _harmless(context: Context) -> bool:
-    return context.reading.ratio < _HARMLESS_RATIO
+    return context.reading.ratio < HARMLESS_RATIO
+
+
+def _still_up(context: Context) -> bool:
+    """Whether the norm is high, and has not come half the way back."""
+    reading = context.reading
+    return reading.high and reading.excess >= _STILL_UP * context.excursion.peak_excess
 
 
 def _usual(context: Context) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from seismograd_server.detect.facts import Step
-from seismograd_server.model import Float32
+from seismograd_server.model import Float32, Float64
 
 # Sixteen rows, one every fourth quiet step: half a baseline window, at a cost that a thousand layers do not feel.
 _ROWS = 16
@@ -47,19 +46,31 @@ class LayerMemory:
             rises: Float32 = octaves(step.layer_norms) - highest
         return rises
 
+    def usual(self, layers: int) -> Float64 | None:
+        """float64[l]: median level of each layer over the quiet steps in memory, -Inf = zero; None = no memory."""
+        if not self.filled or self.rows.shape[1] != layers:
+            return None
+        known = self.rows[: self.filled].astype(np.float64)
+        ordered = np.sort(known, axis=0)  # NaN last
+        counts = np.count_nonzero(~np.isnan(known), axis=0)
+        middle = np.maximum(0, (counts - 1) // 2)
+        usual: Float64 = ordered[middle, np.arange(layers)]
+        return usual
+
     def leading(self, step: Step) -> tuple[str, float] | None:
         """Name the layer that is furthest above its usual range, and by how many octaves."""
         rises = self.rises(step)
-        if rises is None or np.isnan(rises).all():
+        if rises is None:
             return None
-        layer = int(np.nanargmax(rises))
-        rise = float(rises[layer])
-        return (step.block.layout.names[layer], rise) if rise > 0.0 and math.isfinite(rise) else None
+        rises[~np.isfinite(rises)] = -np.inf
+        layer = int(np.argmax(rises)) if len(rises) else 0
+        rise = float(rises[layer]) if len(rises) else 0.0
+        return (step.block.layout.names[layer], rise) if rise > 0.0 else None
 
 
 def octaves(norms: Float32) -> Float32:
-    """log2 of norms; NaN where a norm is zero, unknown or not finite."""
+    """log2 of norms; -Inf where a norm is zero, NaN where it is unknown or not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         levels: Float32 = np.log2(norms)
-    levels[~np.isfinite(levels)] = np.nan
+    levels[np.isposinf(levels)] = np.nan
     return levels

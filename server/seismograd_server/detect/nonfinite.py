@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from seismograd_server.detect.context import Context
+from seismograd_server.detect.evidence import finite
 from seismograd_server.detect.facts import Step
 from seismograd_server.model import (
     DetectorStatus,
@@ -46,7 +49,7 @@ class NonfiniteDetector:
         if self.severity == Severity.NONE:
             self.since_step = step.step
         self.severity = severity
-        return self._finding(step, severity, evidence_of(step), reason_of(step))
+        return self._finding(step, severity, evidence_of(step, context), reason_of(step, context))
 
     def _clean(self, step: Step) -> Finding | None:
         if self.severity == Severity.NONE:
@@ -73,11 +76,10 @@ def kind_of(step: Step) -> str:
     return "nan and inf" if has_nan and has_inf else "nan" if has_nan else "inf"
 
 
-def evidence_of(step: Step) -> Evidence:
+def evidence_of(step: Step, context: Context) -> Evidence:
     """Collect where it is: layers, ranks, kind and loss scale."""
     names = step.block.layout.names
     layers = sorted({each.layer for each in step.nonfinite_layers if each.layer >= 0})
-    ranks = sorted({each.rank for each in step.nonfinite_layers})
     scale = float(step.block.loss_scale[step.row])
     details: dict[str, Any] = {
         "kind": kind_of(step),
@@ -85,21 +87,61 @@ def evidence_of(step: Step) -> Evidence:
         "inf_elements": step.inf_count,
         "layers_affected": len(layers),
         "layers": [names[each] for each in layers[:_LAYERS_NAMED]],
-        "ranks": ranks,
+        "ranks": sorted({each.rank for each in step.nonfinite_layers}),
         "loss": _readable(step.loss) if step.loss_known else None,
         "loss_scale": None if math.isnan(scale) else _readable(scale),
     }
-    return Evidence(details=details)
+    return Evidence(
+        baseline=finite(context.baseline()),
+        leading_layer=first_layer(step, context),
+        leading_rank=first_rank(step, context),
+        details=details,
+    )
 
 
-def reason_of(step: Step) -> str:
+def first_layer(step: Step, context: Context) -> str | None:
+    """Name the layer where it began.
+
+    Non-finite values travel backwards through a network, from the loss to the input: where only a part of the layers
+    has them, they began in the one nearest the output. Where all have them, whatever rose first before that is named.
+    """
+    layout = step.block.layout
+    layers = sorted({each.layer for each in step.nonfinite_layers if each.layer >= 0})
+    if layers and len(layers) < len(layout.names):
+        return layout.names[max(layers, key=lambda layer: (layout.depths[layer], layer))]
+    return (context.excursion.first_layer or None) if context.excursion.open else None
+
+
+def first_rank(step: Step, context: Context) -> int | None:
+    """Name the one rank that has it: by its own gradient, by its loss, by its shards, or by having stood out before.
+
+    After the all-reduce every replica has it, so that reports of the reduced gradient tell only when a single rank
+    other than the lowest (which may speak for all) made one.
+    """
+    block, row = step.block, step.row
+    broken_norms = np.flatnonzero(np.isinf(block.rank_norm[row])).tolist()
+    broken_losses = np.flatnonzero(block.rank_loss_known[row] & ~np.isfinite(block.rank_loss[row])).tolist()
+    present = np.flatnonzero(block.ranks_present[row]).tolist()
+    reporting = sorted({each.rank for each in step.nonfinite_layers})
+    if len(present) < 2:
+        return None
+    for ranks in (broken_norms, broken_losses):
+        if len(ranks) == 1:
+            return int(ranks[0])
+    if len(reporting) == 1 and reporting[0] != present[0]:
+        return reporting[0]
+    return context.ranks.leading()
+
+
+def reason_of(step: Step, context: Context) -> str:
     """Say it in one line."""
-    where = "gradient and loss" if step.nan_count + step.inf_count and not math.isfinite(step.loss) else "gradient"
-    if not step.nan_count + step.inf_count:
-        where = "loss"
+    gradient, loss = step.nan_count + step.inf_count > 0, step.loss_known and not math.isfinite(step.loss)
+    where = "gradient and the loss" if gradient and loss else "gradient" if gradient else "loss"
     kind = {"nan": "NaN", "inf": "Inf", "nan and inf": "NaN and Inf"}[kind_of(step)]
+    layer, rank = first_layer(step, context), first_rank(step, context)
+    names = [f"first in {layer}"] * (layer is not None) + [f"on rank {rank}"] * (rank is not None)
     harm = ", skipped by the job" if step.skipped_by_user else ""
-    return f"{kind} in the {where} at step {step.step}{harm}"
+    return f"{kind} in the {where} at step {step.step}{', ' if names else ''}{' '.join(names)}{harm}"
 
 
 def _readable(value: float) -> float | str:

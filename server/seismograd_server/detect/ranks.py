@@ -6,15 +6,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from seismograd_server.detect.baseline import Baseline
 from seismograd_server.model import ClosedBlock, Float64
 
-# A rank stands out at this many octaves above the others' median and this many times what is usual in this run, and
-# only if no other rank stands out half as far: ranks see different data, and an explosion shakes them all.
-_LEAST_OCTAVES = 1.0
-_TIMES_USUAL = 4.0
+# A rank stands out where it lies further from the others than is usual in this run, no other rank comes half as far,
+# and either the others are as always, or it lies at eight times the others' median or nearly so: ranks see different
+# data, and an explosion shakes them all. In doubt nobody is blamed.
 _NEXT_MOST = 0.5
-# Losses of small batches differ more than norms do, so one has to stand out twice as far.
+_OTHERS_SPREADS = 3.0
+_ALONE_OCTAVES = 1.5  # of a norm, while the others are as always
+_SHAKEN_OCTAVES = 2.5  # of a norm, when they are not
+_SHAKEN_TIMES = 7.0  # deviation of a loss over the others' median, when they are not: seven more makes eight
+# Multiples of the usual deviation: the largest of several noisy norms lies two or three times out, losses, which are
+# means over few samples, further.
+_TIMES_USUAL_NORM = 3.0
 _TIMES_USUAL_LOSS = 8.0
+# A deviation counts for no more than this as a usual one: a batch without any gradient is 2^-30 below the others.
+_MOST_OCTAVES = 4.0
 # Samples without which nothing is usual yet.
 _LEAST_NORM_SAMPLES = 2
 _LEAST_LOSS_SAMPLES = 8
@@ -32,13 +40,15 @@ class Spread:
     leader: int  # rank that lies highest
     highest: float
     second: float  # deviation of the one that lies highest among the rest
+    others: float  # median of all ranks but the leader
 
 
 @dataclass(slots=True)
 class Usual:
-    """Mean absolute deviation over ranks and quiet steps, in the unit of the quantity."""
+    """What is usual among the ranks, learnt from quiet steps; in the unit of the quantity."""
 
-    mean: float = 0.0
+    mean: float = 0.0  # absolute deviation over ranks
+    others: Baseline = field(default_factory=lambda: Baseline(least_spread=0.0))  # medians of all but the leader
     samples: int = 0
 
     def accept(self, spread: Spread | None) -> None:
@@ -46,6 +56,11 @@ class Usual:
         if spread is not None:
             self.samples += 1
             self.mean += (spread.mean - self.mean) / min(self.samples, _MEMORY_SAMPLES)
+            self.others.accept(spread.others)
+
+    def shaken(self, spread: Spread) -> bool:
+        """Whether the others, too, lie above where they always do."""
+        return spread.others > self.others.center() + _OTHERS_SPREADS * self.others.spread()
 
 
 @dataclass(slots=True)
@@ -55,20 +70,38 @@ class RankMemory:
     norm: Usual = field(default_factory=Usual)
     loss: Usual = field(default_factory=Usual)
     suspect: int = -1
-    suspect_age: int = 0  # judged steps since it stood out
+    strength: float = 0.0  # of the suspicion: deviation over the threshold
+    age: int = 0  # judged steps since
+    shaken_for: int = 0  # steps for which the ranks count as shaken
 
     def look(self, norms: Spread | None, losses: Spread | None) -> None:
-        """Compare the ranks of a step; who stands out is remembered for a while, and the first one stays."""
-        self.suspect_age += 1
-        if self.suspect_age > _SUSPECT_STEPS:
-            self.suspect = -1
-        found = -1
-        if self.norm.samples >= _LEAST_NORM_SAMPLES:
-            found = _standing_out(norms, max(_LEAST_OCTAVES, _TIMES_USUAL * self.norm.mean))
-        if found < 0 and self.loss.samples >= _LEAST_LOSS_SAMPLES:
-            found = _standing_out(losses, _TIMES_USUAL_LOSS * self.loss.mean)
-        if found >= 0 and self.suspect in {-1, found}:
-            self.suspect, self.suspect_age = found, 0
+        """Compare the ranks of a step; who stands out is remembered for a while, unless another does so more."""
+        self.age += 1
+        if self.age > _SUSPECT_STEPS:
+            self.suspect, self.strength = -1, 0.0
+        self.shaken_for = max(0, self.shaken_for - 1)
+        if self.norm.samples >= _LEAST_NORM_SAMPLES and norms is not None:
+            least = _SHAKEN_OCTAVES if self._shaken(self.norm, norms) else _ALONE_OCTAVES
+            self._suspect(norms, max(least, _TIMES_USUAL_NORM * self.norm.mean))
+        if self.loss.samples >= _LEAST_LOSS_SAMPLES and losses is not None:
+            least = _SHAKEN_TIMES * abs(losses.others) if self._shaken(self.loss, losses) else 0.0
+            self._suspect(losses, max(least, _TIMES_USUAL_LOSS * self.loss.mean))
+
+    def _shaken(self, usual: Usual, spread: Spread) -> bool:
+        """Whether all ranks are in trouble, now or lately: an oscillating run has calm steps in between."""
+        if usual.shaken(spread):
+            self.shaken_for = _SUSPECT_STEPS
+        return self.shaken_for > 0
+
+    def _suspect(self, spread: Spread, threshold: float) -> None:
+        """Suspect the one rank that lies above the threshold, if no other comes near it."""
+        if not spread.highest > threshold or spread.second > _NEXT_MOST * spread.highest:
+            return
+        strength = spread.highest / threshold if threshold > 0.0 else 1.0
+        if spread.leader == self.suspect:
+            self.strength, self.age = max(self.strength, strength), 0
+        elif strength > self.strength:
+            self.suspect, self.strength, self.age = spread.leader, strength, 0
 
     def accept(self, norms: Spread | None, losses: Spread | None) -> None:
         """Take in the ranks of a quiet step: their deviations are usual ones."""
@@ -85,14 +118,14 @@ def norm_spreads(block: ClosedBlock) -> list[Spread | None]:
     if block.rank_norm.shape[1] < 2:
         return [None] * block.count
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _spreads(np.log2(block.rank_norm))
+        return _spreads(np.log2(block.rank_norm), _MOST_OCTAVES)
 
 
 def loss_spreads(block: ClosedBlock) -> list[Spread | None]:
     """Spreads of the ranks' losses, step by step; None = fewer than two are known."""
     if block.rank_loss.shape[1] < 2:
         return [None] * block.count
-    return _spreads(np.where(block.rank_loss_known, block.rank_loss, np.nan))
+    return _spreads(np.where(block.rank_loss_known, block.rank_loss, np.nan), np.inf)
 
 
 def deviations(values: Float64) -> Float64:
@@ -111,28 +144,29 @@ def deviations(values: Float64) -> Float64:
     return result
 
 
-def _spreads(values: Float64) -> list[Spread | None]:
-    """Rows are grouped by which ranks are known, so that each group is one matrix without holes."""
+def _spreads(values: Float64, most: float) -> list[Spread | None]:
+    """Rows are grouped by which ranks are known, so that each group is one matrix without holes.
+
+    In the mean, a deviation counts for `most` at most.
+    """
     spreads: list[Spread | None] = [None] * len(values)
     known = np.isfinite(values)
     rows = np.flatnonzero(known.sum(axis=1) >= 2)
     if not len(rows):
         return spreads
     patterns, group = np.unique(known[rows], axis=0, return_inverse=True)
-    for index, pattern in enumerate(patterns):
-        chosen, ranks = rows[group.ravel() == index], np.flatnonzero(pattern)
+    for number, pattern in enumerate(patterns):
+        chosen, ranks = rows[group.ravel() == number], np.flatnonzero(pattern)
+        chosen_values = np.ascontiguousarray(values[np.ix_(chosen, ranks)])
         with np.errstate(over="ignore", invalid="ignore"):
-            deviation = deviations(np.ascontiguousarray(values[np.ix_(chosen, ranks)]))
+            deviation = deviations(chosen_values)
             highest = np.partition(deviation, -2, axis=1)[:, -2:].tolist()
-            means = np.abs(deviation).mean(axis=1).tolist()
-        leaders = ranks[np.argmax(deviation, axis=1)].tolist()
-        for row, mean, leader, (second, first) in zip(chosen.tolist(), means, leaders, highest, strict=True):
-            spreads[row] = Spread(mean, leader, first, second)
+            means = np.minimum(np.abs(deviation), most).mean(axis=1).tolist()
+            places = np.argmax(deviation, axis=1)
+            leading = np.take_along_axis(chosen_values - deviation, places[:, None], axis=1)[:, 0].tolist()
+        leaders = ranks[places].tolist()
+        for row, mean, leader, (second, first), others in zip(
+            chosen.tolist(), means, leaders, highest, leading, strict=True
+        ):
+            spreads[row] = Spread(mean, leader, first, second, others)
     return spreads
-
-
-def _standing_out(spread: Spread | None, threshold: float) -> int:
-    """The one rank that lies above the threshold, if no other comes near it; -1 = none."""
-    if spread is None or not spread.highest > threshold or spread.second > _NEXT_MOST * spread.highest:
-        return -1
-    return spread.leader

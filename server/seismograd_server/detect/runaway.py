@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seismograd_server.detect.context import WARM_UP_STEPS, Context
-from seismograd_server.detect.evidence import leaders, norm_evidence
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence
 from seismograd_server.detect.facts import Step
 from seismograd_server.detect.grounds import GROUNDS
-from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature, Visibility
+from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
 # Without any ground for so long, and with the excursion over, the run has recovered.
 _RECOVERED_AFTER_STEPS = 32
@@ -19,14 +20,15 @@ _WORSE_OCTAVES = 4.0
 
 @dataclass(slots=True)
 class RunawayDetector:
-    """Critical as soon as there is a ground for it."""
+    """Critical as soon as there is a ground for it; told again when much worse, or when the rank becomes known."""
 
     signature: ClassVar[Signature] = Signature.RUNAWAY
 
     active: bool = False
     since_step: int = 0
-    tell_at: float = 0.0  # level at which it is told again
+    tell_at: float = -math.inf  # level at which it is told again
     stride: float = _WORSE_OCTAVES
+    named_rank: bool = False  # whether a finding has named the leading rank
     quiet_steps: int = 0
 
     def observe(self, step: Step, context: Context) -> Finding | None:
@@ -36,31 +38,34 @@ class RunawayDetector:
         why = next((found for ground in GROUNDS if (found := ground(step, context)) is not None), None)
         if why is None:
             return self._quiet(step, context)
-        self.quiet_steps = 0
-        if self.active and step.level < self.tell_at:
-            return None
         if not self.active:
-            self.active, self.stride = True, _WORSE_OCTAVES
+            self.active, self.tell_at, self.stride, self.named_rank = True, -math.inf, _WORSE_OCTAVES, False
             self.since_step = context.excursion.first_step if context.excursion.open else step.step
-        self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
+        self.quiet_steps = 0
+        rank_is_known = context.ranks.leading() is not None
+        worse = step.level >= self.tell_at
+        if not worse and (self.named_rank or not rank_is_known):
+            return None
+        self.named_rank = self.named_rank or rank_is_known
+        if worse:
+            self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
         reason = f"gradient norm {step.norm:.3g}: {why}{leaders(step, context)}"
         return self._finding(step, Severity.CRITICAL, norm_evidence(step, context), reason)
 
     def _quiet(self, step: Step, context: Context) -> Finding | None:
+        """Without a ground: nothing, or the end of it when it has been so for long."""
         if not self.active:
             return None
         self.quiet_steps = 0 if context.excursion.open else self.quiet_steps + 1
         if self.quiet_steps < _RECOVERED_AFTER_STEPS:
             return None
         self.active = False
-        return self._finding(step, Severity.NONE, Evidence(), f"the gradient norm is back at {step.norm:.3g}")
+        reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"
+        return self._finding(step, Severity.NONE, Evidence(), reason)
 
     def _finding(self, step: Step, severity: Severity, evidence: Evidence, reason: str) -> Finding:
         return Finding(self.signature, severity, "", step.step, self.since_step, evidence, reason)
 
     def status(self, context: Context) -> DetectorStatus:
-        """Armed when there is a baseline."""
-        if context.armed():
-            return DetectorStatus(self.signature, Visibility.ARMED, "")
-        because = f"{len(context.norm)} of {WARM_UP_STEPS} steps for a first baseline"
-        return DetectorStatus(self.signature, Visibility.WARMING_UP, because)
+        """Armed when there is a baseline; before that, only what leaves the first steps far behind is seen."""
+        return baseline_status(self.signature, context)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seismograd_server.detect.context import WARM_UP_STEPS, Context
-from seismograd_server.detect.evidence import leaders, norm_evidence, times
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence, times
 from seismograd_server.detect.facts import Step
-from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature, Visibility
+from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
 # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
 _ABOVE_BASELINE_OCTAVES = 3.0
@@ -38,7 +38,7 @@ class SpikeDetector:
             return None
         if self.active and (not context.excursion.open or context.excursion.is_over()):
             self.active = False
-            reason = f"the gradient norm is back at {step.norm:.3g}"
+            reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
         far = reading.above >= _ABOVE_BASELINE_OCTAVES and reading.excess >= _ABOVE_RECORD_OCTAVES
         if not far or (self.active and step.level < self.tell_at):
@@ -55,7 +55,4 @@ class SpikeDetector:
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed when there is a baseline."""
-        if context.armed():
-            return DetectorStatus(self.signature, Visibility.ARMED, "")
-        because = f"{len(context.norm)} of {WARM_UP_STEPS} steps for a first baseline"
-        return DetectorStatus(self.signature, Visibility.WARMING_UP, because)
+        return baseline_status(self.signature, context)

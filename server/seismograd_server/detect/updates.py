@@ -20,7 +20,7 @@ from seismograd_server.detect.facts import UNKNOWN, Step
 _PLAIN_OCTAVES = 0.15
 # Momentum of 0.9 makes a steady update up to 10 times larger; from there on up it cannot be momentum.
 _MOMENTUM_OCTAVES = 3.6
-# Samples needed to believe that an optimizer normalises its updates.
+# Samples needed to believe that an optimizer normalises its updates, as long as none of them says otherwise.
 _LEAST_SAMPLES = 4
 # One outlier of any size moves Adam's update (betas 0.9 and 0.999) by at most 0.1 / sqrt(0.001), which is 1.7 octaves.
 _OUTLIER_OCTAVES = 1.7
@@ -33,9 +33,10 @@ class Updates:
     """What is known of the updates of a run; logarithms to base 2."""
 
     usual: Baseline = field(default_factory=Baseline)
+    steps: int = 0
     samples: int = 0
-    plain: bool = False
-    normalised_samples: int = 0  # samples that learning rate x norm, with or without momentum, cannot explain
+    first: float = UNKNOWN  # surplus of the run's very first update
+    unexplained: int = 0  # samples that learning rate x norm, with or without momentum, cannot explain
     ratio: float = UNKNOWN  # of the latest sample
     weight: float = UNKNOWN  # norm of the weights at the latest sample
     rate: float = UNKNOWN  # learning rate at the latest sample
@@ -44,15 +45,15 @@ class Updates:
     def look(self, step: Step) -> None:
         """Take in a step's sample, if there is one, and otherwise grow older."""
         self.age += 1
+        self.steps += 1
         if not math.isfinite(step.ratio) or step.skipped:
             return
         surplus = step.update_level - _log2(step.learning_rate) - clipped_level(step)
         if math.isfinite(surplus):
             self.samples += 1
-            # The very first update has no momentum yet: it gives SGD away whatever its momentum is.
-            if self.samples == 1 and abs(surplus) < _PLAIN_OCTAVES:
-                self.plain = True
-            self.normalised_samples += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
+            self.unexplained += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
+            if self.steps == 1:
+                self.first = surplus
         self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
         self.rate = _log2(step.learning_rate)
 
@@ -61,20 +62,30 @@ class Updates:
         if math.isfinite(step.ratio) and not step.skipped:
             self.usual.accept(step.ratio)
 
+    def plain(self) -> bool:
+        """Whether the optimizer is SGD: its very first update, without any momentum yet, gives it away."""
+        return abs(self.first) < _PLAIN_OCTAVES and 2 * self.unexplained <= self.samples
+
     def normalised(self) -> bool:
         """Whether the optimizer is one whose updates hardly depend on the norm."""
-        return not self.plain and self.samples >= _LEAST_SAMPLES and 2 * self.normalised_samples > self.samples
+        if self.samples < _LEAST_SAMPLES:
+            return False
+        return abs(self.first) >= _PLAIN_OCTAVES or 2 * self.unexplained > self.samples
 
-    def estimate(self, step: Step) -> float:
-        """The ratio of this step: sampled, or estimated from the latest sample; NaN = cannot be told."""
+    def estimate(self, step: Step, steps_out: int) -> float:
+        """The ratio of this step: sampled, or estimated from the latest sample; NaN = cannot be told.
+
+        `steps_out` counts the steps of the open excursion: a sample from inside it has seen what the outliers do.
+        """
         if not math.isnan(step.ratio):
             return step.ratio
         if self.age > _OLDEST_SAMPLE:
             return UNKNOWN
-        if self.plain:
+        if self.plain():
             return _log2(step.learning_rate) + clipped_level(step) - self.weight
         if self.normalised():
-            return self.ratio + _OUTLIER_OCTAVES + max(0.0, _log2(step.learning_rate) - self.rate)
+            outlier = 0.0 if self.age < steps_out else _OUTLIER_OCTAVES
+            return self.ratio + outlier + max(0.0, _log2(step.learning_rate) - self.rate)
         return UNKNOWN
 
 

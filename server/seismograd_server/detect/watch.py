@@ -21,6 +21,7 @@ from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeDetector
 from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
+from seismograd_server.detect.vanishing import VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
 
 # Raised when a saved state changes its meaning; an older one is then refused, and the pipeline replays from the start.
@@ -28,7 +29,12 @@ STATE_VERSION = 1
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
 # with a detector class, and a line here.
-DETECTORS: tuple[type[Detector], ...] = (NonfiniteDetector, RunawayDetector, SpikeDetector)
+DETECTORS: tuple[type[Detector], ...] = (
+    NonfiniteDetector,
+    RunawayDetector,
+    SpikeDetector,
+    VanishingDetector,
+)
 
 
 @dataclass(frozen=True, slots=True)
