@@ -46,7 +46,9 @@ def curve_data(series: Series, first_step: int, last_step: int, onset: int | Non
     if not len(rows):
         return None
     start, end = int(rows[0]), int(rows[-1]) + 1
-    norm = series.norm[start:end]
+    # Where no element was finite there is no finite part: its norm of 0 is no level, and is not drawn as one.
+    nothing_finite = series.broken[start:end] & (series.norm[start:end] == 0)
+    norm = np.where(nothing_finite, np.nan, series.norm[start:end])
     loss = np.where(series.loss_known[start:end], series.loss[start:end], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.log(norm)

@@ -18,10 +18,10 @@ def power_of_ten(exponent: int) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits; powers of ten outside 0.001 to 99,999; "–" for None.
+    r"""A number with so many significant digits; powers of ten outside 0.001 to 99,999 (they never break over a line); "–" for None.
 
     >>> figure(0.83412), figure(1234.5), figure(3.2e9), figure(float("nan"))
-    ('0.834', '1,234', '3.2 × 10⁹', 'NaN')
+    ('0.834', '1,234', '3.2\xa0×\xa010⁹', 'NaN')
     """
     if value is None:
         return "–"
@@ -33,7 +33,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     if -4 < magnitude < 5:
         return _trimmed(f"{value:,.{max(0, digits - 1 - magnitude)}f}").replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{_trimmed(mantissa)} × {power_of_ten(int(exponent))}".replace("-", "−")
+    return f"{_trimmed(mantissa)}\u00a0×\u00a0{power_of_ten(int(exponent))}".replace("-", "−")
 
 
 def _trimmed(text: str) -> str:
@@ -73,18 +73,20 @@ def duration(seconds: float) -> str:
     """
     if not math.isfinite(seconds):
         return "–"
-    if seconds < 0:
-        return f"−{duration(-seconds)}"
-    if seconds < 1:
-        return f"{figure(seconds * 1e3, 2)} ms"
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"−{duration(-seconds)}" if seconds < 0 else _short_duration(seconds)
     whole = round(seconds)
     if whole < 3600:
         return _two_units(whole // 60, "min", whole % 60, "s")
     if whole < 86400:
         return _two_units(whole // 3600, "h", whole % 3600 // 60, "min")
     return _two_units(whole // 86400, "d", whole % 86400 // 3600, "h")
+
+
+def _short_duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{figure(seconds * 1e3, 2)} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _two_units(large: int, large_unit: str, small: int, small_unit: str) -> str:

@@ -67,7 +67,8 @@ def horizontal_grid(frame: Frame, ticks: tuple[Tick, ...]) -> str:
     """Lines across the plot with labels on the left."""
     return "".join(
         f'<path class="grid" d="M{frame.x0:g} {tick.place:.1f}H{frame.x1:g}"/>'
-        f'<text class="tick" x="{frame.x0 - 8:g}" y="{tick.place + 3.5:.1f}" text-anchor="end">{escaped(tick.label)}</text>'
+        f'<text class="tick" x="{frame.x0 - 8:g}" y="{tick.place + 3.5:.1f}" text-anchor="end">'
+        f"{escaped(tick.label)}</text>"
         for tick in ticks
     )
 
@@ -76,7 +77,8 @@ def step_axis(frame: Frame, ticks: tuple[Tick, ...], label: str = "step") -> str
     """The axis under the plot; the last tick is left out where it would touch the axis's name."""
     drawn = [
         f'<path class="axis" d="M{tick.place:.1f} {frame.y0:g}v4"/>'
-        f'<text class="tick" x="{tick.place:.1f}" y="{frame.y0 + 17:g}" text-anchor="middle">{escaped(tick.label)}</text>'
+        f'<text class="tick" x="{tick.place:.1f}" y="{frame.y0 + 17:g}" text-anchor="middle">'
+        f"{escaped(tick.label)}</text>"
         for tick in ticks
         if tick.place < frame.x1 - 44
     ]
@@ -109,15 +111,10 @@ def _stretches(good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[tuple[i
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def level(frame: Frame, place: float, css_class: str, label: str = "") -> str:
-    """A horizontal line with its label at the right end, above the line."""
-    text = f'<text class="{css_class}-label" x="{frame.x1 - 4:g}" y="{place - 4:.1f}" text-anchor="end">{escaped(label)}</text>'
-    return f'<path class="{css_class}" d="M{frame.x0:g} {place:.1f}H{frame.x1:g}"/>' + (text if label else "")
-
-
 def band(frame: Frame, start: float, end: float, css_class: str) -> str:
     """A shaded stretch of the step axis."""
-    return f'<rect class="{css_class}" x="{start:.1f}" y="{frame.y1:g}" width="{max(1.0, end - start):.1f}" height="{frame.y0 - frame.y1:g}"/>'
+    width, height = max(1.0, end - start), frame.y0 - frame.y1
+    return f'<rect class="{css_class}" x="{start:.1f}" y="{frame.y1:g}" width="{width:.1f}" height="{height:g}"/>'
 
 
 def crosses(places_x: Float64, y: float, css_class: str, title: str) -> str:
@@ -126,17 +123,32 @@ def crosses(places_x: Float64, y: float, css_class: str, title: str) -> str:
     return f'<path class="{css_class}" d="{marks}"><title>{escaped(title)}</title></path>' if marks else ""
 
 
-def pin(frame: Frame, x: float, y: float, severity: str, number: str, title: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A numbered mark: its head stands at (`head`, `y`), its line at `x`."""
+
+    x: float
+    head: float
+    y: float
+    severity: str
+    number: str
+    title: str
+
+
+def pin(frame: Frame, mark: Pin) -> str:
     """A numbered mark with a line down to the axis; shape and colour both tell the severity."""
+    head, y = mark.head, mark.y
     shapes = {
-        "critical": f"M{x:.1f} {y + 9:.1f}l-9 -15h18z",  # a triangle on its tip
-        "warning": f"M{x:.1f} {y - 10:.1f}l9 9l-9 9l-9 -9z",  # a diamond
+        "critical": f"M{head:.1f} {y + 11:.1f}l-10.5 -18h21z",  # a triangle on its tip
+        "warning": f"M{head:.1f} {y - 11:.1f}l10.5 10.5l-10.5 10.5l-10.5 -10.5z",  # a diamond
     }
-    shape = shapes.get(severity, f"M{x - 7:.1f} {y - 8:.1f}h14v14h-14z")
+    shape = shapes.get(mark.severity, f"M{head - 8:.1f} {y - 9:.1f}h16v16h-16z")
+    line = f"M{head:.1f} {y + 9:.1f}L{mark.x:.1f} {frame.y1:g}V{frame.y0:g}"
     return (
-        f'<g class="pin {severity}"><title>{escaped(title)}</title>'
-        f'<path class="pin-line" d="M{x:.1f} {y + 6:.1f}V{frame.y0:g}"/><path class="pin-shape" d="{shape}"/>'
-        f'<text class="pin-number" x="{x:.1f}" y="{y + 2.5:.1f}" text-anchor="middle">{escaped(number)}</text></g>'
+        f'<g class="pin {mark.severity}"><title>{escaped(mark.title)}</title>'
+        f'<path class="pin-line" d="{line}"/><path class="pin-shape" d="{shape}"/>'
+        f'<text class="pin-number" x="{head:.1f}" y="{y + 3:.1f}" text-anchor="middle">'
+        f"{escaped(mark.number)}</text></g>"
     )
 
 

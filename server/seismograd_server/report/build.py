@@ -14,7 +14,7 @@ from seismograd_server.report.facts import configuration, key_facts, last_good_c
 from seismograd_server.report.focus import doubling_steps, find_focus, healthy_norms
 from seismograd_server.report.gaps import blind_spots, data_gaps
 from seismograd_server.report.ranks import compare_ranks
-from seismograd_server.report.summary import headline, summarise, verdict_of
+from seismograd_server.report.summary import Story, headline, summarise, verdict_of
 
 
 def build(history: History, now: float, focus: Focus | None = None) -> Report:
@@ -46,11 +46,11 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
         written_at=now,
         verdict=verdict,
         headline=headline(history, verdict, focus),
-        summary=summarise(history, verdict, focus, healthy, doubling, where, first_try, now),
+        summary=summarise(history, Story(verdict, focus, healthy, doubling, where, first_try), now),
         focus=focus,
         healthy=healthy,
         facts=key_facts(history, focus, healthy, doubling, checkpoint),
-        timeline=timeline(history, focus, alerts, rises, ranks, checkpoint),
+        timeline=timeline(history, focus, alerts=alerts, rises=rises, ranks=ranks, checkpoint=checkpoint),
         whole=_whole(history, focus),
         around=curve_data(series, focus.first_step, focus.last_step, focus.onset) if focus.onset is not None else None,
         heatmap=grid,

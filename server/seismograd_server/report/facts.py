@@ -21,6 +21,7 @@ _SECRET = re.compile(r"(?i)(password|passwd|secret|token|api[_-]?key|credential|
 # A configuration longer than this is an appendix nobody reads; the JSON report and the API have all of it.
 _SHOWN_ENTRIES = 60
 _SHOWN_LENGTH = 160
+_ONSET = "Onset"
 _STATE_TONES = {RunState.FAILED: "critical", RunState.LOST: "warning"}
 
 
@@ -85,6 +86,7 @@ def _size(history: History) -> Fact:
 def timeline(
     history: History,
     focus: Focus,
+    *,
     alerts: Sequence[NumberedAlert],
     rises: Sequence[LayerRise],
     ranks: RankView | None,
@@ -107,9 +109,7 @@ def timeline(
             Event(focus.last_healthy, at(focus.last_healthy), "Last healthy step", _levels(history, row), "good")
         )
     if focus.onset is not None:
-        events.append(
-            Event(focus.onset, at(focus.onset), "Onset", _levels(history, series.row(focus.onset)), "warning")
-        )
+        events.append(Event(focus.onset, at(focus.onset), _ONSET, _levels(history, series.row(focus.onset)), "warning"))
     events.extend(
         Event(rise.step, at(rise.step), f"{_ordinal(rise.order)} layer out of its range: {rise.name}", _rise(rise))
         for rise in rises[:3]
@@ -128,8 +128,15 @@ def timeline(
         detail = _levels(history, series.row(focus.failure))
         title = f"Failure: {how_failed(focus.failure_kind)}"
         events.append(Event(focus.failure, at(focus.failure), title, detail, "critical"))
-    order = {"good": 0, "": 1, "warning": 2, "critical": 3}
-    events.sort(key=lambda event: (-1 if event.step is None else event.step, order[event.tone]))
+    # In one step: what still was good, the onset, where it came from, what was said about it, the failure.
+    order = {"good": 0, "": 2, "warning": 3, "critical": 4}
+    events.sort(
+        key=lambda event: (
+            event.step is not None,
+            event.step or 0,
+            1 if event.title == _ONSET else order[event.tone],
+        )
+    )
     if series.count:
         events.append(_ending(history))
     return tuple(events)
@@ -158,7 +165,8 @@ def _levels(history: History, row: int) -> str:
     series = history.series
     if row < 0:
         return ""
-    parts = [f"norm {figure(float(series.norm[row]))}"] if np.isfinite(series.norm[row]) else []
+    norm = float(series.norm[row])
+    parts = [f"norm {figure(norm)}"] if np.isfinite(norm) and not (norm == 0 and series.broken[row]) else []
     if series.loss_known[row]:
         parts.append(f"loss {figure(float(series.loss[row]))}")
     counts = series.nonfinite[row]

@@ -74,7 +74,7 @@ def blind_spots(history: History, focus: Focus, healthy: Healthy | None, verdict
     """What the detectors could not see, as sentences; from the live run's own detectors where there are some."""
     series = history.series
     spots = [
-        f"{signature_name(status.signature).capitalize()}: {status.because or status.visibility.value.replace('_', ' ')}."
+        f"{signature_name(status.signature)}: {status.because or status.visibility.value.replace('_', ' ')}."
         for status in history.statuses
         if status.visibility is not Visibility.ARMED
     ]
@@ -88,7 +88,7 @@ def blind_spots(history: History, focus: Focus, healthy: Healthy | None, verdict
         spots.append("The layers: their norms were not captured or not read, so no layer can be named.")
     elif not np.isfinite(history.layers.update_norms).any():
         spots.append(
-            "The size of the updates: none was sampled in this window; it is the best sign of whether a spike is harmless."
+            "The size of the updates: none was sampled in this window; it tells best whether a spike is harmless."
         )
     if history.run.world_size > 1 and (
         history.rank_window is None

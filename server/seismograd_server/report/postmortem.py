@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
-from seismograd_server.model import RunKey
+from seismograd_server.display.text import file_stem
+from seismograd_server.errors import UsageError
+from seismograd_server.model import Alert, DetectorStatus, RunKey, Snapshot
+from seismograd_server.reading.history import History, Series
+from seismograd_server.reading.runs import Window, read_history
+from seismograd_server.report.build import build
+from seismograd_server.report.contents import Report
+from seismograd_server.report.focus import find_focus
+from seismograd_server.report.render_html import content_security_policy, render_html
+from seismograd_server.report.render_json import render_json
+from seismograd_server.report.render_markdown import render_markdown
 from seismograd_server.store.database import Database
+
+FORMATS = ("html", "md", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +35,53 @@ class ReportDocument:
 class PostmortemWriter:
     """Writes post-mortems of the runs in one database."""
 
-    def __init__(self, database: Database, external_url: str = "") -> None:
+    def __init__(
+        self, database: Database, external_url: str = "", snapshot: Callable[[], Snapshot] = lambda: Snapshot(0.0)
+    ) -> None:
+        """Take the database, where people reach the server (for a link), and the live runs (for what detectors see)."""
         self._database = database
         self._external_url = external_url
+        self._snapshot = snapshot
 
     def __call__(self, key: RunKey, file_format: str, now: float) -> ReportDocument:
-        """Give the report as "html", "md" or "json". Blocks. Raises NotFoundError, UsageError, StorageError."""
-        raise NotImplementedError
+        """Give the report as "html", "md" or "json". Blocks.
+
+        Raises:
+            NotFoundError: there is no such run; the message names the nearest one.
+            UsageError: another format.
+            StorageError: the store failed.
+        """
+        if file_format not in FORMATS:
+            raise UsageError(f"format: {file_format[:40]!r} is none of {', '.join(FORMATS)}")
+        report = self.report(key, now)
+        name = f"postmortem-{file_stem(key.project)}-{file_stem(key.run)}"
+        if file_format == "json":
+            return ReportDocument(_bytes(render_json(report)), "application/json", f"{name}.json")
+        if file_format == "md":
+            return ReportDocument(_bytes(render_markdown(report)), "text/markdown; charset=utf-8", f"{name}.md")
+        page = render_html(report, self._run_url(key))
+        return ReportDocument(_bytes(page), "text/html; charset=utf-8", f"{name}.html", content_security_policy())
+
+    def report(self, key: RunKey, now: float) -> Report:
+        """What the post-mortem says. Blocks. Raises NotFoundError, StorageError."""
+        return build(self._history(key), now)
+
+    def _history(self, key: RunKey) -> History:
+        def window_of(series: Series, alerts: tuple[Alert, ...]) -> Window:
+            focus = find_focus(series, alerts)
+            return focus.first_step, focus.last_step
+
+        return read_history(self._database, key, window_of, self._statuses(key))
+
+    def _statuses(self, key: RunKey) -> tuple[DetectorStatus, ...]:
+        return next((view.statuses for view in self._snapshot().runs if view.run.key == key), ())
+
+    def _run_url(self, key: RunKey) -> str:
+        if not self._external_url:
+            return ""
+        return f"{self._external_url}/runs/{quote(key.project, safe='')}/{quote(key.run, safe='')}"
+
+
+def _bytes(text: str) -> bytes:
+    # Everything shown has gone through `printable`; should a lone surrogate slip past it, the page still opens.
+    return text.encode("utf-8", errors="backslashreplace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from seismograd_server.display.numbers import duration, figure, times
@@ -70,43 +72,48 @@ def headline(history: History, verdict: Verdict, focus: Focus) -> str:
     return f"{word} from step {step:,} on" if step is not None else word
 
 
-def summarise(
-    history: History,
-    verdict: Verdict,
-    focus: Focus,
-    healthy: Healthy | None,
-    doubling: float | None,
-    where: str,
-    next_step: str,
-    now: float,
-) -> tuple[str, str, str]:
-    """Three sentences: what happened, where it came from and when it was seen, what to do.
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the sentences tell.
 
-    Args:
+    Attributes:
+        doubling: steps in which the norm doubled; None = it did not.
         where: "layer x" or "rank 3" or both, as a phrase; empty = unknown.
         next_step: the first thing to try, as a title; empty = nothing.
     """
-    if verdict is Verdict.NO_DATA:
+
+    verdict: Verdict
+    focus: Focus
+    healthy: Healthy | None
+    doubling: float | None
+    where: str
+    next_step: str
+
+
+def summarise(history: History, story: Story, now: float) -> tuple[str, str, str]:
+    """Three sentences: what happened, where it came from and when it was seen, what to do."""
+    if story.verdict is Verdict.NO_DATA:
         return _nothing_known(history, now)
-    if verdict is Verdict.HEALTHY:
-        return _healthy(history, healthy, now)
+    if story.verdict is Verdict.HEALTHY:
+        return _healthy(history, story.healthy, now)
     return (
-        _what(history, verdict, focus, healthy, doubling),
-        _whence(history, focus, where),
-        _what_next(history, verdict, next_step, now),
+        _what(history, story),
+        _whence(history, story.focus, story.where),
+        _what_next(history, story.verdict, story.next_step, now),
     )
 
 
 def _nothing_known(history: History, now: float) -> tuple[str, str, str]:
     run = history.run
     opened = f"{plural(len(history.ranks), 'rank')} of {run.world_size:,} opened it"
-    return (
-        f"No step of this run has been closed, so there is nothing to judge: {opened}, "
-        f"{duration(max(0.0, now - run.started_at))} ago.",
-        "A step is closed once every rank has reported it, or a few seconds after the first one did.",
+    ago = duration(max(0.0, now - run.started_at))
+    first = f"No step of this run has been closed, so there is nothing to judge: {opened}, {ago} ago."
+    second = "A step is closed once every rank has reported it, or a few seconds after the first one did."
+    third = (
         "Look at the job's own output: before its first optimizer step there is nothing to send, and "
-        "`seismograd doctor` tells whether the server can be reached.",
+        "`seismograd doctor` tells whether the server can be reached."
     )
+    return first, second, third
 
 
 def _state_phrase(history: History, now: float) -> str:
@@ -144,7 +151,8 @@ def _healthy(history: History, healthy: Healthy | None, now: float) -> tuple[str
     )
 
 
-def _what(history: History, verdict: Verdict, focus: Focus, healthy: Healthy | None, doubling: float | None) -> str:
+def _what(history: History, story: Story) -> str:
+    focus, healthy, doubling = story.focus, story.healthy, story.doubling
     lead = focus.lead
     seen = "Its gradients left their usual range" if lead is None else _capital(signature_name(lead.signature))
     at = f"at step {focus.onset:,}" if focus.onset is not None else f"at step {focus.failure or 0:,}"
@@ -161,7 +169,7 @@ def _what(history: History, verdict: Verdict, focus: Focus, healthy: Healthy | N
     seen_as = f"{seen} began {at}{growth}" if lead is not None else f"{seen} {at}{growth}"
     if focus.failure is not None and focus.failure_kind is not None:
         return f"{seen_as}, until {how_failed(focus.failure_kind)} at step {focus.failure:,}."
-    if verdict is Verdict.ALERTED:
+    if story.verdict is Verdict.ALERTED:
         return f"{seen_as}; the run came through it."
     return f"{seen_as}."
 

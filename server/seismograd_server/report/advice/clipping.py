@@ -77,8 +77,9 @@ def clip_hides_growth(case: Case) -> Advice | None:
     return Advice(
         "Do not rely on clipping alone: it was already engaged on nearly every step",
         f"In the {plural(int(known.sum()), 'step')} before the onset {share(engaged)} of the steps were clipped, the "
-        f"median one by a factor of {figure(median / float(np.median(threshold[known])), 2)}. Clipping so often acts as "
-        "a smaller learning rate and hides growth: lower the rate instead, then raise the threshold to where it acts rarely.",
+        f"median one by a factor of {figure(median / float(np.median(threshold[known])), 2)}. Clipping so often acts "
+        "as a smaller learning rate and hides growth: lower the rate instead, then raise the threshold to where it "
+        "acts rarely.",
         (("clipped before the onset", share(engaged)), ("threshold", figure(float(np.median(threshold[known]))))),
     )
 

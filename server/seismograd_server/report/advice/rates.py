@@ -85,7 +85,7 @@ def lower_rate(case: Case) -> Advice | None:
         return Advice(
             f"Lower the learning rate {times(factor)}: from {figure(rate)} to {figure(rate / factor, 2)}",
             f"At the onset the updates were {share(ratio)} of the weights' own norm in the median layer; healthy runs "
-            f"stay below {share(_UPDATE_RATIO_LIMIT)}. The factor brings it to about {share(_UPDATE_RATIO_AIM)}.",
+            f"stay below {share(_UPDATE_RATIO_LIMIT)}. The factor brings it to about {share(ratio / factor)}.",
             (("update / weight at the onset", share(ratio)), ("factor", times(factor))),
         )
     if case.doubling is None or case.doubling <= 0:
@@ -97,28 +97,30 @@ def lower_rate(case: Case) -> Advice | None:
     return Advice(
         f"Lower the learning rate {times(factor)}: from {figure(rate)} to {figure(rate / factor, 2)}",
         f"The norm grew by a factor of {figure(growth)} a step. Where a quadratic valley sets the limit, that rate is "
-        f"{figure((1 + growth) / 2)} times the stable one for plain gradient descent; the factor leaves as much room again.",
+        f"{figure((1 + growth) / 2)} times the stable one for plain gradient descent; the factor leaves as much room "
+        "again.",
         (("growth per step", times(growth)), ("factor", times(factor))),
     )
 
 
 def update_ratio_at_onset(layers: LayerWindow | None, onset: int) -> float | None:
-    """Median over layers of update norm over weight norm, at the first samples from shortly before the onset on."""
+    """Median over layers of update norm over weight norm at the onset: in the first sample from there on.
+
+    Later ones only show how far it went. A run that samples every tenth step has one within the next ten.
+    """
     if layers is None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = layers.update_norms.astype(np.float64) / layers.weight_norms.astype(np.float64)
     ratios = np.where(np.isfinite(ratios) & (ratios > 0), ratios, np.nan)
-    near = (layers.steps >= onset - 10) & (layers.steps <= onset + 20) & ~np.isnan(ratios).all(axis=1)
+    near = (layers.steps >= onset) & (layers.steps <= onset + 10) & ~np.isnan(ratios).all(axis=1)
     rows = np.flatnonzero(near)
     if not len(rows):
         return None
-    medians = np.array([np.median(row[~np.isnan(row)]) for row in ratios[rows]])
-    return float(medians.max())
+    first = ratios[rows[0]]
+    return float(np.median(first[~np.isnan(first)]))
 
 
 def _round_factor(factor: float) -> float:
-    for nice in (1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0):
-        if factor <= nice:
-            return nice
-    return 100.0
+    """The next round factor; tenfold at most, because what diverges faster than that says little about the rate."""
+    return next((nice for nice in (1.5, 2.0, 3.0, 5.0) if factor <= nice), 10.0)

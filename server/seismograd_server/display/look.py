@@ -1,0 +1,23 @@
+"""The style sheet that pages and reports share."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def shared_css() -> str:
+    """Colours, severities and charts as CSS."""
+    return (Path(__file__).parent / "look.css").read_text(encoding="utf-8")
+
+
+def key_swatch(css_class: str) -> str:
+    """A short piece of a curve for a legend."""
+    if css_class == "broken":
+        drawing = '<path class="broken" d="M8 2.5l5 5m0 -5l-5 5"/>'
+    elif css_class == "incident":
+        drawing = '<rect class="incident key-area" width="22" height="10"/>'
+    else:
+        drawing = f'<path class="{css_class}" d="M0 5H22"/>'
+    return f'<svg class="key chart-key chart" viewBox="0 0 22 10" aria-hidden="true">{drawing}</svg>'

@@ -1,0 +1,83 @@
+"""A report as Markdown, for tickets and chats: the same words, without the drawings. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from seismograd_server.display.numbers import octaves, timestamp
+from seismograd_server.display.text import printable
+from seismograd_server.report.contents import LayerRise, Report
+from seismograd_server.report.render_html import evidence_rows
+from seismograd_server.report.summary import signature_name
+
+# What Markdown, or HTML inside it, would read as markup. A line break would end a table row or a list entry.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+|!~&])")
+_SHOWN_RISES = 8
+
+
+def render_markdown(report: Report) -> str:
+    """The report as GitHub-flavoured Markdown; names and reasons are escaped."""
+    parts = [
+        f"# {_safe(str(report.key))}: {_safe(report.headline)}",
+        " ".join(_safe(sentence) for sentence in report.summary),
+        _table(("", "", ""), [(fact.label, fact.value, fact.note) for fact in report.facts]),
+    ]
+    if report.advice:
+        parts.append("## What to try")
+        parts.append("\n".join(f"{place}. {_advice(report, place - 1)}" for place in range(1, len(report.advice) + 1)))
+    parts.append("## Timeline")
+    parts.append(
+        "\n".join(
+            f"- {'start' if event.step is None else f'step {event.step:,}'}: **{_safe(event.title)}**"
+            + (f" ({_safe(event.detail)})" if event.detail else "")
+            for event in report.timeline
+        )
+    )
+    if report.rises:
+        parts.append("## Which layer came first")
+        parts.append(
+            _table(("order", "layer", "step", "octaves"), [_rise(rise) for rise in report.rises[:_SHOWN_RISES]])
+        )
+    parts.append("## Alerts")
+    parts.append("\n".join(_alerts(report)) or "No detector raised an alert.")
+    if report.configuration:
+        parts.append("## Configuration")
+        parts.append(_table(("key", "value"), report.configuration))
+    limits = [*report.gaps, *(f"Not seen: {spot}" for spot in report.blind)]
+    parts.append("## What this report cannot tell")
+    parts.append("\n".join(f"- {_safe(limit)}" for limit in limits) or "No gap in the data is known.")
+    parts.append(f"*Written by seismograd, {timestamp(report.written_at)}.*")
+    return "\n\n".join(parts) + "\n"
+
+
+def _safe(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", printable(text))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]] | tuple[tuple[str, ...], ...]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines.extend("| " + " | ".join(_safe(cell) for cell in row) + " |" for row in rows)
+    return "\n".join(lines)
+
+
+def _advice(report: Report, place: int) -> str:
+    advice = report.advice[place]
+    numbers = "; ".join(f"{_safe(label)}: {_safe(value)}" for label, value in advice.numbers)
+    return f"**{_safe(advice.title)}.** {_safe(advice.reason)}" + (f" ({numbers})" if numbers else "")
+
+
+def _rise(rise: LayerRise) -> tuple[str, str, str, str]:
+    level = "NaN or Inf" if rise.nonfinite_step == rise.step else octaves(rise.octaves)
+    return str(rise.order), rise.name, f"{rise.step:,}", level
+
+
+def _alerts(report: Report) -> list[str]:
+    lines = []
+    for entry in report.alerts:
+        alert = entry.alert
+        evidence = "; ".join(f"{_safe(label)} {_safe(value)}" for label, value in evidence_rows(alert))
+        lines.append(
+            f"- **{entry.number}. {signature_name(alert.signature)}** ({alert.severity.label}, step "
+            f"{alert.opened_step:,}, {alert.state.value}): {_safe(alert.reason)} ({evidence})"
+        )
+    return lines
