@@ -53,7 +53,8 @@ class Database:
         stack.callback(self._reader.dispose)
         self._turn = threading.Lock()
         self._epoch = 0
-        self._failure = ""
+        self._closed = False
+        self._refusal = ""  # why nothing may be written any more
 
     @classmethod
     def open(cls, url: str, *, owner: str, durability: Durability = "process") -> Database:
@@ -96,8 +97,8 @@ class Database:
         if not self._turn.acquire(timeout=_BUSY_SECONDS):
             raise StorageBusyError(f"database {self.name}: another transaction has not ended for {_BUSY_SECONDS:g} s")
         try:
-            if self._failure:
-                raise StorageError(self._failure)
+            if self._refusal:
+                raise StorageError(self._refusal)
             with self._translated(), self._writer.begin() as connection:
                 self._check_epoch(connection)
                 yield Transaction(connection)
@@ -112,6 +113,8 @@ class Database:
             StorageBusyError: too many readers at once.
             StorageError: anything else.
         """
+        if self._closed:
+            raise StorageError(self._refusal)
         with self._translated(), self._reader.begin() as connection:
             yield Transaction(connection)
 
@@ -133,7 +136,9 @@ class Database:
         return shutil.disk_usage(self._path.parent).free
 
     def close(self) -> None:
-        """Close every connection and give the lock back; may be called twice."""
+        """Close every connection and give the lock back; may be called twice. Nothing can be read or written after."""
+        self._closed = True
+        self._refusal = f"database {self.name} is closed"
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -163,7 +168,7 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error) as error:  # the latter from a connection that is being made
             translated = failures.translate(error, self.name)
             if failures.is_sync_failure(error):
-                self._failure = str(translated)
+                self._refusal = str(translated)
             raise translated from error
 
 
@@ -189,7 +194,7 @@ def _place(address: URL, stack: ExitStack) -> Path:
         # A real file: a database in memory has other rules for locks and snapshots, and tests would prove nothing.
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="seismograd-"))
         return Path(directory) / "seismograd.db"
-    path = Path(address.database).absolute()
+    path = Path(address.database).resolve()  # one lock, by whatever path it is reached
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,8 +11,8 @@ from seismograd_server.errors import StorageBusyError, StorageError
 
 # Results of SQLite that pass by themselves or once an operator has made room; https://sqlite.org/rescode.html.
 _TRANSIENT = {
-    sqlite3.SQLITE_BUSY: "another process holds its lock; it is tried again",
-    sqlite3.SQLITE_LOCKED: "another connection holds its lock; it is tried again",
+    sqlite3.SQLITE_BUSY: "another process holds its lock: try again, or end that process",
+    sqlite3.SQLITE_LOCKED: "another connection holds its lock: try again",
     sqlite3.SQLITE_FULL: "the disk is full: free some space, nothing that was acknowledged is lost",
     sqlite3.SQLITE_NOMEM: "memory is exhausted: give the server more, or lower max_inflight_bytes",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, update
+from sqlalchemy import Connection, create_engine, update
 
 from seismograd_server.errors import (
     StartError,
@@ -23,6 +23,7 @@ from seismograd_server.errors import (
 from seismograd_server.model import RankIdentity, RunKey, StepBatch
 from seismograd_server.store import database as database_module
 from seismograd_server.store.database import Database, Durability
+from seismograd_server.store.migrate import migrate
 from seismograd_server.store.schema import metadata, server_epoch
 
 # Opens a database, says so, and keeps it until its standard input ends.
@@ -165,6 +166,36 @@ def test_a_temporary_database_is_gone_when_it_is_closed() -> None:
     database.close()
 
     assert not directory.exists()
+
+
+def test_a_closed_database_can_neither_be_read_nor_written(database: Database) -> None:
+    database.close()
+
+    with pytest.raises(StorageError, match="is closed"), database.read():
+        pass
+    with pytest.raises(StorageError, match="is closed"), database.begin():
+        pass
+
+
+def test_a_link_to_a_database_has_the_same_lock(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(Path(database.name).parent, target_is_directory=True)
+
+    with pytest.raises(StartError, match="in use by"):
+        Database.open(f"sqlite:///{tmp_path}/link/{Path(database.name).name}", owner="test")
+
+
+def test_a_migration_that_fails_leaves_no_table_behind(database_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def migrate_and_fail(connection: Connection, name: str) -> None:
+        migrate(connection, name)
+        raise StorageError("lightning struck")
+
+    monkeypatch.setattr(database_module, "migrate", migrate_and_fail)
+    with pytest.raises(StartError, match="lightning struck"):
+        Database.open(f"sqlite:///{database_path}", owner="test")
+
+    connection = sqlite3.connect(database_path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    connection.close()
 
 
 def test_a_block_that_raises_leaves_nothing_behind(

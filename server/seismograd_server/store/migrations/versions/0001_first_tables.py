@@ -27,6 +27,11 @@ def upgrade() -> None:
     op.execute("INSERT INTO server_epoch (row, epoch, owner) VALUES (1, 0, '')")
 
 
+def _texts(*names: str) -> list[sa.Column[str]]:
+    """Columns of text that is always there; "" = nothing was said."""
+    return [sa.Column(name, sa.Text(), nullable=False) for name in names]
+
+
 def _runs() -> None:
     op.create_table(
         "server_epoch",
@@ -38,36 +43,30 @@ def _runs() -> None:
     )
     op.create_table(
         "runs",
-        sa.Column("run_id", _NUMBER, autoincrement=True, nullable=False),
-        sa.Column("project", sa.Text(), nullable=False),
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("run_id", _NUMBER, nullable=False),
+        *_texts("project", "run", "state"),
         sa.Column("started_at", sa.Double(), nullable=False),
-        sa.Column("last_record_at", sa.Double(), nullable=True),
-        sa.Column("ended_at", sa.Double(), nullable=True),
-        sa.Column("failure_reason", sa.Text(), nullable=False),
-        sa.Column("config_json", sa.Text(), nullable=False),
-        sa.Column("tags_json", sa.Text(), nullable=False),
-        sa.Column("framework", sa.Text(), nullable=False),
-        sa.Column("strategy", sa.Text(), nullable=False),
+        sa.Column("last_record_at", sa.Double()),
+        sa.Column("ended_at", sa.Double()),
+        *_texts("failure_reason", "config_json", "tags_json", "framework", "strategy"),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("world_size", sa.Integer(), nullable=False),
-        sa.Column("last_step", sa.BigInteger(), nullable=True),
+        sa.Column("last_step", sa.BigInteger()),
         sa.Column("closed_steps", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
         sa.UniqueConstraint("project", "run", name="uq_runs_project_run"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_runs_state", "runs", ["state"], unique=False)
+    op.create_index("ix_runs_state", "runs", ["state"])
     op.create_table(
         "launches",
-        sa.Column("launch_row", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("launch_id", sa.Text(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("world_size", sa.Integer(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
-        sa.Column("ended_at", sa.Double(), nullable=True),
+        sa.Column("ended_at", sa.Double()),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_launches_run_id"),
         sa.PrimaryKeyConstraint("launch_row", name="pk_launches"),
         sa.UniqueConstraint("launch_id", name="uq_launches_launch_id"),
@@ -86,7 +85,7 @@ def _runs() -> None:
     )
     op.create_table(
         "ranks",
-        sa.Column("handle", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("handle", _NUMBER, nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
@@ -94,16 +93,11 @@ def _runs() -> None:
         sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("process_id", sa.BigInteger(), nullable=False),
         sa.Column("local_rank", sa.Integer(), nullable=False),
-        sa.Column("device_type", sa.Text(), nullable=False),
-        sa.Column("device_name", sa.Text(), nullable=False),
-        sa.Column("device_uuid", sa.Text(), nullable=False),
-        sa.Column("driver_version", sa.Text(), nullable=False),
-        sa.Column("client_version", sa.Text(), nullable=False),
-        sa.Column("python_version", sa.Text(), nullable=False),
+        *_texts("device_type", "device_name", "device_uuid", "driver_version", "client_version", "python_version"),
         sa.Column("clock_skew_seconds", sa.Double(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
         sa.Column("last_seen_at", sa.Double(), nullable=False),
-        sa.Column("ended_at", sa.Double(), nullable=True),
+        sa.Column("ended_at", sa.Double()),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["launch_row"], ["launches.launch_row"], name="fk_ranks_launch_row"),
@@ -112,13 +106,13 @@ def _runs() -> None:
         sa.UniqueConstraint("launch_row", "rank", name="uq_ranks_launch_row_rank"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_ranks_run_id", "ranks", ["run_id"], unique=False)
+    op.create_index("ix_ranks_run_id", "ranks", ["run_id"])
 
 
 def _declarations() -> None:
     op.create_table(
         "catalogs",
-        sa.Column("catalog_row", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("catalog_row", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
@@ -137,10 +131,10 @@ def _declarations() -> None:
         sa.PrimaryKeyConstraint("rank_handle", "optimizer", "version", name="pk_catalog_uses"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_catalog_uses_catalog_row", "catalog_uses", ["catalog_row"], unique=False)
+    op.create_index("ix_catalog_uses_catalog_row", "catalog_uses", ["catalog_row"])
     op.create_table(
         "checkpoints",
-        sa.Column("checkpoint_row", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("checkpoint_row", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("rank_handle", _NUMBER, nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
@@ -151,7 +145,7 @@ def _declarations() -> None:
         sa.PrimaryKeyConstraint("checkpoint_row", name="pk_checkpoints"),
         sa.UniqueConstraint("rank_handle", "step", "path", name="uq_checkpoints_rank_handle_step_path"),
     )
-    op.create_index("ix_checkpoints_run_id", "checkpoints", ["run_id"], unique=False)
+    op.create_index("ix_checkpoints_run_id", "checkpoints", ["run_id"])
     op.create_table(
         "health",
         sa.Column("rank_handle", _NUMBER, nullable=False),
@@ -167,7 +161,7 @@ def _declarations() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_health_run_id"),
         sa.PrimaryKeyConstraint("rank_handle", name="pk_health"),
     )
-    op.create_index("ix_health_run_id", "health", ["run_id"], unique=False)
+    op.create_index("ix_health_run_id", "health", ["run_id"])
 
 
 def _records() -> None:
@@ -184,7 +178,7 @@ def _records() -> None:
     )
     op.create_table(
         "drops",
-        sa.Column("drop_row", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("drop_row", _NUMBER, nullable=False),
         sa.Column("rank_handle", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
@@ -194,10 +188,10 @@ def _records() -> None:
         sa.ForeignKeyConstraint(["rank_handle"], ["ranks.handle"], name="fk_drops_rank_handle"),
         sa.PrimaryKeyConstraint("drop_row", name="pk_drops"),
     )
-    op.create_index("ix_drops_rank_handle", "drops", ["rank_handle"], unique=False)
+    op.create_index("ix_drops_rank_handle", "drops", ["rank_handle"])
     op.create_table(
         "segments",
-        sa.Column("segment_id", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("segment_id", _NUMBER, nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
@@ -215,17 +209,14 @@ def _records() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_segments_read",
-        "segments",
-        ["launch_row", "optimizer", "kind", "segment_id", "first_step", "last_step"],
-        unique=False,
+        "ix_segments_read", "segments", ["launch_row", "optimizer", "kind", "segment_id", "first_step", "last_step"]
     )
 
 
 def _closed_steps() -> None:
     op.create_table(
         "closed_blocks",
-        sa.Column("ordinal", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("ordinal", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
@@ -239,12 +230,11 @@ def _closed_steps() -> None:
         sa.PrimaryKeyConstraint("ordinal", name="pk_closed_blocks"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_closed_blocks_launch", "closed_blocks", ["launch_row", "optimizer", "ordinal"], unique=False)
+    op.create_index("ix_closed_blocks_launch", "closed_blocks", ["launch_row", "optimizer", "ordinal"])
     op.create_index(
         "ix_closed_blocks_run",
         "closed_blocks",
         ["run_id", "optimizer", "ordinal", "attempt", "branch", "first_step", "last_step"],
-        unique=False,
     )
     op.create_table(
         "detector_states",
@@ -261,7 +251,7 @@ def _closed_steps() -> None:
 def _alerts() -> None:
     op.create_table(
         "alerts",
-        sa.Column("alert_row", _NUMBER, autoincrement=True, nullable=False),
+        sa.Column("alert_row", _NUMBER, nullable=False),
         sa.Column("alert_id", sa.Text(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("signature", sa.Text(), nullable=False),
@@ -273,13 +263,10 @@ def _alerts() -> None:
         sa.Column("last_step", sa.BigInteger(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
-        sa.Column("resolved_at", sa.Double(), nullable=True),
-        sa.Column("resolution", sa.Text(), nullable=True),
-        sa.Column("evidence_json", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("fingerprint", sa.Text(), nullable=False),
-        sa.Column("acknowledged_by", sa.Text(), nullable=False),
-        sa.Column("acknowledged_at", sa.Double(), nullable=True),
+        sa.Column("resolved_at", sa.Double()),
+        sa.Column("resolution", sa.Text()),
+        *_texts("evidence_json", "reason", "fingerprint", "acknowledged_by"),
+        sa.Column("acknowledged_at", sa.Double()),
         sa.Column("inhibited_by", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_alerts_run_id"),
         sa.PrimaryKeyConstraint("alert_row", name="pk_alerts"),
@@ -289,12 +276,12 @@ def _alerts() -> None:
         ),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_alerts_state", "alerts", ["state"], unique=False)
+    op.create_index("ix_alerts_state", "alerts", ["state"])
     op.create_table(
         "alert_transitions",
         sa.Column("alert_row", _NUMBER, nullable=False),
         sa.Column("ordinal", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("before", sa.Text(), nullable=True),
+        sa.Column("before", sa.Text()),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("severity", sa.SmallInteger(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
@@ -316,20 +303,18 @@ def _alerts() -> None:
     )
     op.create_table(
         "outbox",
-        sa.Column("entry_id", _NUMBER, autoincrement=True, nullable=False),
-        sa.Column("dedupe_key", sa.Text(), nullable=False),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("alert_id", sa.Text(), nullable=False),
+        sa.Column("entry_id", _NUMBER, nullable=False),
+        *_texts("dedupe_key", "target", "alert_id"),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("due_at", sa.Double(), nullable=True),
+        sa.Column("due_at", sa.Double()),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("last_error", sa.Text(), nullable=False),
-        sa.Column("finished_at", sa.Double(), nullable=True),
+        sa.Column("finished_at", sa.Double()),
         sa.Column("delivered", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("entry_id", name="pk_outbox"),
         sa.UniqueConstraint("dedupe_key", name="uq_outbox_dedupe_key"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_outbox_alert_id", "outbox", ["alert_id"], unique=False)
-    op.create_index("ix_outbox_due_at", "outbox", ["due_at"], unique=False)
+    op.create_index("ix_outbox_alert_id", "outbox", ["alert_id"])
+    op.create_index("ix_outbox_due_at", "outbox", ["due_at"])
