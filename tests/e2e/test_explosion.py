@@ -114,13 +114,8 @@ def test_an_explosion_is_told_before_the_run_fails_and_everywhere(
     missing = [name for name in PROMISED_FAMILIES if f"# TYPE seismograd_{name} " not in page]
     assert missing == []
     assert sum('run="over-the-edge"' in line for line in page.splitlines()) <= 64
-    check = subprocess.run(
-        [require_program("promtool", "prometheus"), "check", "metrics"],
-        input=page,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    promtool = [require_program("promtool", "prometheus"), "check", "metrics"]
+    check = subprocess.run(promtool, input=page, capture_output=True, text=True, check=False)
     assert check.returncode == 0, check.stdout + check.stderr
 
     # The series is what plain torch computed, norm by norm; what was not finite is counted, not lost.

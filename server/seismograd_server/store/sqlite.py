@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, QueuePool, StaticPool, create_engine, event
 from sqlalchemy.engine import URL
 
-# Larger pages halve the cost of large payloads, smaller ones that of the small rows around them; measured in the
-# benchmark of the store.
+# A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them.
 _PAGE_BYTES = 16_384
 # The write-ahead log is folded into the database when it has grown to this; readers stay fast, and a commit rarely
 # pays for it.
