@@ -24,21 +24,19 @@ def entries_for(
     """
     if not transition.notify:
         return []
-    alert = transition.alert
-    payload = json.dumps(notification(transition, external_url), allow_nan=False)
-    # Cause and step alone would take the second reopening at one step for the first.
-    change = f"{alert.alert_id}/{transition.cause}/{alert.last_step}/{transition.at!r}"
+    note = notification(transition, external_url)
+    payload = json.dumps(note, allow_nan=False)
     return [
         OutboxEntry(
             entry_id=None,
             target=target.name,
-            alert_id=alert.alert_id,
+            alert_id=transition.alert.alert_id,
             created_at=now,
             due_at=now,
             attempts=0,
             payload=payload,
             last_error="",
-            dedupe_key=f"{change}/{target.name}",
+            dedupe_key=f"{note['notification_id']}/{target.name}",
         )
         for target in targets
     ]

@@ -54,10 +54,16 @@ def run_url(external_url: str, alert: Alert) -> str:
 
 
 def notification(transition: Transition, external_url: str) -> dict[str, Any]:
-    """A transition as JSON values, for the outbox."""
-    rose = Severity.NONE < transition.severity_before < transition.alert.severity
+    """A transition as JSON values, for the outbox.
+
+    `notification_id` is the same in every attempt to deliver it: a receiver that has seen it may ignore the repetition.
+    """
+    alert = transition.alert
+    rose = Severity.NONE < transition.severity_before < alert.severity
     told = transition.before is AlertState.FIRING
-    return describe(transition.alert, external_url) | {
+    return describe(alert, external_url) | {
+        # Cause and step alone would take the second reopening at one step for the first.
+        "notification_id": f"{alert.alert_id}/{transition.cause}/{alert.last_step}/{transition.at!r}",
         "cause": transition.cause,
         "at": transition.at,
         "severity_before": transition.severity_before.label if rose and told else "",

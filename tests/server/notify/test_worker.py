@@ -409,6 +409,29 @@ def test_a_delivery_that_could_not_be_recorded_is_recorded_later_and_not_sent_ag
     assert server.counted(0, "delivered") == 1.0
 
 
+def test_a_server_that_died_between_sending_and_recording_sends_again_under_the_same_id(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(database, build_targets([webhook(receiver)], 30.0), Clock())
+    server.find(40)
+
+    def dies(*_: object) -> None:
+        raise StorageBusyError("this is where the process ended")
+
+    async def story() -> None:
+        first = quiet(server)
+        monkeypatch.setattr(next(iter(first._lanes.values())), "_record_delivery", dies)
+        await first.tick()
+        with pytest.raises(StorageBusyError):
+            await first.drain()
+        await once(quiet(server))
+
+    asyncio.run(story())
+    one, two = (each.json()["notification_id"] for each in receiver.requests)
+    assert one == two
+    assert server.pending() == 0
+
+
 class Broken:
     name = "broken"
     batch_size = 1
