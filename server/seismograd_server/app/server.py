@@ -1,0 +1,257 @@
+"""The composition root: everything is built here, started in order, and stopped in the opposite one.
+
+sockets -> database -> pipeline (takes up live runs) -> log -> gRPC -> HTTP -> notifications
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import signal
+import socket
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from urllib.parse import quote
+
+import structlog
+import uvicorn
+from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE
+from seismograd_server.app.listening import HttpServer, host_of, listening, loop_factory, reachable
+from seismograd_server.app.wiring import delivery_policy, export_limits, log_settings, pipeline_settings, target_configs
+from seismograd_server.config import Address, Settings
+from seismograd_server.errors import SeismogradError, StartError, StorageError
+from seismograd_server.ingest.log import Log
+from seismograd_server.ingest.query_servicer import query_handlers
+from seismograd_server.ingest.servicer import TelemetryServicer
+from seismograd_server.instruments import Instruments
+from seismograd_server.metrics import new_registry, page
+from seismograd_server.notify import Target, Worker, build_targets, entries_for
+from seismograd_server.pipeline import Pipeline
+from seismograd_server.report import PostmortemWriter
+from seismograd_server.store.database import Database
+from seismograd_server.web import WebSettings, create_app
+
+_log = structlog.get_logger(__name__)
+
+# Running calls get so long when the server stops; what they have sent is durable or will be sent again.
+_GRACE_SECONDS = 1.0
+_GRPC_OPTIONS = (
+    # Two servers on one port would share the connections, and each would see half of a run.
+    ("grpc.so_reuseport", 0),
+    # A rank whose machine died is noticed, so that its run can be called lost.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients ping every 30 s; the default would answer that with GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_metadata_size", 8_192),
+)
+
+
+class Server:
+    """One server in this process. `start`, then `wait`, then `stop`; the addresses are known from `start` on."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.grpc_address = settings.grpc_listen
+        self.http_address = settings.http_listen
+        self._clock = clock
+        self._stack = contextlib.AsyncExitStack()
+        self._ready = False
+        self._fatal: asyncio.Future[None] | None = None
+        self.instruments = Instruments(new_registry())
+
+    @property
+    def external_url(self) -> str:
+        """Where people reach the web pages."""
+        return self.settings.external_url.rstrip("/") or f"http://{reachable(self.http_address)}"
+
+    async def start(self) -> None:
+        """Start everything.
+
+        Raises:
+            StartError: a port in use, a directory that is not writable, a database that another server has ...
+            ConfigError: a notification target that cannot be used.
+        """
+        self._fatal = asyncio.get_running_loop().create_future()
+        try:
+            await self._start()
+        except StorageError as error:
+            await self._stack.aclose()
+            raise StartError(str(error)) from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._ready = True
+
+    async def wait(self) -> None:
+        """Return when `stop` is called.
+
+        Raises:
+            SeismogradError: the server cannot go on (its database has been taken over, the disk has failed).
+        """
+        assert self._fatal is not None  # noqa: S101 (`start` comes first)
+        await asyncio.shield(self._fatal)
+
+    async def stop(self) -> None:
+        """Stop taking records, make durable what is here, store the detectors' state, and close everything."""
+        self._ready = False
+        await self._stack.aclose()
+        if self._fatal is not None and not self._fatal.done():
+            self._fatal.set_result(None)
+
+    def metrics_page(self, accept: str) -> tuple[bytes, str]:
+        """The page for Prometheus and its content type."""
+        with contextlib.suppress(OSError):
+            self.instruments.storage_size_bytes.set(self._database.size_bytes())
+            self.instruments.storage_free_bytes.set(self._database.free_bytes())
+        limits = export_limits(self.settings)
+        return page(accept, self._pipeline.snapshot(), self.instruments, self._clock(), limits)
+
+    async def _start(self) -> None:
+        settings = self.settings
+        targets = build_targets(target_configs(settings), settings.notify.resend_seconds)
+        http_socket = self._stack.enter_context(listening("http_listen", settings.http_listen))
+        self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
+        with listening("grpc_listen", settings.grpc_listen):
+            pass  # gRPC itself says only that it failed
+        database = Database.open(settings.database, owner="seismograd serve", durability=settings.durability)
+        self._database = self._stack.enter_context(database)
+        self.instruments.build_info.labels(
+            version=version("seismograd"), storage="sqlite", python=platform.python_version()
+        ).set(1)
+        worker = self._worker(targets)
+        self._pipeline = Pipeline(
+            self._database,
+            self.instruments,
+            pipeline_settings(settings),
+            lambda transition, now: entries_for(transition, targets, now, self.external_url),
+        )
+        await asyncio.to_thread(self._pipeline.start, self._clock())
+        await self._start_grpc(worker)
+        await self._start_http(http_socket)
+        task = asyncio.create_task(worker.run(), name="notify")
+        task.add_done_callback(self._ended)
+        self._stack.push_async_callback(worker.stop)
+
+    async def _start_grpc(self, worker: Worker) -> None:
+        settings, how = self.settings, log_settings(self.settings)
+        log = Log(
+            self._pipeline,
+            how,
+            self.instruments,
+            clock=self._clock,
+            on_fatal=self._fail,
+            on_commit=worker.wake,
+        )
+        log.start()
+        self._stack.push_async_callback(log.stop)
+        server = aio.server(options=(*_GRPC_OPTIONS, ("grpc.max_receive_message_length", settings.max_frame_bytes)))
+        servicer = TelemetryServicer(
+            log, self._pipeline, self.instruments, how.limits, run_url=self._run_url, clock=self._clock
+        )
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        server.add_generic_rpc_handlers((servicer.handlers(), query_handlers(self._database)))
+        try:
+            port = server.add_insecure_port(str(settings.grpc_listen))
+        except RuntimeError as error:
+            raise StartError(f"grpc_listen {settings.grpc_listen}: cannot listen there: {error}") from error
+        self.grpc_address = Address(settings.grpc_listen.host, port)
+        await server.start()
+        self._stack.push_async_callback(server.stop, _GRACE_SECONDS)
+        self._stack.callback(log.hang_up)
+        self._stack.push_async_callback(checks.enter_graceful_shutdown)
+        for name in ("", TELEMETRY_SERVICE, QUERY_SERVICE):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def _start_http(self, listening: socket.socket) -> None:
+        external = self.settings.external_url
+        hosts = ("localhost", self.http_address.host, *self.settings.allowed_hosts, *host_of(external))
+        app = create_app(
+            database=self._database,
+            snapshot=self._pipeline.snapshot,
+            metrics_page=self.metrics_page,
+            ready=lambda: self._ready,
+            postmortem=PostmortemWriter(self._database, self.external_url),
+            settings=WebSettings(
+                allowed_hosts=hosts, grpc_address=reachable(self.grpc_address), external_url=external.rstrip("/")
+            ),
+            clock=self._clock,
+        )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=int(_GRACE_SECONDS),
+        )
+        server = HttpServer(config)
+        task = asyncio.create_task(server.serve(sockets=[listening]), name="http")
+        task.add_done_callback(self._ended)
+
+        async def stop() -> None:
+            server.should_exit = True
+            await asyncio.wait([task])
+
+        self._stack.push_async_callback(stop)
+
+    def _worker(self, targets: list[Target]) -> Worker:
+        policy = delivery_policy(self.settings)
+        return Worker(
+            self._database,
+            targets,
+            self.instruments,
+            self._clock,
+            policy=policy,
+            external_url=self.external_url,
+        )
+
+    def _run_url(self, project: str, run: str) -> str:
+        return f"{self.external_url}/runs/{quote(project, safe='')}/{quote(run, safe='')}"
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part has ended by itself: fine when we are stopping, fatal otherwise."""
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, SeismogradError):
+            self._fail(failure)
+        elif failure is not None:
+            self._fail(SeismogradError(f"the {task.get_name()} part died: {type(failure).__name__}: {failure}"))
+
+    def _fail(self, error: SeismogradError) -> None:
+        self._ready = False
+        if self._fatal is not None and not self._fatal.done():
+            self._fatal.set_exception(error)
+
+
+def run(settings: Settings, ready: Callable[[Server], None] = lambda server: None) -> None:  # noqa: ARG005 (a default)
+    """Serve until SIGTERM or SIGINT; blocks. `ready` is called once, when everything listens.
+
+    Raises:
+        StartError, ConfigError: it could not start.
+        SeismogradError: it could not go on.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings, ready))
+
+
+async def _serve(settings: Settings, ready: Callable[[Server], None]) -> None:
+    server = Server(settings)
+    await server.start()
+    ending = asyncio.create_task(server.wait())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ending.cancel)
+    try:
+        ready(server)
+        with contextlib.suppress(asyncio.CancelledError):
+            await ending
+    finally:
+        await server.stop()

@@ -1,0 +1,70 @@
+"""From the settings to what each part is told: whom to notify, how to judge, how much to export."""
+
+from __future__ import annotations
+
+from seismograd_server.alerts.lifecycle import LifecyclePolicy
+from seismograd_server.config import Settings, secret_of
+from seismograd_server.detect.align import Patience
+from seismograd_server.ingest.limits import IngestLimits
+from seismograd_server.ingest.log import LogSettings
+from seismograd_server.metrics import ExportLimits
+from seismograd_server.notify import DeliveryPolicy, TargetConfig
+from seismograd_server.pipeline import PipelineSettings
+
+
+def pipeline_settings(settings: Settings) -> PipelineSettings:
+    """How steps are closed and alerts judged."""
+    return PipelineSettings(
+        patience=Patience(close_wait_seconds=settings.close_wait_seconds),
+        lost_after_seconds=settings.lost_after_seconds,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        view_seconds=settings.export.ended_seconds,
+        policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
+    )
+
+
+def target_configs(settings: Settings) -> list[TargetConfig]:
+    """Whom to notify.
+
+    Raises:
+        ConfigError: a secret that cannot be read.
+    """
+    configs = [
+        TargetConfig(
+            kind="alertmanager",
+            url=each.url,
+            name=each.name,
+            bearer_token=secret_of(each.bearer_token, each.bearer_token_file, "notify.alertmanagers.bearer_token"),
+            ca_file=each.ca_file,
+            labels=each.labels,
+        )
+        for each in settings.notify.alertmanagers
+    ]
+    configs += [
+        TargetConfig(
+            kind="webhook",
+            url=hook.url,
+            name=hook.name,
+            secret=secret_of(hook.secret, hook.secret_file, "notify.webhooks.secret"),
+            ca_file=hook.ca_file,
+            allow_hosts=hook.allow_hosts,
+        )
+        for hook in settings.notify.webhooks
+    ]
+    return configs
+
+
+def log_settings(settings: Settings) -> LogSettings:
+    """How frames are collected, and what a client may send."""
+    limits = IngestLimits(max_frame_bytes=settings.max_frame_bytes)
+    return LogSettings(settings.tick_milliseconds / 1000, settings.max_inflight_bytes, limits)
+
+
+def delivery_policy(settings: Settings) -> DeliveryPolicy:
+    """How patient deliveries are."""
+    return DeliveryPolicy(resend_seconds=settings.notify.resend_seconds)
+
+
+def export_limits(settings: Settings) -> ExportLimits:
+    """How much `/metrics` shows."""
+    return ExportLimits(runs=settings.export.runs, ended_seconds=settings.export.ended_seconds)

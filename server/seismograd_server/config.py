@@ -1,0 +1,272 @@
+"""The server's settings: built-in values < a TOML file < environment < explicit arguments.
+
+The environment's names are `SEISMOGRAD_SERVER_` and the key in capitals (`SEISMOGRAD_SERVER_DATA_DIR`), tables with two
+underscores (`SEISMOGRAD_SERVER_NOTIFY__RESEND_SECONDS`), lists and tables as JSON. A key that does not exist is an
+error wherever it stands: a typing error must not become a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from seismograd_server.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
+# What Kubernetes puts into every container for a service named `seismograd-server`: not ours.
+_KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP)(_.*)?)?)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 = any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: object) -> Address:
+    """Read `HOST:PORT`, `[IPv6]:PORT` or `:PORT` (every interface).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(text, Address):
+        return text
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\s\[\]]*)):(\d{1,5})", str(text))
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("write HOST:PORT, for example 127.0.0.1:7450")
+    return Address(match[1] or match[2] or "0.0.0.0", int(match[3]))  # noqa: S104 (what an empty host means)
+
+
+ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NOTHING = SecretStr("")
+
+
+class Table(BaseModel):
+    """A table of the configuration: no key but those that are declared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_table(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class Alertmanager(Table):
+    """One Alertmanager; in a list, its bare URL says the same. Each peer of a cluster is one of its own."""
+
+    url: str
+    name: str = ""
+    bearer_token: SecretStr = NOTHING
+    bearer_token_file: Path | None = None
+    ca_file: str = ""
+    labels: dict[str, str] = {}
+
+
+class Webhook(Table):
+    """One webhook; `secret` (or the file that holds it) signs what it is sent."""
+
+    url: str
+    name: str = ""
+    secret: SecretStr = NOTHING
+    secret_file: Path | None = None
+    ca_file: str = ""
+    allow_hosts: tuple[str, ...] = ()
+
+
+class Notify(Table):
+    """Whom to tell of alerts, and how often."""
+
+    alertmanagers: tuple[Annotated[Alertmanager, BeforeValidator(_as_table)], ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
+    resend_seconds: Positive = 30.0
+    hold_seconds: NotNegative = 0.0  # how long an alert below critical must last before it fires
+
+
+class Export(Table):
+    """How much of the live runs `/metrics` shows."""
+
+    runs: Annotated[int, Field(ge=0)] = 200
+    ended_seconds: NotNegative = 900.0
+
+
+class Settings(BaseSettings):
+    """Every setting of the server. Make it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Path("seismograd-data")
+    database_url: str = ""  # empty = SQLite in data_dir
+    grpc_listen: ListenAddress = Address("127.0.0.1", 7450)
+    http_listen: ListenAddress = Address("127.0.0.1", 7451)
+    insecure_i_know: bool = False  # listen beyond this machine although nothing is encrypted and nobody is asked
+    allowed_hosts: tuple[str, ...] = ()  # names under which browsers may reach the web pages, beside localhost
+    external_url: str = ""  # where people reach the web pages; empty = where they listen
+    durability: Literal["process", "power"] = "process"
+    tick_milliseconds: Annotated[float, Field(ge=0, le=1000)] = 20.0
+    close_wait_seconds: NotNegative = 5.0
+    lost_after_seconds: Positive = 60.0
+    checkpoint_seconds: NotNegative = 5.0
+    max_inflight_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**20
+    max_frame_bytes: Annotated[int, Field(ge=2**16, le=2**30)] = 4 * 2**20
+    notify: Notify = Notify()
+    export: Export = Export()
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'seismograd.db'}"
+
+
+def load_settings(config: Path | None = None, **explicit: object) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: a TOML file; None = none.
+        explicit: settings that outrank everything else, as from a command line; None counts as not given.
+
+    Raises:
+        ConfigError: a key that does not exist (with the nearest one that does), a value that cannot be used, a file
+            that cannot be read, or an address beyond this machine without `insecure_i_know`.
+    """
+    given = {key: value for key, value in explicit.items() if value is not None}
+    in_file = _read(config) if config is not None else {}
+    _check_environment(os.environ)
+
+    class _Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (the library's signature)
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (likewise)
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=in_file)
+
+    try:
+        settings = _Layered(**cast("dict[str, Any]", given))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, config, in_file, given)) from error
+    except ValueError as error:  # a list or table in the environment that is not JSON
+        raise ConfigError(f"environment: {error}") from error
+    _check_exposure(settings)
+    return settings
+
+
+def secret_of(value: SecretStr, file: Path | None, name: str) -> str:
+    """The secret itself, from the setting or from its file.
+
+    Raises:
+        ConfigError: both are given, or the file cannot be read.
+    """
+    if file is None:
+        return value.get_secret_value()
+    if value.get_secret_value():
+        raise ConfigError(f"{name} and {name}_file are both set: keep one")
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}_file {file} cannot be read: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not TOML: {error}") from error
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    for name in environment:
+        key = name.removeprefix(ENVIRONMENT_PREFIX)
+        if key == name or _KUBERNETES.match(key):
+            continue
+        if key.split("__", maxsplit=1)[0].lower() not in Settings.model_fields:
+            known = [ENVIRONMENT_PREFIX + field.upper() for field in Settings.model_fields]
+            raise ConfigError(f"environment variable {name} is unknown{_nearest(name, known)}")
+
+
+def _check_exposure(settings: Settings) -> None:
+    for name, address in (("grpc_listen", settings.grpc_listen), ("http_listen", settings.http_listen)):
+        if not address.is_loopback and not settings.insecure_i_know:
+            raise ConfigError(
+                f"{name} {address} can be reached from other machines, and this server neither encrypts nor asks who "
+                "is there: listen on 127.0.0.1, or set insecure_i_know = true behind a firewall"
+            )
+
+
+def _explain(
+    error: ValidationError, config: Path | None, in_file: Mapping[str, Any], given: Mapping[str, object]
+) -> str:
+    """One line for the first thing that is wrong: what, where, and what would be right."""
+    first = error.errors()[0]
+    path = first["loc"]
+    name = ".".join(str(part) for part in path)
+    top = str(path[0]) if path else ""
+    if top in given:
+        place = "argument"
+    elif os.environ.keys() & {ENVIRONMENT_PREFIX + top.upper(), ENVIRONMENT_PREFIX + "__".join(map(str, path)).upper()}:
+        place = "environment"
+    else:
+        place = f"configuration {config}" if top in in_file else "settings"
+    if first["type"] == "extra_forbidden":
+        return f"{place}: unknown key {name}{_nearest(str(path[-1]), _keys_beside(path))}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if "secret" in name or "token" in name or "url" in name else f", not {first['input']!r}"
+    return f"{place}: {name}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys that may stand where the last part of the path stands."""
+    tables: dict[str, type[BaseModel]] = {
+        "notify": Notify,
+        "export": Export,
+        "alertmanagers": Alertmanager,
+        "webhooks": Webhook,
+    }
+    table: type[BaseModel] = Settings
+    for part in path[:-1]:
+        table = tables.get(str(part), table)
+    return table.model_fields.keys()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"

@@ -1,0 +1,282 @@
+"""The in-process log: frames from the event loop to one worker thread, in ticks, and acks back.
+
+    append(stream, frame)  --20 ms-->  one decode per stream, one transaction, one answer per stream  -->  detect
+
+The event loop never commits and never detects; the worker never touches a socket. What is in flight is bounded in
+bytes: when it is full, streams are not read until there is room, which gRPC's flow control hands on to the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError, StorageFencedError
+from seismograd_server.ingest.decode import Decoder
+from seismograd_server.ingest.limits import IngestLimits
+from seismograd_server.ingest.stream import Frame, Outcome, Stream
+from seismograd_server.instruments import Instruments
+from seismograd_server.pipeline import Arrival, Notice, Pipeline, Receipt
+
+_log = structlog.get_logger(__name__)
+_Answer = TypeVar("_Answer")
+
+# Without frames, time still closes steps and loses runs: this often is looked.
+_IDLE_SECONDS = 0.25
+# How often the ranks behind open streams count as alive.
+_HEAR_SECONDS = 1.0
+# A client that has waited so long for room is told to come back later.
+_ROOM_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log collects.
+
+    Attributes:
+        tick_seconds: how long frames are collected before they are made durable together.
+        max_inflight_bytes: received and not yet durable, over all streams.
+        limits: what a client may send.
+    """
+
+    tick_seconds: float = 0.02
+    max_inflight_bytes: int = 64 * 2**20
+    limits: IngestLimits = field(default_factory=IngestLimits)
+
+
+class Log:
+    """Between the servicer and the pipeline. Made and used on the event loop; `start` starts the worker."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: LogSettings,
+        instruments: Instruments,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_fatal: Callable[[SeismogradError], None] = lambda error: None,  # noqa: ARG005 (nobody to tell)
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._instruments = instruments
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._on_commit = on_commit
+        self._decoder = Decoder(pipeline.book.catalog, settings.limits)
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._frames: list[Frame] = []
+        self._calls: list[Callable[[float], None]] = []
+        self._work = threading.Event()
+        self._stopping = threading.Event()
+        self._inflight = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._streams: set[Stream] = set()
+        self._heard_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="seismograd-log", daemon=True)
+        instruments.ingest_limit_bytes.set(settings.max_inflight_bytes)
+
+    # ------------------------------------------------------------------------------------------- on the event loop
+
+    def start(self) -> None:
+        """Start the worker; the pipeline is its own from now on."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Make durable and answer what is here, store the detectors' state, and end the worker."""
+        self._stopping.set()
+        self._work.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def hang_up(self) -> None:
+        """End every open stream, so that its client comes back to whoever serves next."""
+        for stream in self._streams:
+            stream.fail(StorageBusyError("the server is stopping: what is not acknowledged, send again"))
+
+    def attach(self, stream: Stream) -> None:
+        """A stream has opened."""
+        self._streams.add(stream)
+
+    def detach(self, stream: Stream) -> None:
+        """A stream has ended; its frames that wait here are still stored."""
+        self._streams.discard(stream)
+
+    async def append(self, stream: Stream, data: bytes) -> None:
+        """Take a frame, waiting for room.
+
+        Raises:
+            StorageBusyError: there was no room for too long.
+        """
+        if not self._room.is_set():
+            try:
+                async with asyncio.timeout(_ROOM_SECONDS):
+                    await self._room.wait()
+            except TimeoutError:
+                raise StorageBusyError(
+                    f"more than {self._settings.max_inflight_bytes} bytes wait to be stored: send again later"
+                ) from None
+        stream.waiting += 1
+        self._inflight += len(data)
+        if self._inflight >= self._settings.max_inflight_bytes:
+            self._room.clear()
+        with self._lock:
+            self._frames.append(Frame(stream, data, time.perf_counter()))
+        self._work.set()
+
+    async def call(self, function: Callable[[float], _Answer]) -> _Answer:
+        """Run a function of `now` on the worker, behind every frame that is here already.
+
+        Raises:
+            StorageBusyError: the server is stopping.
+            anything that the function raises.
+        """
+        if self._stopping.is_set():
+            raise StorageBusyError("the server is stopping: try again in a moment")
+        future: asyncio.Future[_Answer] = self._loop.create_future()
+
+        def work(now: float) -> None:
+            try:
+                answer = function(now)
+            except Exception as error:  # noqa: BLE001 (it belongs to the caller)
+                self._post(_resolve, future, None, error)
+            else:
+                self._post(_resolve, future, answer, None)
+
+        with self._lock:
+            self._calls.append(work)
+        self._work.set()
+        return await future
+
+    def _delivered(self, outcomes: Sequence[Outcome], size: int) -> None:
+        """Hand a tick's answers to their streams."""
+        self._inflight -= size
+        self._instruments.ingest_inflight_bytes.set(self._inflight)
+        if self._inflight < self._settings.max_inflight_bytes:
+            self._room.set()
+        for outcome in outcomes:
+            outcome.stream.take(outcome)
+
+    def _notify(self, notices: Sequence[Notice], runs: dict[int, int]) -> None:
+        """Send alerts down the streams of their runs; `runs` maps rank handles to runs."""
+        for stream in self._streams:
+            own = {runs.get(handle) for handle in stream.handles}
+            for notice in notices:
+                if notice.run_id in own:
+                    stream.warn(notice)
+
+    # ------------------------------------------------------------------------------------------------ on the worker
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if self._work.wait(_IDLE_SECONDS):
+                    self._stopping.wait(self._settings.tick_seconds)
+                self._tick()
+            self._tick()
+            self._pipeline.stop(self._clock())
+        except StorageError as error:
+            # Fenced, or the disk has failed for good: going on would only lose more.
+            self._post(self._on_fatal, error)
+        except Exception as error:  # noqa: BLE001 (a mistake of ours must not leave a server that accepts and never stores)
+            _log.exception("the log's worker has died")
+            self._post(self._on_fatal, SeismogradError(f"the log's worker died: {type(error).__name__}: {error}"))
+
+    def _tick(self) -> None:
+        self._work.clear()
+        with self._lock:
+            frames, self._frames = self._frames, []
+            calls, self._calls = self._calls, []
+        self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
+        now = self._clock()
+        if frames:
+            outcomes = self._store(frames, now)
+            self._post(self._delivered, outcomes, sum(len(frame.data) for frame in frames))
+        for call in calls:
+            call(now)
+        if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:
+            self._heard_at = now
+            self._hear(now)
+        self._pipeline.detect(now)
+        notices = self._pipeline.take_notices()
+        if notices:
+            self._on_commit()
+            self._post(self._notify, notices, self._runs())
+
+    def _store(self, frames: Sequence[Frame], now: float) -> list[Outcome]:
+        by_stream: dict[Stream, list[Frame]] = {}
+        for frame in frames:
+            by_stream.setdefault(frame.stream, []).append(frame)
+        decoded: list[tuple[Stream, list[Frame], Arrival]] = []
+        outcomes: list[Outcome] = []
+        for stream, own in by_stream.items():
+            try:
+                arrival = self._decoder.decode(b"".join([frame.data for frame in own]), stream.handles)
+                stream.handles |= arrival.handles
+                decoded.append((stream, own, arrival))
+            except (IngestError, StorageError) as error:
+                outcomes.append(Outcome(stream, len(own), None, error))
+        outcomes += self._ingest(decoded, now)
+        arrived = time.perf_counter()
+        for own in by_stream.values():
+            self._instruments.ingest_request_duration.observe(arrived - own[0].arrived)
+        return outcomes
+
+    def _ingest(self, decoded: Sequence[tuple[Stream, list[Frame], Arrival]], now: float) -> list[Outcome]:
+        """Store all streams together; when that fails for a reason of one of them, each alone."""
+        if not decoded:
+            return []
+        try:
+            receipts: Sequence[Receipt] = self._pipeline.ingest([arrival for *_, arrival in decoded], now)
+        except StorageFencedError:
+            raise
+        except StorageBusyError as error:
+            self._instruments.storage_errors.labels(op="ingest").inc()
+            return [Outcome(stream, len(own), None, error) for stream, own, _ in decoded]
+        except Exception as error:  # noqa: BLE001 (one stream's trouble must not cost the others their records)
+            if len(decoded) > 1:
+                return [outcome for one in decoded for outcome in self._ingest([one], now)]
+            if isinstance(error, StorageError):
+                self._instruments.storage_errors.labels(op="ingest").inc()
+            elif not isinstance(error, IngestError):
+                _log.exception("a stream's records could not be stored")
+                error = StorageError(f"the records could not be stored: {type(error).__name__}")
+            stream, own, _ = decoded[0]
+            return [Outcome(stream, len(own), None, error)]
+        return [
+            Outcome(stream, len(own), receipt, None)
+            for (stream, own, _), receipt in zip(decoded, receipts, strict=True)
+        ]
+
+    def _hear(self, now: float) -> None:
+        for handle in {handle for stream in list(self._streams) for handle in list(stream.handles)}:
+            with contextlib.suppress(IngestError, StorageError):  # a deleted run has nobody to hear
+                self._pipeline.hear([handle], now)
+
+    def _runs(self) -> dict[int, int]:
+        runs = {}
+        for handle in {handle for stream in list(self._streams) for handle in list(stream.handles)}:
+            with contextlib.suppress(IngestError, StorageError):
+                runs[handle] = self._pipeline.book.sender(handle).rank.run_id
+        return runs
+
+    def _post(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _resolve(future: asyncio.Future[_Answer], answer: _Answer, error: Exception | None) -> None:
+    if future.done():
+        return  # the caller has gone
+    if error is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(error)

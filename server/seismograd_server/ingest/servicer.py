@@ -1,0 +1,189 @@
+"""TelemetryService over grpc.aio: raw bytes in, one answer per stream and tick out, errors as gRPC statuses.
+
+Streams are read as bytes (no deserialiser): the log parses what a stream sent in a tick at once. Errors of the domain
+become statuses here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+
+from seismograd_proto.v1 import TELEMETRY_SERVICE, telemetry
+from seismograd_server.errors import (
+    InvalidBatchError,
+    LaunchConflictError,
+    RankTakenError,
+    SeismogradError,
+    StorageBusyError,
+    StorageError,
+    UnknownRankError,
+)
+from seismograd_server.ingest.decode import FrameError
+from seismograd_server.ingest.identities import decode_catalog, decode_identity
+from seismograd_server.ingest.limits import IngestLimits, shortened
+from seismograd_server.ingest.log import Log
+from seismograd_server.ingest.stream import Stream, watermark_message
+from seismograd_server.instruments import Instruments
+from seismograd_server.pipeline import Pipeline
+
+_log = structlog.get_logger(__name__)
+# An aio.ServicerContext; the stubs know nothing of aio.
+Context: TypeAlias = Any
+
+# A busy database is free again after a moment; a full or failing disk takes a person.
+_BUSY_RETRY_SECONDS = 1
+_FAILED_RETRY_SECONDS = 10
+_STATUSES: tuple[tuple[type[SeismogradError], grpc.StatusCode], ...] = (
+    (InvalidBatchError, grpc.StatusCode.INVALID_ARGUMENT),
+    (FrameError, grpc.StatusCode.INVALID_ARGUMENT),
+    (UnknownRankError, grpc.StatusCode.NOT_FOUND),
+    (RankTakenError, grpc.StatusCode.ALREADY_EXISTS),
+    (LaunchConflictError, grpc.StatusCode.FAILED_PRECONDITION),
+    (StorageError, grpc.StatusCode.UNAVAILABLE),
+)
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class TelemetryServicer:
+    """The ingest service. `run_url` gives the page of a run: (project, run) -> URL."""
+
+    def __init__(
+        self,
+        log: Log,
+        pipeline: Pipeline,
+        instruments: Instruments,
+        limits: IngestLimits,
+        *,
+        run_url: Callable[[str, str], str] = lambda project, run: "",  # noqa: ARG005 (no web page)
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._log = log
+        self._pipeline = pipeline
+        self._instruments = instruments
+        self._limits = limits
+        self._run_url = run_url
+        self._clock = clock
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, for `server.add_generic_rpc_handlers((servicer.handlers(),))`."""
+        handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
+            TELEMETRY_SERVICE,
+            {
+                "OpenRun": grpc.unary_unary_rpc_method_handler(
+                    self._guarded("OpenRun", self._open_run),
+                    request_deserializer=telemetry.OpenRunRequest.FromString,
+                    response_serializer=telemetry.OpenRunResponse.SerializeToString,
+                ),
+                "StreamSteps": grpc.stream_stream_rpc_method_handler(self._stream_steps),
+                "CloseRun": grpc.unary_unary_rpc_method_handler(
+                    self._guarded("CloseRun", self._close_run),
+                    request_deserializer=telemetry.CloseRunRequest.FromString,
+                    response_serializer=telemetry.CloseRunResponse.SerializeToString,
+                ),
+            },
+        )
+        return handler
+
+    async def _open_run(self, request: telemetry.OpenRunRequest) -> telemetry.OpenRunResponse:
+        now = self._clock()
+        identity = decode_identity(request, self._limits, now)
+        catalogs = [decode_catalog(each, self._limits) for each in request.catalogs]
+        opened = await self._log.call(lambda at: self._pipeline.open_rank(identity, catalogs, at))
+        return telemetry.OpenRunResponse(
+            rank_handle=opened.handle,
+            attempt=opened.attempt,
+            watermarks=[watermark_message(mark) for mark in opened.watermarks],
+            server_time_unix_seconds=self._clock(),
+            limits=telemetry.Limits(
+                max_frame_bytes=self._limits.max_frame_bytes, max_batch_records=self._limits.max_batch_records
+            ),
+            run_url=self._run_url(request.project, request.run),
+        )
+
+    async def _close_run(self, request: telemetry.CloseRunRequest) -> telemetry.CloseRunResponse:
+        outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"
+        reason = shortened(request.reason, self._limits.max_reason_bytes)
+        handle = request.rank_handle
+        receipt = await self._log.call(lambda at: self._pipeline.close_rank(handle, outcome, reason, at))
+        return telemetry.CloseRunResponse(watermarks=[watermark_message(mark) for mark in receipt.watermarks])
+
+    async def _stream_steps(self, _requests: object, context: Context) -> None:
+        stream = Stream()
+        self._log.attach(stream)
+        reader = asyncio.create_task(self._read(stream, context))
+        code = grpc.StatusCode.OK
+        try:
+            while (response := await stream.answer(self._clock())) is not None:
+                await context.write(response.SerializeToString())
+        except SeismogradError as error:
+            code = status_of(error)
+            await abort(context, error)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            reader.cancel()
+            self._log.detach(stream)
+            self._instruments.ingest_requests.labels(method="StreamSteps", code=code.name).inc()
+
+    async def _read(self, stream: Stream, context: Context) -> None:
+        try:
+            while (data := await context.read()) is not aio.EOF:
+                await self._log.append(stream, data)
+            stream.end()
+        except StorageBusyError as error:
+            stream.fail(error)
+        except aio.BaseError:  # the client has gone; whoever writes to it hears of that too
+            stream.end()
+
+    def _guarded(
+        self, method: str, function: Callable[[Any], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Count calls by status, and turn errors of the domain into statuses."""
+
+        async def handle(request: object, context: Context) -> object:
+            code = grpc.StatusCode.OK
+            try:
+                return await function(request)
+            except SeismogradError as error:
+                code = status_of(error)
+                await abort(context, error)
+            except aio.AbortError:
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                _log.exception("a call failed", method=method)
+                await context.abort(code, f"{method} failed: the server's log says why")
+                raise
+            finally:
+                self._instruments.ingest_requests.labels(method=method, code=code.name).inc()
+
+        return handle
+
+
+def status_of(error: SeismogradError) -> grpc.StatusCode:
+    """The gRPC status of an error of the domain."""
+    return next((code for kind, code in _STATUSES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+async def abort(context: Context, error: SeismogradError) -> NoReturn:
+    """End a call with the status of an error; for what passes by itself, say when to try again."""
+    code = status_of(error)
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        seconds = _BUSY_RETRY_SECONDS if isinstance(error, StorageBusyError) else _FAILED_RETRY_SECONDS
+        details = Status(code=code.value[0], message=str(error))
+        details.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
+        metadata = ((_DETAILS_KEY, details.SerializeToString()),)
+    await context.abort(code, str(error), metadata)
+    raise AssertionError("abort always raises")
