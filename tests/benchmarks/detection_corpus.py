@@ -1,6 +1,6 @@
 """Run the shipped detectors over a directory of trace files and write their alerts as JSON lines.
 
-    python tests/benchmarks/detection_corpus.py TRACES ALERTS.jsonl [--columns all] [--thin 1]
+    python -m tests.benchmarks.detection_corpus TRACES ALERTS.jsonl [--columns all] [--thin 1]
 
 A line per finding that opens or worsens an alert: run_id, step, kind, severity, reason. The detectors stream: what a
 line says uses nothing behind its step.
@@ -14,11 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-# The conversion lives beside this file; the script's own folder is on the path only when it is run as a program.
-from traces import blocks, load
-
 from seismograd_server.detect.watch import RunWatch
 from seismograd_server.model import Severity
+from tests.benchmarks.traces import blocks, load
 
 
 def main() -> int:

@@ -6,11 +6,12 @@ Per step: `read` compares it with what the steps before have taught, the detecto
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 
 from seismograd_server.detect.baseline import Baseline, Record
 from seismograd_server.detect.excursion import Excursion
-from seismograd_server.detect.facts import UNKNOWN, Step
+from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
 from seismograd_server.detect.updates import Updates
@@ -24,6 +25,7 @@ _FAR_OCTAVES = 2.0
 _HIGH_OCTAVES = 1.0
 # A loss is bad at this many octaves beyond its reference, and beyond its own largest recent deviation.
 _BAD_LOSS_OCTAVES = 1.0
+_BAD_LOSS_EXCESS = 0.5
 # A survived excursion raises the record by no more than this.
 _SURVIVED_OCTAVES = 1.5
 # A level that stays for a whole baseline window has become the usual one, if small updates or a good loss say that the
@@ -32,6 +34,8 @@ _SURVIVED_OCTAVES = 1.5
 _REBASE_STEPS = 64
 _REBASE_UNSEEN_STEPS = 128
 HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
+# Untrained is the median of so many first losses, before training can have changed much.
+_UNTRAINED_STEPS = 10
 # "Lately" in the loss: the median of so many steps.
 _LATELY_STEPS = 8
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
@@ -43,7 +47,7 @@ _GRACE_OCTAVES = 1.0
 class Reading:
     """A step against what is usual. Octaves; NaN = cannot be told yet."""
 
-    judged: bool = False  # False: skipped by the loss scaler, or without a finite norm
+    judged: bool = False  # False: skipped by the loss scaler, not finite, zero or not known
     above: float = UNKNOWN  # norm above its baseline
     excess: float = UNKNOWN  # norm above its record
     far: bool = False
@@ -74,9 +78,7 @@ class Context:
     last_losses: list[float] = field(default_factory=list)
     lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
     updates: Updates = field(default_factory=Updates)
-    held_back: list[float] = field(
-        default_factory=list
-    )  # levels of the open excursion, in case they are the new normal
+    held_back: list[float] = field(default_factory=list)  # levels of the open excursion: perhaps the new usual ones
     excursion: Excursion = field(default_factory=Excursion)
     layers: LayerMemory = field(default_factory=LayerMemory)
     ranks: RankMemory = field(default_factory=RankMemory)
@@ -88,11 +90,11 @@ class Context:
 
     def baseline(self) -> float:
         """Norm that is usual now; NaN = none yet."""
-        return 2.0 ** self.norm.center() if self.armed() else math.nan
+        return from_octaves(self.norm.center()) if self.armed() else math.nan
 
     def threshold(self) -> float:
         """Norm above which a step is far from usual; NaN = none yet."""
-        return 2.0 ** (self.norm.center() + self._far_octaves()) if self.armed() else math.nan
+        return from_octaves(self.norm.center() + self._far_octaves()) if self.armed() else math.nan
 
     def untrained_loss(self) -> float:
         """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""
@@ -100,11 +102,9 @@ class Context:
 
     def lately_untrained(self) -> float:
         """Octaves by which the loss of the latest few steps lies above the untrained one; NaN = not known."""
-        untrained = self.untrained_loss()
-        if not untrained > 0.0 or len(self.last_losses) < _LATELY_STEPS:
+        if len(self.last_losses) < _LATELY_STEPS:
             return UNKNOWN
-        lately = sorted(self.last_losses)[_LATELY_STEPS // 2]
-        return math.log2(lately / untrained) if lately > 0.0 else UNKNOWN
+        return octaves(sorted(self.last_losses)[_LATELY_STEPS // 2]) - octaves(self.untrained_loss())
 
     def read(self, step: Step) -> None:
         """Compare a step with what is known, and open or follow the excursion."""
@@ -112,7 +112,7 @@ class Context:
         reading = self.reading = Reading()
         self.ranks.look(step.rank_norms, step.rank_losses)
         self.updates.look(step)
-        if step.skipped_by_scaler or math.isnan(step.level):
+        if step.skipped_by_scaler or step.nan_count + step.inf_count or math.isnan(step.level):
             return
         reading.judged = True
         reading.ratio = self.updates.estimate(step, self.excursion.steps + 1 if self.excursion.open else 0)
@@ -158,7 +158,7 @@ class Context:
         self.ranks.accept(step.rank_norms, step.rank_losses)
         if not step.loss_known or not math.isfinite(step.loss):
             return
-        if len(self.first_losses) < 10:
+        if len(self.first_losses) < _UNTRAINED_STEPS:
             self.first_losses.append(step.loss)
         if len(self.loss) >= WARM_UP_STEPS:
             deviation = abs(step.loss - self.loss.center())
@@ -193,19 +193,18 @@ class Context:
         if not step.loss_known or len(self.loss) < 1:
             return
         self.last_losses = [*self.last_losses[1 - _LATELY_STEPS :], step.loss]
-        if not math.isfinite(step.loss):
+        if not math.isfinite(step.loss):  # `nonfinite` tells of it; here it is simply as bad as can be
             reading.loss_above = reading.loss_excess = reading.loss_untrained = math.inf
             reading.bad_loss = True
             return
         center = self.loss.center()
         deviation = step.loss - center
-        scale = max(abs(center), self.loss.spread(), 1e-300)
+        scale = max(abs(center), self.loss.spread(), sys.float_info.min)
         reading.loss_above = math.log2(1.0 + max(0.0, deviation) / scale)
         if deviation > 0.0 and len(self.loss) >= WARM_UP_STEPS:
             reading.loss_excess = self.loss_record.excess(math.log2(deviation))
-        first = self.untrained_loss()
-        reading.loss_untrained = math.log2(max(step.loss, 1e-300) / first) if first > 0.0 else UNKNOWN
-        reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= 0.5
+        reading.loss_untrained = octaves(step.loss) - octaves(self.untrained_loss())
+        reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= _BAD_LOSS_EXCESS
 
     def _far_octaves(self) -> float:
         grace = _GRACE_OCTAVES if self.grace else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seismograd_server.detect.context import WARM_UP_STEPS, Context
-from seismograd_server.detect.facts import Step
+from seismograd_server.detect.facts import Step, from_octaves
 from seismograd_server.model import DetectorStatus, Evidence, Signature, Visibility
 
 # log2 of the largest finite number of each type; types that are not here are taken as float32.
@@ -26,7 +26,7 @@ def norm_evidence(step: Step, context: Context, details: Mapping[str, Any] | Non
         baseline=finite(context.baseline()),
         threshold=finite(context.threshold()),
         doubling_time_steps=doubling,
-        steps_to_overflow=None if doubling is None else (overflow_octaves(step) - step.level) * doubling,
+        steps_to_overflow=None if doubling is None else max(0.0, overflow_octaves(step) - step.level) * doubling,
         leading_layer=leading[0] if leading else None,
         leading_rank=context.ranks.leading(),
         details={**known_details(step, context), **(details or {})},
@@ -43,8 +43,8 @@ def known_details(step: Step, context: Context) -> dict[str, Any]:
         "octaves_above_record": reading.excess,
         "loss": step.loss if step.loss_known else math.nan,
         "loss_baseline": context.loss.center(),
-        "update_over_weight": 2.0**reading.ratio if reading.ratio < 1000.0 else math.nan,
-        "update_over_weight_usual": 2.0 ** context.updates.usual.center(),
+        "update_over_weight": from_octaves(reading.ratio),
+        "update_over_weight_usual": from_octaves(context.updates.usual.center()),
         "leading_layer_octaves": leading[1] if leading else math.nan,
         "clip_coefficient": step.clip_coefficient,
         "learning_rate": float(step.block.learning_rate[step.row]),

@@ -14,6 +14,16 @@ from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, Nonfini
 UNKNOWN = math.nan
 
 
+def octaves(value: float) -> float:
+    """log2 of a positive number; NaN = zero, negative or not known."""
+    return math.log2(value) if value > 0.0 else UNKNOWN
+
+
+def from_octaves(value: float) -> float:
+    """2 to a power; Inf where that is beyond double precision, NaN stays NaN."""
+    return math.inf if value >= 1024.0 else 2.0**value
+
+
 @dataclass(slots=True)
 class Step:
     """The facts of one closed step; NaN = not known, except that `loss` is data where `loss_known`."""
@@ -78,7 +88,7 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
             row=row,
             step=step,
             norm=norm,
-            level=math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN,
+            level=octaves(norm) if norm < math.inf else UNKNOWN,
             loss=losses[row],
             loss_known=known[row],
             nan_count=nan_count,
@@ -108,7 +118,8 @@ def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64]:
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         update = _total(block.update_norms[sampled], both[sampled])
         levels[sampled] = np.log2(update)
-        ratios[sampled] = np.log2(update / _total(block.weight_norms[sampled], both[sampled]))
+        weight = _total(block.weight_norms[sampled], both[sampled])
+        ratios[sampled] = np.log2(update / np.where(weight > 0.0, weight, np.nan))
     return ratios, levels
 
 

@@ -9,13 +9,12 @@ grounds that judge by the norm and the loss alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 from seismograd_server.detect.context import HARMLESS_RATIO, Context
 from seismograd_server.detect.evidence import times
-from seismograd_server.detect.facts import Step
+from seismograd_server.detect.facts import Step, octaves
 
 Ground: TypeAlias = Callable[[Step, Context], str | None]
 
@@ -117,12 +116,9 @@ def slowly(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one for
     """The usual loss has risen above the untrained one, and the usual norm with it."""
     if not context.armed():
         return None
-    untrained, usual = context.untrained_loss(), context.loss.center()
     rise = context.norm.center() - context.lowest
-    if not (untrained > 0.0 and usual > 0.0 and rise >= _SLOW_NORM_OCTAVES):
-        return None
-    worse = math.log2(usual / untrained)
-    if worse < _SLOW_LOSS_OCTAVES:
+    worse = octaves(context.loss.center()) - octaves(context.untrained_loss())
+    if rise < _SLOW_NORM_OCTAVES or not worse >= _SLOW_LOSS_OCTAVES:
         return None
     return f"has risen {times(rise)} over its lowest level while the loss rose to {times(worse)} the untrained one"
 

@@ -36,7 +36,7 @@ class NonfiniteDetector:
     since_step: int = 0
     clean_steps: int = 0
 
-    def observe(self, step: Step, context: Context) -> Finding | None:  # noqa: ARG002 (the protocol's form)
+    def observe(self, step: Step, context: Context) -> Finding | None:
         """Look at the next step."""
         if step.skipped_by_scaler:
             return None  # the scaler found it, shrank and went on: harmless by design
@@ -125,6 +125,8 @@ def first_rank(step: Step, context: Context) -> int | None:
     reporting = sorted({each.rank for each in step.nonfinite_layers})
     if len(present) < 2:
         return None
+    if context.ranks.shaken_for:  # all ranks were on their way: which one overflows first is chance
+        return context.ranks.leading()
     for ranks in (broken_norms, broken_losses):
         if len(ranks) == 1:
             return int(ranks[0])

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 
 from seismograd_server.detect.baseline import Baseline
-from seismograd_server.detect.facts import UNKNOWN, Step
+from seismograd_server.detect.facts import UNKNOWN, Step, octaves
 
 # Octaves by which an update may miss learning rate x clipped norm and still be plain SGD: weight decay does that.
 _PLAIN_OCTAVES = 0.15
@@ -48,14 +48,14 @@ class Updates:
         self.steps += 1
         if not math.isfinite(step.ratio) or step.skipped:
             return
-        surplus = step.update_level - _log2(step.learning_rate) - clipped_level(step)
+        surplus = step.update_level - octaves(step.learning_rate) - clipped_level(step)
         if math.isfinite(surplus):
             self.samples += 1
             self.unexplained += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
             if self.steps == 1:
                 self.first = surplus
         self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
-        self.rate = _log2(step.learning_rate)
+        self.rate = octaves(step.learning_rate)
 
     def accept(self, step: Step) -> None:
         """The step was quiet: its ratio, if sampled, is a usual one."""
@@ -82,17 +82,13 @@ class Updates:
         if self.age > _OLDEST_SAMPLE:
             return UNKNOWN
         if self.plain():
-            return _log2(step.learning_rate) + clipped_level(step) - self.weight
+            return octaves(step.learning_rate) + clipped_level(step) - self.weight
         if self.normalised():
             outlier = 0.0 if self.age < steps_out else _OUTLIER_OCTAVES
-            return self.ratio + outlier + max(0.0, _log2(step.learning_rate) - self.rate)
+            return self.ratio + outlier + max(0.0, octaves(step.learning_rate) - self.rate)
         return UNKNOWN
 
 
 def clipped_level(step: Step) -> float:
     """log2 of the norm that the optimizer was given."""
-    return step.level + (_log2(step.clip_coefficient) if step.clip_coefficient < 1.0 else 0.0)
-
-
-def _log2(value: float) -> float:
-    return math.log2(value) if value > 0.0 else UNKNOWN
+    return step.level + (octaves(step.clip_coefficient) if step.clip_coefficient < 1.0 else 0.0)

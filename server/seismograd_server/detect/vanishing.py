@@ -14,7 +14,7 @@ import numpy as np
 
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite, known_details
-from seismograd_server.detect.facts import Step
+from seismograd_server.detect.facts import Step, octaves
 from seismograd_server.model import (
     DetectorStatus,
     Evidence,
@@ -39,6 +39,8 @@ _VANISHED_OCTAVES = -8.0
 _VANISHED_UNSEEN_OCTAVES = -13.0
 # Or the whole norm a thousandth of what it began with.
 _FALLEN_OCTAVES = -10.0
+# What stands for "none at all" where a number is wanted: nothing is smaller in double precision.
+_LOWEST = -1074.0
 
 
 @dataclass(slots=True)
@@ -73,12 +75,12 @@ class VanishingDetector:
             return self._finding(
                 step, Severity.NONE, Evidence(), "gradients reach the layers again, or the model learns"
             )
-        reason, layer, octaves = found
+        reason, layer, below = found
         evidence = Evidence(
             value=finite(step.norm),
             baseline=finite(context.baseline()),
             leading_layer=layer,
-            details={**known_details(step, context), "octaves_below": octaves},
+            details={**known_details(step, context), "octaves_below": below},
         )
         return self._finding(step, Severity.WARNING, evidence, reason)
 
@@ -97,10 +99,10 @@ class VanishingDetector:
 
 def _learns(context: Context) -> bool:
     """Whether the usual loss has come down since the beginning; where it cannot be told, as with zero, it has."""
-    untrained, usual = context.untrained_loss(), context.loss.center()
-    if math.isnan(usual):
+    if not len(context.loss):
         return False
-    return not (untrained > 0.0 and usual > 0.0) or math.log2(usual / untrained) <= _LEARNT_OCTAVES
+    learnt = octaves(context.loss.center()) - octaves(context.untrained_loss())
+    return math.isnan(learnt) or learnt <= _LEARNT_OCTAVES
 
 
 def _vanished(step: Step, context: Context) -> tuple[str, str | None, float] | None:
@@ -127,7 +129,8 @@ def _vanished(step: Step, context: Context) -> tuple[str, str | None, float] | N
         )
     depth = _early_over_late(levels, layout)
     if depth <= limit:
-        return f"the first layers receive 2^{_floor(depth)} of the last ones' gradient", smallest, _floor(depth)
+        share = "no gradient at all" if depth == -math.inf else f"2^{depth:.0f} of the last ones' gradient"
+        return f"the first layers receive {share}", smallest, max(depth, _LOWEST)
     return None
 
 
@@ -141,8 +144,3 @@ def _early_over_late(levels: Float64, layout: Layout) -> float:
         return math.nan
     early, late = np.sort(ordered[:third])[third // 2], np.sort(ordered[-third:])[third // 2]
     return float(early - late) if late > -math.inf else math.nan
-
-
-def _floor(octaves: float) -> float:
-    """Zero gradients are infinitely far down: say no more than double precision could."""
-    return max(-1074.0, round(octaves, 1))

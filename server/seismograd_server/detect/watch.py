@@ -75,19 +75,26 @@ class RunWatch:
         baseline = np.full(block.count, np.nan)
         for step in steps_of(block):
             baseline[step.row] = self._context.baseline()
-            self._context.read(step)
-            for detector in self._detectors:
-                if detector.signature in self._quarantined:
-                    continue
+            try:
+                self._context.read(step)
+            except Exception as error:  # noqa: BLE001 (a broken detector must not stop ingest)
+                failures.extend(self._quarantine(each, step, error) for each in self._awake())
+                continue
+            for detector in self._awake():
                 try:
                     finding = detector.observe(step, self._context)
-                except Exception as error:  # noqa: BLE001 (a broken detector must not stop the others, nor ingest)
+                except Exception as error:  # noqa: BLE001 (nor may it stop the others)
                     failures.append(self._quarantine(detector, step, error))
                     continue
                 if finding is not None:
                     findings.append(finding)
             self._context.learn(step)
         return Observation(tuple(findings), baseline, tuple(failures))
+
+    def _awake(self) -> tuple[Detector, ...]:
+        if not self._quarantined:
+            return self._detectors
+        return tuple(each for each in self._detectors if each.signature not in self._quarantined)
 
     def statuses(self) -> tuple[DetectorStatus, ...]:
         """Say of each signature whether it can see, and why not more."""
