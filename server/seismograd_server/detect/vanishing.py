@@ -121,12 +121,10 @@ def _vanished(step: Step, context: Context) -> tuple[str, str | None, float] | N
         return None
     smallest = layout.names[int(np.nanargmin(levels))]
     typical = float(np.sort(known)[(len(known) - 1) // 2] - known.max())
+    if typical == -math.inf:
+        return "half the layers receive no gradient at all", smallest, _LOWEST
     if typical <= limit:
-        return (
-            f"half the layers receive less than 2^{_floor(typical)} of the largest's gradient",
-            smallest,
-            _floor(typical),
-        )
+        return f"half the layers receive less than 2^{typical:.0f} of the largest's gradient", smallest, typical
     depth = _early_over_late(levels, layout)
     if depth <= limit:
         share = "no gradient at all" if depth == -math.inf else f"2^{depth:.0f} of the last ones' gradient"

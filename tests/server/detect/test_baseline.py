@@ -1,0 +1,92 @@
+"""The robust memories, each against a brute-force twin."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seismograd_server.detect.baseline import Baseline, Record
+
+VALUES = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=200))
+def test_center_and_spread_are_those_of_the_sorted_window(values: list[float]) -> None:
+    baseline = Baseline()
+    for value in values:
+        baseline.accept(value)
+    window = np.sort(values[-64:])
+    count = len(window)
+    assert baseline.center() == window[(count - 1) // 2]
+    if count >= 2:
+        quartiles = (window[3 * count // 4] - window[count // 4]) / 1.349
+        upper = (window[9 * count // 10] - window[(count - 1) // 2]) / 1.2816
+        assert baseline.spread() == max(0.2, quartiles, upper)
+
+
+def test_without_values_there_is_no_center() -> None:
+    assert math.isnan(Baseline().center())
+    assert Baseline().spread() == 0.2
+
+
+def test_a_quarter_of_outliers_does_not_move_the_center_out_of_the_noise() -> None:
+    generator = np.random.default_rng(1)
+    values = generator.normal(0.0, 1.0, 64)
+    values[::4] = 40.0
+    baseline = Baseline()
+    for value in values.tolist():
+        baseline.accept(value)
+    assert abs(baseline.center()) < 1.0
+
+
+def test_a_restart_begins_with_the_new_level() -> None:
+    baseline = Baseline()
+    for _ in range(64):
+        baseline.accept(0.0)
+    baseline.restart([5.0] * 70)
+    assert baseline.center() == 5.0
+    assert len(baseline) == 64
+
+
+def brute_force_record(values: list[float]) -> float:
+    """Every value, eight late, leaks from when it counted, and may have raised the height by one octave only."""
+    height = -math.inf
+    for index in range(len(values)):
+        height -= 1 / 256
+        if index >= 8:
+            late = values[index - 8]
+            height = late if height == -math.inf else max(height, min(late, height + 1.0))
+    return height
+
+
+@given(st.lists(st.floats(-50, 50), max_size=100))
+def test_the_record_is_the_leaking_maximum_of_what_is_eight_steps_old(values: list[float]) -> None:
+    record = Record()
+    for value in values:
+        record.accept(value)
+    assert record.height == brute_force_record(values)
+
+
+def test_a_value_is_judged_against_what_came_before_it() -> None:
+    record = Record()
+    for value in [0.0] * 20 + [5.0] * 8:
+        record.accept(value)
+    assert record.excess(5.0) == 5.0
+
+
+def test_half_a_record_is_forgotten_after_256_steps() -> None:
+    record = Record(height=10.0)
+    for _ in range(256):
+        record.accept(-100.0)
+    assert record.height == 9.0
+
+
+def test_a_survived_peak_raises_the_record_no_further_than_told() -> None:
+    record = Record(height=0.0)
+    record.survive(40.0, at_most=1.5)
+    assert record.height == 1.5
+    record.survive(1.0, at_most=1.5)
+    assert record.height == 1.5
