@@ -10,16 +10,13 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 
-import numpy as np
-
+from seismograd.outbox.columns import RECORD_OVERHEAD, normalise, record_size
 from seismograd.outbox.guard import AnomalyGuard
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.queue import Parcel, QueueTotals, StreamMark, Unsent, add_up
 from seismograd.outbox.streamlog import Gap, Item, StreamLog, StreamName
-from seismograd.record import Nonfinite, StepRecord
+from seismograd.record import StepRecord
 
-# What the Python objects of one record weigh besides its arrays: record, dict of scalars, numbers, array headers.
-_RECORD_OVERHEAD = 1536
 # Size of the first records, until one has been looked at: 150 parameters with two sampled columns.
 _FIRST_SIZE = 4096
 # Three columns of float32: the gradient norms and two sampled ones.
@@ -58,7 +55,7 @@ class MemoryQueue:
 
     def expect(self, parameters: int) -> None:
         """How many parameters a record will cover: a first guess at its size."""
-        self._typical_size = max(_FIRST_SIZE, _RECORD_OVERHEAD + parameters * _BYTES_PER_PARAMETER)
+        self._typical_size = max(_FIRST_SIZE, RECORD_OVERHEAD + parameters * _BYTES_PER_PARAMETER)
 
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
@@ -300,53 +297,3 @@ class MemoryQueue:
 
 def _is_known_anomalous(record: StepRecord | PendingRecord) -> bool:
     return type(record) is StepRecord and record.nonfinite is not None
-
-
-def record_size(record: StepRecord) -> int:
-    """Bytes of memory that a record holds, to within a few hundred."""
-    size = _RECORD_OVERHEAD
-    if record.gradient_norms is not None:
-        size += record.gradient_norms.nbytes
-    for column in record.tensors.values():
-        size += column.nbytes + 112  # header of the array
-    if record.nonfinite is not None:
-        size += 28 * len(record.nonfinite.parameters) + 448  # four arrays
-    if record.data_ids is not None:
-        size += len(record.data_ids)
-    return size
-
-
-def normalise(record: StepRecord) -> StepRecord:
-    """The record with columns that can be copied to the wire as they are: one dimension, little-endian, contiguous.
-
-    Raises ValueError or TypeError for what is no such column.
-    """
-    columns = [*record.tensors.values(), *([] if record.gradient_norms is None else [record.gradient_norms])]
-    if record.nonfinite is not None:
-        _require_counts(record.nonfinite)
-    if all(_is_wire_ready(column) for column in columns):
-        return record
-    norms = None if record.gradient_norms is None else _float32(record.gradient_norms)
-    tensors = {quantity: _float32(column) for quantity, column in record.tensors.items()}
-    return StepRecord(
-        **{name: getattr(record, name) for name in StepRecord.__slots__ if name not in ("gradient_norms", "tensors")},
-        gradient_norms=norms,
-        tensors=tensors,
-    )
-
-
-def _is_wire_ready(column: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
-    return column.dtype == np.dtype("<f4") and column.ndim == 1 and column.flags.c_contiguous
-
-
-def _float32(column: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    array = np.ascontiguousarray(column, dtype="<f4")
-    if array.ndim != 1:
-        raise ValueError(f"a column has {array.ndim} dimensions, expected 1")
-    return array
-
-
-def _require_counts(nonfinite: Nonfinite) -> None:
-    lengths = {len(getattr(nonfinite, name)) for name in Nonfinite.__slots__}
-    if len(lengths) != 1:
-        raise ValueError(f"the arrays of the non-finite counts have the lengths {sorted(lengths)}, expected one length")
