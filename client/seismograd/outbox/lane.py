@@ -153,7 +153,7 @@ class Lane:
     def shrink_after(self, error: TransportError) -> bool:
         """After the stream failed: if a frame was too large, makes the next ones smaller, or gives its one record up.
 
-        Returns whether it makes sense to try again at once.
+        Returns whether that was the reason.
         """
         frame = self._flight.oldest_outstanding()
         self._flight.clear()
@@ -163,5 +163,6 @@ class Lane:
             self._most_records = frame.records // 2
         else:
             for stream, end in frame.ends.items():
+                _log.warning("dropped a record that is too large for the server (%s)", error.details)
                 self._queue.discard(stream, end - 1, end, "too_large")
         return True

@@ -202,19 +202,18 @@ class Shipper:
             self._stop(f"the server refuses this run: {error.details or error.code}")
             return
         at_least = error.retry_after or 0.0
+        too_large = self.lane.shrink_after(error)
         if error.code in _ACCESS:
             at_least = max(at_least, UNAUTHENTICATED_PAUSE_SECONDS)
             self._say(
                 "access", f"{self._server} refuses the token ({error}); records are kept, trying again in a minute"
             )
-        elif error.code not in ("OK", "NOT_FOUND"):
+        elif error.code not in ("OK", "NOT_FOUND") and not too_large:
             # A server that restarts or has forgotten us is nothing to report: it is asked again at once.
             self._say(
                 "unreachable",
                 f"no connection to {self._server} ({error}); training goes on, records are kept and sent later",
             )
-        if self.lane.shrink_after(error):
-            at_least = 0.0
         self.phase = Phase.BACKING_OFF
         self._not_before = self._clock.monotonic() + self._backoff.next_delay(at_least)
         if self._finish is not None:

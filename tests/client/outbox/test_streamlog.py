@@ -112,7 +112,9 @@ class Model:
     on_the_way: list[tuple[set[int], set[int]]] = field(default_factory=list)
 
     def send(self, limit: int) -> None:
-        records, gaps, end = set(), set(), self.log.sent
+        records: set[int] = set()
+        gaps: set[int] = set()
+        end = self.log.sent
         for entry in self.log.unsent():
             if isinstance(entry, Gap):
                 gaps.update(range(entry.first, entry.end))
