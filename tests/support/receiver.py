@@ -41,6 +41,7 @@ class Receiver:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answer: Callable[[Received], Answer] = lambda _: Answer()
+        self.cut_short = 0  # answers that the other side did not read to their end
         self._changed = threading.Condition()
         self._received: list[Received] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -88,8 +89,9 @@ class Receiver:
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(answer.body)
-                except OSError:  # the other side has gone, which some tests are about
+                except OSError:
                     self.close_connection = True
+                    receiver.cut_short += 1
 
             def log_message(self, *_: object) -> None:
                 """Write nothing: the test says what it looks for."""

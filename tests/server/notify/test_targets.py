@@ -19,7 +19,7 @@ from seismograd_server.notify import http
 from seismograd_server.notify.payloads import describe
 from seismograd_server.notify.targets import TargetConfig, WebhookTarget, build_targets
 from tests.server.notify.test_payloads import ALERT, NOW
-from tests.support.processes import require_program
+from tests.support.processes import eventually, require_program
 from tests.support.receiver import Answer, Received, Receiver
 
 NOTE = describe(ALERT, "")
@@ -96,6 +96,7 @@ def test_no_more_than_the_beginning_of_a_reply_is_read(receiver: Receiver) -> No
     with pytest.raises(TransientDeliveryError) as failure:
         send(webhook(receiver.url))
     assert len(str(failure.value)) < 300
+    eventually(lambda: receiver.cut_short == 2, 10.0, "the receiver notices that nobody reads on")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254"])
