@@ -3,7 +3,8 @@
     SeismogradError
     ├── UsageError              the person gave something that cannot work; exit code 1 and one line, HTTP 400
     │   ├── ConfigError         a key or value of the configuration
-    │   └── NotFoundError       a run, alert or file that does not exist; HTTP 404, gRPC NOT_FOUND
+    │   ├── NotFoundError       a run, alert or file that does not exist; HTTP 404, gRPC NOT_FOUND
+    │   └── ConflictError       what is asked contradicts the state of the thing; HTTP 409
     ├── StartError              the server cannot start: port in use, data directory not writable, database taken
     ├── IngestError             a client sent something that is refused
     │   ├── InvalidBatchError   a field with the wrong length or value; the records are rejected, the stream goes on
@@ -37,6 +38,10 @@ class ConfigError(UsageError):
 
 class NotFoundError(UsageError):
     """A run, alert or file that does not exist."""
+
+
+class ConflictError(UsageError):
+    """What is asked contradicts the state of the thing: a run that still goes cannot be deleted."""
 
 
 class StartError(SeismogradError):

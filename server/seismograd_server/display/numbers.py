@@ -18,7 +18,9 @@ def power_of_ten(exponent: int) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    r"""A number with so many significant digits; powers of ten outside 0.001 to 99,999 (they never break over a line); "–" for None.
+    r"""A number with so many significant digits, as a power of ten outside 0.001 to 99,999; "–" for None.
+
+    It never breaks over a line.
 
     >>> figure(0.83412), figure(1234.5), figure(3.2e9), figure(float("nan"))
     ('0.834', '1,234', '3.2\xa0×\xa010⁹', 'NaN')

@@ -11,7 +11,7 @@ from seismograd_server.report.contents import RankView
 # Four times the median of the others. Local norms of equal shards differ by tens of percent, seldom by two.
 _NORM_RATIO = 4.0
 # Losses of equal shards lie closer together than norms.
-_LOSS_RATIO = 2.0
+_LOSS_RATIO = 3.0
 # A rank is suspected when it stays out for this share of the next samples: any batch can be odd once.
 _STAYED = 0.5
 
@@ -39,13 +39,15 @@ def _first_apart(
     for values, limit, quantity in ((window.norm, _NORM_RATIO, "local gradient norm"), (loss, _LOSS_RATIO, "loss")):
         ratios = ratio_to_others(values)
         # Ranks that all explode together leave each other too; only what begins around the onset counts.
-        eligible = np.ones(len(window.steps), np.bool_) if onset is None else window.steps >= onset - 5
+        eligible = np.ones(len(window.steps), np.bool_) if onset is None else window.steps >= onset - 2
         for rank in range(values.shape[1]):
             row = _first_lasting(ratios[:, rank], limit, eligible)
             if row is None:
                 continue
             candidate = (int(window.steps[row]), -float(ratios[row, rank]), rank, quantity)
             best = candidate if best is None or candidate < best else best
+        if best is not None:
+            break  # local norms are the better witness: losses of single batches scatter more
     if best is None:
         return None, None, None, ""
     return best[2], best[0], -best[1], best[3]

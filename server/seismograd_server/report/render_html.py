@@ -216,6 +216,7 @@ def _alert_row(entry: NumberedAlert) -> dict[str, Any]:
     return {
         "number": entry.number,
         "name": _first_capital(signature_name(alert.signature)),
+        "signature": alert.signature.value,
         "severity": alert.severity.label if alert.severity > Severity.NONE else "info",
         "step": alert.opened_step,
         "state": _state(alert),

@@ -1,5 +1,6 @@
-"""What a browser, a script and Prometheus can ask of the server: pages, the JSON API, health, `/metrics`. Reads only,
-but for acknowledging an alert and deleting a run that is over.
+"""What a browser, a script and Prometheus can ask of the server: pages, the JSON API, health, `/metrics`.
+
+It only reads, but for acknowledging an alert and deleting a run that is over.
 """
 
 from seismograd_server.web.application import create_app

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 
+import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from seismograd_server.display.look import shared_css
+from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
 from seismograd_server.store.database import Database
+from seismograd_server.web.answers import in_thread, json_answer
+from seismograd_server.web.api import Api
+from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
+from seismograd_server.web.links import EscapedPaths
+from seismograd_server.web.pages import Pages
 from seismograd_server.web.settings import Postmortem, WebSettings
+
+_log = structlog.get_logger("seismograd.web")
+_STATIC = Path(__file__).parent / "static"
 
 
 def create_app(
@@ -36,8 +52,62 @@ def create_app(
         settings: see WebSettings.
         clock: Unix seconds.
     """
+    api = Api(database, snapshot, postmortem, settings, clock)
+    pages = Pages(database, snapshot, settings, clock)
 
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_answer({"status": "ok", "version": version("seismograd"), "time": clock()})
 
-    return Starlette(routes=[Route("/healthz", health)])
+    async def readiness(_request: Request) -> Response:
+        return json_answer({"status": "ready"}) if ready() else json_answer({"status": "not ready"}, 503)
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = await in_thread(lambda: metrics_page(request.headers.get("accept", "")))
+        return Response(body, headers={"content-type": content_type})
+
+    run = "/api/v1/runs/{project}/{run}"
+    return Starlette(
+        routes=[
+            Route("/", pages.fleet),
+            Route("/runs/{project}/{run}", pages.run),
+            Route("/runs/{project}/{run}/postmortem", api.postmortem),
+            Route("/alerts/{alert_id}/ack", pages.acknowledge, methods=["POST"]),
+            Route("/healthz", health),
+            Route("/readyz", readiness),
+            Route("/metrics", metrics),
+            Route("/api/v1/runs", api.runs),
+            Route(run, api.run, methods=["GET"]),
+            Route(run, api.delete, methods=["DELETE"]),
+            Route(f"{run}/series", api.series),
+            Route(f"{run}/layers", api.layers),
+            Route(f"{run}/alerts", api.run_alerts),
+            Route(f"{run}/postmortem", api.postmortem),
+            Route("/api/v1/alerts", api.alerts),
+            Route("/api/v1/alerts/{alert_id}", api.alert),
+            Route("/api/v1/alerts/{alert_id}/ack", api.acknowledge, methods=["POST"]),
+            Route("/static/look.css", _look),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts),
+            Middleware(SameOriginWrites),
+            Middleware(EscapedPaths),
+        ],
+        exception_handlers={
+            SeismogradError: pages.failed,
+            HTTPException: pages.refused,
+            Exception: _crashed,
+        },
+    )
+
+
+async def _look(_request: Request) -> Response:
+    """The style sheet that the pages share with the report."""
+    return Response(shared_css(), media_type="text/css", headers={"cache-control": "max-age=3600"})
+
+
+async def _crashed(request: Request, error: Exception) -> Response:
+    """An error of ours: logged whole, told in one line."""
+    _log.error("request failed", path=request.url.path, error=repr(error), exc_info=error)
+    return json_answer({"error": "the server failed to answer this; its log has the details"}, 500)

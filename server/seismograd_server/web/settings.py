@@ -13,13 +13,14 @@ class WebSettings:
     """What the web needs to know of the configuration.
 
     Attributes:
-        allowed_hosts: host names that may stand in a request's Host header, without port; `*.example.org` covers a
-            domain, `*` everything. Anything else is answered with 400, which is what stops DNS rebinding.
+        allowed_hosts: host names that may stand in a request's Host header, without port, beside addresses, which
+            always may; `*.example.org` covers a domain, `*` everything. Any other name is answered with 400, which is
+            what stops DNS rebinding.
         grpc_address: host and port that clients ship to, as the pages show it.
         external_url: where people reach this server, without a slash at the end; empty = relative links only.
     """
 
-    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    allowed_hosts: tuple[str, ...] = ("localhost",)
     grpc_address: str = "localhost:7450"
     external_url: str = ""
 

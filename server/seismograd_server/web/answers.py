@@ -1,0 +1,94 @@
+"""Answers: JSON with stable keys, errors as `{"error": ...}`, and the parameters of requests, checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seismograd_server.errors import (
+    ConflictError,
+    NotFoundError,
+    SeismogradError,
+    StorageBusyError,
+    UsageError,
+)
+from seismograd_server.model import RunKey
+from seismograd_server.reading.encoding import dumps
+from seismograd_server.web.links import unescaped
+
+_Answer = TypeVar("_Answer")
+_Choice = TypeVar("_Choice")
+# Longer than any number that a step or a limit may be.
+_NUMBER_LENGTH = 20
+
+
+def json_answer(value: Any, status: int = 200) -> Response:
+    """A value as JSON."""
+    return Response(dumps(value) + "\n", status, media_type="application/json")
+
+
+def status_of(error: SeismogradError) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, ConflictError):
+        return 409
+    if isinstance(error, UsageError):
+        return 400
+    return 503 if isinstance(error, StorageBusyError) else 500
+
+
+async def in_thread(work: Callable[[], _Answer]) -> _Answer:
+    """Run blocking work off the event loop."""
+    return await asyncio.to_thread(work)
+
+
+def key_of(request: Request) -> RunKey:
+    """The run that a path names."""
+    return RunKey(unescaped(request.path_params["project"]), unescaped(request.path_params["run"]))
+
+
+def number_of(request: Request, name: str, default: int | None = None) -> int | None:
+    """A whole number from the query string.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    text = request.query_params.get(name)
+    if text is None or text == "":
+        return default
+    digits = text[1:] if text[:1] in "+-" else text
+    if not digits.isascii() or not digits.isdigit() or len(text) > _NUMBER_LENGTH:
+        raise UsageError(f"{name}: {text[:40]!r} is not a whole number")
+    return int(text)
+
+
+def limit_of(request: Request, default: int, largest: int, name: str = "limit") -> int:
+    """How many entries are wanted, at least one.
+
+    Raises:
+        UsageError: it is not a whole number from 1 up.
+    """
+    number = number_of(request, name, default) or 0
+    if number < 1:
+        raise UsageError(f"{name}: must be from 1 to {largest}")
+    return min(number, largest)
+
+
+def choice_of(request: Request, name: str, choices: Callable[[str], _Choice], known: list[str]) -> _Choice | None:
+    """One of a few words from the query string; None = all.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    try:
+        return choices(text)
+    except ValueError:
+        raise UsageError(f"{name}: {text[:40]!r} is none of {', '.join(known)}") from None

@@ -1,0 +1,311 @@
+"""The JSON API under `/api/v1`: runs, series, layers, alerts, post-mortems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seismograd_server.display.thinning import kept_points
+from seismograd_server.errors import ConflictError, UsageError
+from seismograd_server.model import AlertState, RunKey, RunState, RunView, Snapshot
+from seismograd_server.reading.encoding import (
+    Json,
+    alert_json,
+    checkpoint_json,
+    column,
+    launch_json,
+    number,
+    rank_json,
+    run_json,
+    status_json,
+)
+from seismograd_server.reading.history import Series
+from seismograd_server.reading.layers import read_layer_window, thinned
+from seismograd_server.reading.runs import firing_alerts
+from seismograd_server.reading.series import read_series
+from seismograd_server.store.database import Database
+from seismograd_server.web.answers import choice_of, in_thread, json_answer, key_of, limit_of, number_of
+from seismograd_server.web.links import run_path
+from seismograd_server.web.settings import Postmortem, WebSettings
+
+_LARGEST_PAGE = 1000
+# Points of a series: enough for any screen by default, a few megabytes of JSON at most. All of it is in QueryService.
+_POINTS = 2000
+_MOST_POINTS = 20_000
+# Steps of the layers shown when no range is asked for, and columns of the answer.
+_LAYER_STEPS = 240
+_LAYER_COLUMNS = 120
+_MOST_COLUMNS = 1000
+# A name of a person; nothing else is read from the body of an acknowledgement.
+_BODY_BYTES = 4096
+_NAME_LENGTH = 200
+_WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
+_NUMBERS = {
+    "time": "times",
+    "grad_norm": "norm",
+    "learning_rate": "learning_rate",
+    "loss_scale": "loss_scale",
+    "clip_threshold": "clip_threshold",
+    "clip_coefficient": "clip_coefficient",
+    "step_seconds": "step_seconds",
+}
+
+
+class Api:
+    """The routes of the API; each reads the store in a worker thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        snapshot: Callable[[], Snapshot],
+        postmortem: Postmortem,
+        settings: WebSettings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._snapshot = snapshot
+        self._postmortem = postmortem
+        self._settings = settings
+        self._clock = clock
+
+    async def runs(self, request: Request) -> Response:
+        """GET /api/v1/runs: newest first; `project`, `state`, `limit` and `before` (from `next`)."""
+        project = request.query_params.get("project") or None
+        state = choice_of(request, "state", RunState, [each.value for each in RunState])
+        limit = limit_of(request, 100, _LARGEST_PAGE)
+        before = number_of(request, "before")
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                runs = transaction.runs.list(project, state, limit + 1, before)
+            firing = firing_alerts(self._database)
+            shown = runs[:limit]
+            return {
+                "runs": [self._linked(run_json(run, firing.get(run.run_id, [])), run.key) for run in shown],
+                "next": str(shown[-1].run_id) if len(runs) > limit else None,
+            }
+
+        return json_answer(await in_thread(answer))
+
+    def _linked(self, values: Json, key: RunKey) -> Json:
+        return {**values, "url": f"{self._settings.external_url}{run_path(key)}"}
+
+    async def run(self, request: Request) -> Response:
+        """GET /api/v1/runs/{project}/{run}: the run with its attempts, ranks, checkpoints and detectors."""
+        key = key_of(request)
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                run = transaction.runs.get(key)
+                launches = transaction.runs.launches(run.run_id)
+                ranks = transaction.runs.ranks(launches[-1].launch_row) if launches else []
+                checkpoints = transaction.runs.checkpoints(run.run_id)
+                health = transaction.runs.health(run.run_id)
+            view = view_of(self._snapshot(), run.run_id)
+            return {
+                **self._linked(run_json(run, firing_alerts(self._database).get(run.run_id, [])), key),
+                "launches": [launch_json(launch) for launch in launches],
+                "ranks": [rank_json(rank) for rank in ranks],
+                "checkpoints": [checkpoint_json(checkpoint) for checkpoint in checkpoints],
+                "dropped_records": sum(sum(each.dropped_records.values()) for each in health),
+                "detectors": [status_json(status) for status in view.statuses] if view else [],
+                "grad_norm": number(view.tally.grad_norm) if view else None,
+                "grad_norm_baseline": number(view.tally.grad_norm_baseline) if view else None,
+                "loss": number(view.tally.loss) if view else None,
+            }
+
+        return json_answer(await in_thread(answer))
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /api/v1/runs/{project}/{run}: the run and everything of it, unless it is still running."""
+        key = key_of(request)
+
+        def answer() -> Json:
+            with self._database.begin() as transaction:
+                run = transaction.runs.get(key)
+                if run.state is RunState.RUNNING:
+                    raise ConflictError(
+                        f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
+                    )
+                transaction.runs.delete(run.run_id)
+            return {"deleted": True, "project": key.project, "run": key.run}
+
+        return json_answer(await in_thread(answer))
+
+    async def series(self, request: Request) -> Response:
+        """GET .../series: columns over closed steps; thinned to `points` with every extreme kept."""
+        key = key_of(request)
+        optimizer = number_of(request, "optimizer", 0) or 0
+        first, last = number_of(request, "first_step"), number_of(request, "last_step")
+        points = limit_of(request, _POINTS, _MOST_POINTS, "points")
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                run = transaction.runs.get(key)
+            series = read_series(self._database, run.run_id, optimizer, first, last)
+            return {"project": key.project, "run": key.run, "optimizer": optimizer, **series_json(series, points)}
+
+        return json_answer(await in_thread(answer))
+
+    async def layers(self, request: Request) -> Response:
+        """GET .../layers: per-layer norms of a range of steps, the largest of each column of steps."""
+        key = key_of(request)
+        optimizer = number_of(request, "optimizer", 0) or 0
+        first, last = number_of(request, "first_step"), number_of(request, "last_step")
+        columns = limit_of(request, _LAYER_COLUMNS, _MOST_COLUMNS, "columns")
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                run = transaction.runs.get(key)
+                closed = transaction.steps.last(run.run_id, optimizer)
+            empty = {"project": key.project, "run": key.run, "layers": [], "steps": [], "grad_norm": []}
+            if closed is None:
+                return empty
+            end = closed[2] if last is None else last
+            composed = read_layer_window(
+                self._database, run, optimizer, end - _LAYER_STEPS + 1 if first is None else first, end
+            )
+            if composed is None:
+                return empty
+            window = thinned(composed.layers, columns)
+            return {
+                **empty,
+                "layers": list(window.names),
+                "steps": window.steps.tolist(),
+                "grad_norm": [column(row.astype(np.float64)) for row in window.norms],
+            }
+
+        return json_answer(await in_thread(answer))
+
+    async def run_alerts(self, request: Request) -> Response:
+        """GET .../alerts: the alerts of one run."""
+        return await self._alerts(request, key_of(request))
+
+    async def alerts(self, request: Request) -> Response:
+        """GET /api/v1/alerts: newest first; `project`, `state`, `limit` and `before` (from `next`)."""
+        return await self._alerts(request, None)
+
+    async def _alerts(self, request: Request, key: RunKey | None) -> Response:
+        project = key.project if key else request.query_params.get("project") or None
+        state = choice_of(request, "state", AlertState, [each.value for each in AlertState])
+        limit = limit_of(request, 100, _LARGEST_PAGE)
+        before = request.query_params.get("before") or None
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                if key is not None:
+                    transaction.runs.get(key)
+                alerts = transaction.alerts.list(project, key.run if key else None, state, limit + 1, before)
+            shown = alerts[:limit]
+            return {
+                "alerts": [alert_json(alert) for alert in shown],
+                "next": shown[-1].alert_id if len(alerts) > limit else None,
+            }
+
+        return json_answer(await in_thread(answer))
+
+    async def alert(self, request: Request) -> Response:
+        """GET /api/v1/alerts/{id}: the alert with its history."""
+        alert_id = request.path_params["alert_id"]
+
+        def answer() -> Json:
+            with self._database.read() as transaction:
+                alert, history = transaction.alerts.get(alert_id), transaction.alerts.history(alert_id)
+            events = [
+                {
+                    "before": event.before.value if event.before else None,
+                    "state": event.state.value,
+                    "severity": event.severity.label,
+                    "step": event.step,
+                    "cause": event.cause,
+                    "at": event.at,
+                    "reason": event.reason,
+                }
+                for event in history
+            ]
+            return {**alert_json(alert), "history": events}
+
+        return json_answer(await in_thread(answer))
+
+    async def acknowledge(self, request: Request) -> Response:
+        """POST /api/v1/alerts/{id}/ack with {"by": "name"}: somebody has taken it on."""
+        person = person_of(await small_body(request))
+        alert_id = request.path_params["alert_id"]
+
+        def answer() -> Json:
+            with self._database.begin() as transaction:
+                return alert_json(transaction.alerts.acknowledge(alert_id, person, self._clock()))
+
+        return json_answer(await in_thread(answer))
+
+    async def postmortem(self, request: Request) -> Response:
+        """GET .../postmortem?format=html|md|json: the report as a file."""
+        key = key_of(request)
+        file_format = request.query_params.get("format") or "html"
+        document = await in_thread(lambda: self._postmortem(key, file_format, self._clock()))
+        headers = {"content-disposition": f'inline; filename="{document.file_name}"'}
+        if document.content_security_policy:
+            headers["content-security-policy"] = document.content_security_policy
+        return Response(document.body, media_type=document.media_type, headers=headers)
+
+
+def view_of(snapshot: Snapshot, run_id: int) -> RunView | None:
+    """The live view of a run; None when it is not live."""
+    return next((view for view in snapshot.runs if view.run.run_id == run_id), None)
+
+
+def series_json(series: Series, points: int) -> Json:
+    """A series as columns, thinned so that extremes of norm and loss stay and broken steps are among the points."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log(series.norm)
+    buckets = max(1, points // 10)
+    shown = np.arange(series.count)
+    if series.count > points:
+        marked = np.flatnonzero(series.broken | (series.loss_known & ~np.isfinite(series.loss)))
+        marked = marked[:: max(1, len(marked) // buckets + 1)]
+        shown = np.unique(np.concatenate((kept_points(level, buckets), kept_points(series.loss, buckets), marked)))
+    columns: Json = {name: getattr(series, field)[shown].tolist() for name, field in _WHOLE_SERIES.items()}
+    columns |= {name: column(getattr(series, field)[shown]) for name, field in _NUMBERS.items()}
+    columns["loss"] = column(series.loss[shown], series.loss_known[shown])
+    columns["nonfinite"] = series.nonfinite[shown].sum(axis=1).tolist()
+    return {
+        "count": len(shown),
+        "closed_steps": series.count,
+        "thinned": len(shown) < series.count,
+        "series": columns,
+    }
+
+
+async def small_body(request: Request) -> bytes:
+    """The body of a request that needs little.
+
+    Raises:
+        UsageError: it is longer than that.
+    """
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _BODY_BYTES:
+            raise UsageError(f"body: longer than {_BODY_BYTES:,} bytes")
+    return body
+
+
+def person_of(body: bytes) -> str:
+    """Who acknowledges, from a JSON body.
+
+    Raises:
+        UsageError: it is not an object with a `by` of some characters.
+    """
+    try:
+        values: Any = json.loads(body or b"{}")
+    except ValueError:
+        raise UsageError('body: is not JSON; send {"by": "your name"}') from None
+    person = values.get("by") if isinstance(values, dict) else None
+    if not isinstance(person, str) or not 1 <= len(person.strip()) <= _NAME_LENGTH:
+        raise UsageError('by: say who acknowledges, for example {"by": "your name"}')
+    return person.strip()
