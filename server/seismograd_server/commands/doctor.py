@@ -174,7 +174,7 @@ def _telemetry(server: str) -> Check:
                 "start a server with `seismograd serve`, or name it with --server or SEISMOGRAD_SERVER",
             )
         except grpc.RpcError as error:
-            status = error.code().name if isinstance(error, grpc.Call) else type(error).__name__
+            status = getattr(error, "code", lambda: error)()
             return Check("gRPC", False, f"{server} answers {status}", "is it a seismograd server's gRPC port?")
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return Check(
