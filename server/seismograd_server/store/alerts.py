@@ -48,8 +48,8 @@ class AlertRepository:
     def apply(self, transitions: Sequence[Transition]) -> list[Transition]:
         """Store transitions in order, and return those that were not stored before.
 
-        A transition is known by (run, signature, scope, opened step) and (step, state, severity, cause); one that is
-        known changes nothing, not even the alert.
+        A transition is known by (run, signature, scope, opened step) and (step, state, severity, cause, time); one
+        that is known changes nothing, not even the alert.
         """
         return [transition for transition in transitions if self._apply_one(transition)]
 
@@ -62,11 +62,14 @@ class AlertRepository:
         return _alert(self._row(alert_id))
 
     def find(self, run_id: int, signature: Signature, scope: str) -> Alert | None:
-        """The latest alert of a run about this; None = there has been none."""
+        """The alert of a run about this that changed last; None = there has been none.
+
+        By time and not by step, because a run that resumes from a checkpoint goes back in steps.
+        """
         row = self._connection.execute(
             _select_alerts()
             .where(alerts.c.run_id == run_id, alerts.c.signature == signature, alerts.c.scope == scope)
-            .order_by(alerts.c.opened_step.desc(), alerts.c.alert_row.desc())
+            .order_by(alerts.c.updated_at.desc(), alerts.c.alert_row.desc())
             .limit(1)
         ).one_or_none()
         return None if row is None else _alert(row)
@@ -174,6 +177,7 @@ class AlertRepository:
                 history.state == alert.state,
                 history.severity == int(alert.severity),
                 history.cause == transition.cause,
+                history.at == transition.at,
             )
             if self._connection.execute(is_known).first() is not None:
                 return False

@@ -292,7 +292,8 @@ alert_transitions = Table(
     Column("notify", SmallInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("evidence_json", Text, nullable=False),
-    UniqueConstraint("alert_row", "step", "state", "severity", "cause"),
+    # With the time: a resumed run may live through the same transition at the same step once more.
+    UniqueConstraint("alert_row", "step", "state", "severity", "cause", "at"),
 )
 
 # `alert_id` without a foreign key: a notification that tests a target belongs to no alert.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -94,11 +95,32 @@ def test_a_replay_writes_nothing_twice_and_turns_nothing_back(
 
 
 def test_the_same_condition_later_is_another_alert(alerts: AlertRepository, make_transition: TransitionMaker) -> None:
-    later = make_transition(1, alert_id="a2", opened_step=500, last_step=500)
+    later = make_transition(1, alert_id="a2", opened_step=500, last_step=500, updated_at=500.0)
     alerts.apply([make_transition(1), resolved(make_transition), later])
 
     assert alerts.find(1, Signature.RUNAWAY, "") == later.alert
     assert [alert.alert_id for alert in alerts.open_for_run(1)] == ["a2"]
+
+
+def test_after_a_rewind_the_alert_that_changed_last_is_found(
+    alerts: AlertRepository, make_transition: TransitionMaker
+) -> None:
+    rewound = make_transition(1, alert_id="a2", opened_step=40, last_step=40, updated_at=500.0)
+    alerts.apply([make_transition(1), resolved(make_transition), rewound])
+
+    assert alerts.find(1, Signature.RUNAWAY, "") == rewound.alert
+
+
+def test_a_resumed_run_may_live_through_the_same_transition_again(
+    alerts: AlertRepository, make_transition: TransitionMaker
+) -> None:
+    alerts.apply([make_transition(1), resolved(make_transition)])
+    reopened = make_transition(1, before=AlertState.RESOLVED, cause="reopened", updated_at=300.0)
+    again = resolved(make_transition)
+    again = replace(again, alert=replace(again.alert, updated_at=400.0, resolved_at=400.0), at=400.0)
+
+    assert alerts.apply([reopened, again]) == [reopened, again]
+    assert alerts.get("a1").state is AlertState.RESOLVED
 
 
 def test_alerts_are_listed_newest_first_in_pages(alerts: AlertRepository, make_transition: TransitionMaker) -> None:

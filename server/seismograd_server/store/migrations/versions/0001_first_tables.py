@@ -298,7 +298,8 @@ def _alerts() -> None:
             "state",
             "severity",
             "cause",
-            name="uq_alert_transitions_alert_row_step_state_severity_cause",
+            "at",
+            name="uq_alert_transitions_alert_row_step_state_severity_cause_at",
         ),
     )
     op.create_table(
