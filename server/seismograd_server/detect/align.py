@@ -11,21 +11,13 @@ frames wait for one another. A position closes when every rank expected has come
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
+from seismograd_server.detect.closing import Closing, Piece, Position, assemble, rows_in, union_of_steps
 from seismograd_server.model import Bool, Int64, StepBatch
-
-Position = tuple[int, int]
-"""(branch, step): positions of one launch are closed in rising order."""
 
 _BEFORE_ALL: Position = (-1, 0)
 _BEHIND_ALL: Position = (2**32, 0)  # no branch is that high: it is an unsigned 32-bit number on the wire
-# Per record, beside its tensor row: the fixed columns, a few scalars and the arrays' own headers.
-_BYTES_A_RECORD = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,68 +36,6 @@ class Patience:
     max_pending_bytes: int = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """Rows [start, stop) of a rank's batch, and where they belong: `positions` int64[stop - start] or a slice of it."""
-
-    rank: int
-    batch: StepBatch
-    start: int
-    stop: int
-    positions: slice | Int64
-
-    def at(self, rows: npt.NDArray[np.integer]) -> Int64:
-        """Positions in the closing of some rows of the batch (indexes from `start` to `stop`)."""
-        offsets = rows.astype(np.int64) - self.start
-        found: Int64
-        found = offsets + self.positions.start if isinstance(self.positions, slice) else self.positions[offsets]
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Closing:
-    """Steps of one branch that are closed now, in order: `steps` int64[n], `ranks_present` bool[n, r]."""
-
-    branch: int
-    steps: Int64
-    ranks_present: Bool
-    parts: tuple[Part, ...]  # by rank, then by sequence
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """Rows of a batch that wait."""
-
-    rank: int
-    batch: StepBatch
-    start: int
-    stop: int
-    arrived_at: float
-    segment: int
-
-    @property
-    def first(self) -> Position:
-        return (self.batch.branch, int(self.batch.steps[self.start]))
-
-    @property
-    def last(self) -> Position:
-        return (self.batch.branch, int(self.batch.steps[self.stop - 1]))
-
-    @property
-    def size(self) -> int:
-        norms = self.batch.gradient_norms
-        columns = 0 if norms is None else norms.shape[1]
-        return (self.stop - self.start) * (_BYTES_A_RECORD + 4 * columns)
-
-    def rows_up_to(self, limit: Position) -> int:
-        """The first row behind `limit`."""
-        branch, step = limit
-        if self.batch.branch != branch:
-            return self.stop if self.batch.branch < branch else self.start
-        steps = self.batch.steps[self.start : self.stop]
-        return self.start + int(np.searchsorted(steps, step, side="right"))
-
-
 class Aligner:
     """Brings the ranks of one (launch, optimizer) together. Not thread-safe; knows no clock."""
 
@@ -114,18 +44,24 @@ class Aligner:
         self._world_size = world_size
         self._patience = patience
         self._frontier = frontier if frontier is not None else _BEFORE_ALL
-        self._pieces: list[list[_Piece]] = [[] for _ in range(world_size)]
+        self._pieces: list[list[Piece]] = [[] for _ in range(world_size)]
         self._settled: list[Position] = [self._frontier] * world_size
         # Per rank: (end of the sequence range, last position in it) of what the watermark has not yet passed.
         self._ahead: list[list[tuple[int, Position]]] = [[] for _ in range(world_size)]
         self._heard_at = [now] * world_size
         self._ended: set[int] = set()
         self._bytes = 0
+        self.capped = False
 
     @property
     def frontier(self) -> Position | None:
         """The last position closed; None before the first."""
         return None if self._frontier == _BEFORE_ALL else self._frontier
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait, about."""
+        return self._bytes
 
     @property
     def pending(self) -> bool:
@@ -154,7 +90,7 @@ class Aligner:
         Returns:
             how many of them are late: their position is closed.
         """
-        piece = _Piece(rank, batch, 0, batch.count, now, segment)
+        piece = Piece(rank, batch, 0, batch.count, now, segment)
         late = piece.rows_up_to(self._frontier)
         self._heard_at[rank] = now
         self._ended.discard(rank)
@@ -179,19 +115,22 @@ class Aligner:
         """Stop waiting for a rank that has said farewell (until it sends something after all)."""
         self._ended.add(rank)
 
-    def close(self, now: float) -> tuple[Closing, ...]:
-        """Close what is complete or has waited long enough; one Closing per branch, in order."""
+    def close(self, now: float, *, most: int | None = None) -> tuple[Closing, ...]:
+        """Close what is complete or has waited long enough; one Closing per branch, in order.
+
+        With `most`, at most so many steps: `capped` then tells whether more could have been closed.
+        """
         limit = self._complete_up_to(now)
         overdue = now - self._patience.close_wait_seconds
         for pieces in self._pieces:
             for piece in pieces:
                 if piece.arrived_at <= overdue and piece.last > limit:
                     limit = piece.last
-        return self._close_up_to(self._crowded_up_to(limit))
+        return self._close_up_to(self._capped(self._crowded_up_to(limit), most))
 
-    def close_all(self) -> tuple[Closing, ...]:
-        """Close everything that is here, because no more is to come."""
-        return self._close_up_to(_BEHIND_ALL)
+    def close_all(self, *, most: int | None = None) -> tuple[Closing, ...]:
+        """Close everything that is here (see `close` for `most`), because no more is to come."""
+        return self._close_up_to(self._capped(_BEHIND_ALL, most))
 
     def repeat(self, branch: int, steps: Int64, ranks_present: Bool) -> Closing:
         """Close exactly these steps with exactly these ranks, as it was done before a restart.
@@ -201,7 +140,7 @@ class Aligner:
         limit = (branch, int(steps[-1]))
         taken = [piece for piece in self._take(limit) if piece.batch.branch == branch]
         self._frontier = max(self._frontier, limit)
-        return _assemble(branch, steps, taken, self._world_size, ranks_present)
+        return assemble(branch, steps, taken, self._world_size, ranks_present)
 
     def holds(self, branch: int, steps: Int64, ranks_present: Bool) -> int:
         """How many of the rows that `repeat` would take are here."""
@@ -230,6 +169,24 @@ class Aligner:
             limit = max(limit, piece.last)
         return limit
 
+    def _capped(self, limit: Position, most: int | None) -> Position:
+        """Lower the limit so that no more than `most` steps, of one branch, close."""
+        self.capped = False
+        waiting = [piece for pieces in self._pieces for piece in pieces if piece.first <= limit]
+        if most is None or sum(piece.stop - piece.start for piece in waiting) <= most:
+            return limit
+        branch = min(piece.batch.branch for piece in waiting)
+        first: dict[int, list[Piece]] = {}
+        for piece in sorted(waiting, key=lambda each: each.first):
+            own = first.setdefault(piece.rank, [])
+            # The first steps of all are among the first of each rank; the others need not be looked at.
+            if piece.batch.branch == branch and sum(each.stop - each.start for each in own) < most:
+                own.append(piece)
+        steps = union_of_steps([piece for own in first.values() for piece in own])
+        lowered = min(limit, (branch, int(steps[min(most, len(steps)) - 1])))
+        self.capped = lowered < limit
+        return lowered
+
     def _close_up_to(self, limit: Position) -> tuple[Closing, ...]:
         if limit <= self._frontier:
             return ()
@@ -240,10 +197,10 @@ class Aligner:
         closings = []
         for branch in sorted({piece.batch.branch for piece in taken}):
             pieces = [piece for piece in taken if piece.batch.branch == branch]
-            closings.append(_assemble(branch, _union_of_steps(pieces), pieces, self._world_size))
+            closings.append(assemble(branch, union_of_steps(pieces), pieces, self._world_size))
         return tuple(closings)
 
-    def _take(self, limit: Position) -> list[_Piece]:
+    def _take(self, limit: Position) -> list[Piece]:
         taken = []
         for rank, pieces in enumerate(self._pieces):
             if not pieces:
@@ -258,58 +215,3 @@ class Aligner:
             self._pieces[rank] = kept
         self._bytes -= sum(piece.size for piece in taken)
         return taken
-
-
-def rows_in(batch: StepBatch, rank: int, branch: int, steps: Int64, ranks_present: Bool) -> int:
-    """How many records of a rank's batch belong to a closing."""
-    if batch.branch != branch:
-        return 0
-    return int(np.count_nonzero(ranks_present[np.isin(steps, batch.steps, assume_unique=True), rank]))
-
-
-def _union_of_steps(pieces: list[_Piece]) -> Int64:
-    columns = [piece.batch.steps[piece.start : piece.stop] for piece in pieces]
-    if len(columns) == 1:
-        return columns[0]
-    return np.unique(np.concatenate(columns))
-
-
-def _assemble(
-    branch: int, steps: Int64, pieces: Iterable[_Piece], world_size: int, wanted: Bool | None = None
-) -> Closing:
-    """Place each piece's rows; where a rank has a step twice, the lower sequence is the one."""
-    present = np.zeros((len(steps), world_size), np.bool_)
-    parts: list[Part] = []
-    for piece in sorted(pieces, key=lambda each: (each.rank, each.batch.first_sequence, each.start)):
-        own = piece.batch.steps[piece.start : piece.stop]
-        if wanted is None and np.array_equal(own, steps) and not present[:, piece.rank].any():
-            present[:, piece.rank] = True
-            parts.append(Part(piece.rank, piece.batch, piece.start, piece.stop, slice(0, len(steps))))
-            continue
-        places = np.searchsorted(steps, own).astype(np.int64)
-        fits = places < len(steps)
-        fits[fits] = steps[places[fits]] == own[fits]
-        fits[fits] = ~present[places[fits], piece.rank]
-        if wanted is not None:
-            fits[fits] = wanted[places[fits], piece.rank]
-        for start, stop in _runs(fits):
-            chosen = places[start:stop]
-            present[chosen, piece.rank] = True
-            parts.append(Part(piece.rank, piece.batch, piece.start + start, piece.start + stop, _as_slice(chosen)))
-    return Closing(branch, steps, present, tuple(parts))
-
-
-def _runs(mask: Bool) -> list[tuple[int, int]]:
-    """Ranges of consecutive rows that are True."""
-    if mask.all():
-        return [(0, len(mask))]
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def _as_slice(positions: Int64) -> slice | Int64:
-    """Consecutive positions as a slice, which numpy copies several times faster."""
-    first, last = int(positions[0]), int(positions[-1])
-    if last - first + 1 == len(positions):
-        return slice(first, last + 1)
-    return positions

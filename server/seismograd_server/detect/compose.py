@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from seismograd_server.detect.align import Closing, Part
+from seismograd_server.detect.closing import Closing, Part
 from seismograd_server.detect.layout import Plan, make_plan
 from seismograd_server.detect.nonfinites import compose_nonfinite
 from seismograd_server.detect.scalars import by_rank, lowest_rank, mean_over_ranks
@@ -33,7 +33,7 @@ _INEXACT_FLAGS = RecordFlag.INEXACT | RecordFlag.FLATTENED
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reported:
-    """What one rank reports on some layers: `values` float32[k, m] for k positions of the block and `slots` int64[m]."""
+    """What one rank reports on some layers: `values` float32[k, m] at k positions of the block, for `slots` [m]."""
 
     rank: int
     positions: slice | Int64

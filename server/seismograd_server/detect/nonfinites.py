@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seismograd_server.detect.align import Closing, Part
+from seismograd_server.detect.closing import Closing, Part
 from seismograd_server.detect.layout import Plan
 from seismograd_server.model import TOTAL_ONLY, Int64, NonfiniteLayer
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from seismograd_server.detect.align import Closing, Part
+from seismograd_server.detect.closing import Closing, Part
 from seismograd_server.model import Bool, Float64, Int64, Quantity
 
 

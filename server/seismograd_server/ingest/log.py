@@ -51,6 +51,12 @@ class LogSettings:
     limits: IngestLimits = field(default_factory=IngestLimits)
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    work: Callable[[float], None]
+    behind_frames: bool
+
+
 class Log:
     """Between the servicer and the pipeline. Made and used on the event loop; `start` starts the worker."""
 
@@ -74,7 +80,7 @@ class Log:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
-        self._calls: list[Callable[[float], None]] = []
+        self._calls: list[_Call] = []
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._inflight = 0
@@ -132,8 +138,8 @@ class Log:
             self._frames.append(Frame(stream, data, time.perf_counter()))
         self._work.set()
 
-    async def call(self, function: Callable[[float], _Answer]) -> _Answer:
-        """Run a function of `now` on the worker, behind every frame that is here already.
+    async def call(self, function: Callable[[float], _Answer], *, behind_frames: bool = False) -> _Answer:
+        """Run a function of `now` on the worker; with `behind_frames`, behind every frame that is here already.
 
         Raises:
             StorageBusyError: the server is stopping.
@@ -152,7 +158,7 @@ class Log:
                 self._post(_resolve, future, answer, None)
 
         with self._lock:
-            self._calls.append(work)
+            self._calls.append(_Call(work, behind_frames))
         self._work.set()
         return await future
 
@@ -177,10 +183,12 @@ class Log:
 
     def _run(self) -> None:
         try:
+            behind = False
             while not self._stopping.is_set():
-                if self._work.wait(_IDLE_SECONDS):
+                # With steps left to judge, the next tick has been filling all the while.
+                if not behind and self._work.wait(_IDLE_SECONDS):
                     self._stopping.wait(self._settings.tick_seconds)
-                self._tick()
+                behind = self._tick(full=behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes)
             self._tick()
             self._pipeline.stop(self._clock())
         except StorageError as error:
@@ -190,26 +198,31 @@ class Log:
             _log.exception("the log's worker has died")
             self._post(self._on_fatal, SeismogradError(f"the log's worker died: {type(error).__name__}: {error}"))
 
-    def _tick(self) -> None:
+    def _tick(self, *, full: bool = False) -> bool:
+        """Store, answer, judge; tell whether there is more to judge at once. `full`: take no frames, only judge."""
         self._work.clear()
         with self._lock:
-            frames, self._frames = self._frames, []
-            calls, self._calls = self._calls, []
+            frames: list[Frame] = []
+            if not full:
+                frames, self._frames = self._frames, []
+            calls = [each for each in self._calls if not (full and each.behind_frames)]
+            self._calls = [each for each in self._calls if full and each.behind_frames]
         self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
         now = self._clock()
         if frames:
             outcomes = self._store(frames, now)
             self._post(self._delivered, outcomes, sum(len(frame.data) for frame in frames))
         for call in calls:
-            call(now)
+            call.work(now)
         if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:
             self._heard_at = now
             self._hear(now)
-        self._pipeline.detect(now)
+        behind = self._pipeline.detect(now)
         notices = self._pipeline.take_notices()
         if notices:
             self._on_commit()
             self._post(self._notify, notices, self._runs())
+        return behind
 
     def _store(self, frames: Sequence[Frame], now: float) -> list[Outcome]:
         by_stream: dict[Stream, list[Frame]] = {}

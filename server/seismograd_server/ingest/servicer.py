@@ -114,7 +114,9 @@ class TelemetryServicer:
         outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"
         reason = shortened(request.reason, self._limits.max_reason_bytes)
         handle = request.rank_handle
-        receipt = await self._log.call(lambda at: self._pipeline.close_rank(handle, outcome, reason, at))
+        receipt = await self._log.call(
+            lambda at: self._pipeline.close_rank(handle, outcome, reason, at), behind_frames=True
+        )
         return telemetry.CloseRunResponse(watermarks=[watermark_message(mark) for mark in receipt.watermarks])
 
     async def _stream_steps(self, _requests: object, context: Context) -> None:

@@ -38,6 +38,7 @@ class PipelineSettings:
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
         watch: what the detectors look for.
         policy: how patient alerts are.
+        steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
     """
 
     patience: Patience = field(default_factory=Patience)
@@ -47,6 +48,7 @@ class PipelineSettings:
     view_seconds: float = 900.0
     watch: WatchConfig = field(default_factory=WatchConfig)
     policy: LifecyclePolicy = DEFAULT_POLICY
+    steps_at_once: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,22 @@ class RunEngine:
                 found.aligner.end(rank)
         return found
 
-    def close(self, now: float, *, everything: bool) -> list[Judged]:
-        """Close what can be closed, and let the detectors look at it."""
+    @property
+    def behind(self) -> bool:
+        """Whether more could have been closed at the last `close`."""
+        return any(series.behind for series in self.series.values())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of records that wait for their steps to close, about."""
+        return sum(series.aligner.size for series in self.series.values())
+
+    def close(self, now: float, *, everything: bool, most: int) -> list[Judged]:
+        """Close what can be closed, about `most` steps of it, and let the detectors look."""
         return [
             Judged(closed, series.observe(closed.block))
             for series in self.series.values()
-            for closed in series.close(now, everything=everything)
+            for closed in series.close(now, everything=everything, most=most)
         ]
 
     def ending(self, now: float) -> Ending | None:

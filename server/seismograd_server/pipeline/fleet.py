@@ -37,9 +37,17 @@ class Fleet:
         self._stale: set[int] = set()
         self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
         self._snapshot = Snapshot(0.0)
+        self._turn = 0
 
     def __iter__(self) -> Iterator[RunEngine]:
         return iter(list(self._engines.values()))
+
+    def in_turn(self) -> list[RunEngine]:
+        """All engines, each time beginning with another one, so that none always comes last."""
+        self._turn += 1
+        engines = list(self)
+        first = self._turn % max(1, len(engines))
+        return engines[first:] + engines[:first]
 
     @property
     def suspicious(self) -> bool:

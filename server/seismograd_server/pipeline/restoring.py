@@ -11,7 +11,7 @@ from collections import Counter
 
 import structlog
 
-from seismograd_server.detect.align import rows_in
+from seismograd_server.detect.closing import rows_in
 from seismograd_server.model import Launch, Rank, RecordKind, Run
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import Sender

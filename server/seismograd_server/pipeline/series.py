@@ -7,7 +7,8 @@ import struct
 from dataclasses import dataclass
 
 from seismograd_server.detect import tally as tallies
-from seismograd_server.detect.align import Aligner, Patience, Position
+from seismograd_server.detect.align import Aligner, Patience
+from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
 from seismograd_server.model import ClosedBlock, Launch, StepBatch, Tally
@@ -145,10 +146,15 @@ class Series:
             self.know(sender)
         self.aligner.offer(sender.rank.rank, batch, now=now, segment=segment)
 
-    def close(self, now: float, *, everything: bool = False) -> list[Closed]:
-        """Give the blocks that close now, in order."""
+    @property
+    def behind(self) -> bool:
+        """Whether more could have been closed than was asked for."""
+        return self._aligner is not None and self._aligner.capped
+
+    def close(self, now: float, *, everything: bool = False, most: int | None = None) -> list[Closed]:
+        """Give the blocks that close now, in order; about `most` steps of them."""
         ready, self._ready = self._ready, []
-        return ready + self._close(now, everything=everything)
+        return ready + self._close(now, everything=everything, most=most)
 
     def observe(self, block: ClosedBlock) -> Observation:
         """Let the detectors look, and fold the block into the tally."""
@@ -173,10 +179,10 @@ class Series:
             watch=self.watch.to_bytes(),
         )
 
-    def _close(self, now: float, *, everything: bool) -> list[Closed]:
+    def _close(self, now: float, *, everything: bool, most: int | None = None) -> list[Closed]:
         if self._launch is None or self._aligner is None or self._composer is None:
             return []
-        closings = self._aligner.close_all() if everything else self._aligner.close(now)
+        closings = self._aligner.close_all(most=most) if everything else self._aligner.close(now, most=most)
         return [
             Closed(self._launch.launch_row, self.optimizer, block)
             for closing in closings

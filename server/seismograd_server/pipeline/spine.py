@@ -70,7 +70,8 @@ class Pipeline:
 
     def stop(self, now: float) -> None:
         """Judge what is left and store the detectors' state, so that the next start has nothing to replay."""
-        self.detect(now)
+        while self.detect(now):
+            pass
         with self._database.begin() as transaction:
             for engine in self._fleet:
                 save_states(transaction, engine, engine.series.keys(), now)
@@ -78,6 +79,10 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """All live runs, at the moment of the last `detect`. From any thread."""
         return self._fleet.snapshot
+
+    def waiting_bytes(self) -> int:
+        """Bytes of durable records that wait to be judged, about."""
+        return sum(engine.waiting_bytes for engine in self._fleet)
 
     def take_notices(self) -> list[Notice]:
         """Alerts that changed since the last call."""
@@ -189,12 +194,15 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------ transaction 2
 
-    def detect(self, now: float) -> None:
+    def detect(self, now: float) -> bool:
         """Close what can be closed, judge it, and store all that follows from it.
+
+        Returns:
+            whether there is more to judge at once: a bounded number of steps is taken at a time, so that acks of
+            other streams need not wait for it.
 
         Raises:
             StorageFencedError: this server has been replaced and must exit.
-            StorageError: the disk has failed for good.
         """
         self._fleet.refresh(now)
         jobs = self._jobs(now)
@@ -203,13 +211,18 @@ class Pipeline:
                 self._judge(together, now)
         self._fleet.dismiss(now)
         self._fleet.take_snapshot(now)
+        return any(engine.behind for engine in self._fleet)
 
     def _jobs(self, now: float) -> list[Job]:
         jobs = []
-        for engine in self._fleet:
+        room = self._settings.steps_at_once
+        for engine in self._fleet.in_turn():
             try:
                 ending = engine.ending(now)
-                judged = engine.close(now, everything=ending is not None)
+                judged = engine.close(now, everything=ending is not None, most=max(room, 1))
+                room -= sum(each.closed.block.count for each in judged)
+                if engine.behind:
+                    ending = None  # its last steps come first
             except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
                 self._fleet.give_up(engine.run_id, error)
                 continue
