@@ -33,9 +33,9 @@ def main() -> int:
             trace = load(path)
             watch = RunWatch()
             for block in blocks(trace, columns=options.columns, thin=options.thin):
-                started = time.perf_counter()
+                started = time.process_time()
                 observation = watch.observe(block)
-                seconds += time.perf_counter() - started
+                seconds += time.process_time() - started
                 steps += block.count
                 for signature, why in observation.failures:
                     print(f"{trace.name}: {signature} failed: {why}", file=sys.stderr)

@@ -78,7 +78,8 @@ class Context:
     last_losses: list[float] = field(default_factory=list)
     lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
     updates: Updates = field(default_factory=Updates)
-    held_back: list[float] = field(default_factory=list)  # levels of the open excursion: perhaps the new usual ones
+    held_levels: list[float] = field(default_factory=list)  # of the open excursion: perhaps the new usual ones
+    held_losses: list[float] = field(default_factory=list)
     excursion: Excursion = field(default_factory=Excursion)
     layers: LayerMemory = field(default_factory=LayerMemory)
     ranks: RankMemory = field(default_factory=RankMemory)
@@ -140,12 +141,13 @@ class Context:
         if not excursion.open:
             self._accept(step)
             return
-        self.held_back = [*self.held_back[1 - _REBASE_STEPS :], step.level]
+        self.held_levels = [*self.held_levels[1 - _REBASE_STEPS :], step.level]
+        if step.loss_known and math.isfinite(step.loss):
+            self.held_losses = [*self.held_losses[1 - _REBASE_STEPS :], step.loss]
         if excursion.is_over():
             self._close_excursion(survived=True)
         elif excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading):
-            self.norm.restart(self.held_back)
-            self.record.height = max(self.held_back)
+            self._rebase()
             self._close_excursion(survived=True)
 
     def _accept(self, step: Step) -> None:
@@ -174,11 +176,21 @@ class Context:
             return 2 * self.excursion.bad_losses < self.excursion.steps
         return self.excursion.steps >= _REBASE_UNSEEN_STEPS
 
+    def _rebase(self) -> None:
+        """Take the held levels for the usual ones, and the change of the loss for a change of its scale."""
+        self.norm.restart(self.held_levels)
+        self.record.height = max(self.held_levels)
+        self.lowest = self.norm.center()
+        if self.held_losses and len(self.loss):
+            before = self.loss.center()
+            self.loss.restart(self.held_losses)
+            if before > 0.0 and self.loss.center() > 0.0:
+                self.first_losses = [each * (self.loss.center() / before) for each in self.first_losses]
+
     def _close_excursion(self, *, survived: bool) -> None:
         if survived:
             self.record.survive(self.excursion.peak, _SURVIVED_OCTAVES)
         self.excursion.end()
-        self.held_back = []
 
     def _follow_excursion(self, step: Step, reading: Reading) -> None:
         if not self.excursion.open:
@@ -186,7 +198,7 @@ class Context:
                 return
             leading = self.layers.leading(step)
             self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
-            self.held_back = []
+            self.held_levels, self.held_losses = [], []
         self.excursion.follow(step.level, reading.excess, far=reading.far, high=reading.high, bad_loss=reading.bad_loss)
 
     def _read_loss(self, step: Step, reading: Reading) -> None:

@@ -130,7 +130,7 @@ _RISING_SPREADS = 8.0
 
 def rising(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """Without a loss to ask: the usual norm has climbed far above the whole beginning of the run."""
-    if not context.armed() or len(context.loss):
+    if not context.armed() or len(context.loss) or _harmless(context):
         return None
     rise = context.norm.center() - max(context.first_levels)
     if rise < max(_RISING_OCTAVES, _RISING_SPREADS * context.norm.spread()):

@@ -16,6 +16,8 @@ from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity,
 # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
 _ABOVE_BASELINE_OCTAVES = 3.0
 _ABOVE_RECORD_OCTAVES = 2.0
+# In a run that is noisier than usual it must also be beyond the noise: once in 30 000 steps, were it normal.
+_ABOVE_SPREADS = 4.0
 # Told again when it has become this much worse; doubled each time.
 _WORSE_OCTAVES = 4.0
 
@@ -40,7 +42,8 @@ class SpikeDetector:
             self.active = False
             reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
-        far = reading.above >= _ABOVE_BASELINE_OCTAVES and reading.excess >= _ABOVE_RECORD_OCTAVES
+        above = max(_ABOVE_BASELINE_OCTAVES, _ABOVE_SPREADS * context.norm.spread())
+        far = reading.above >= above and reading.excess >= _ABOVE_RECORD_OCTAVES
         if not far or (self.active and step.level < self.tell_at):
             return None
         if not self.active:

@@ -105,26 +105,31 @@ def _learns(context: Context) -> bool:
     return math.isnan(learnt) or learnt <= _LEARNT_OCTAVES
 
 
-def _vanished(step: Step, context: Context) -> tuple[str, str | None, float] | None:
-    """Say what has vanished: a reason, the smallest layer, and how far down in octaves; None = nothing."""
+Found = tuple[str, str | None, float]  # a reason, the smallest layer, and how far down it is in octaves
+
+
+def _vanished(step: Step, context: Context) -> Found | None:
+    """Say what has vanished; None = nothing."""
     fallen = context.norm.center() - sorted(context.first_levels)[len(context.first_levels) // 2]
     if fallen <= _FALLEN_OCTAVES and len(context.loss):  # without a loss, this is what a converged run looks like
         return f"the gradient norm has fallen to 2^{fallen:.0f} of what it was, without learning", None, fallen
     layout = step.block.layout
     levels = context.layers.usual(len(layout.names))
-    if levels is None:
+    if levels is None or not np.isfinite(levels).any():
         return None
-    levels = levels - 0.5 * np.log2(np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64)))
+    numels = np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64))
     limit = _VANISHED_OCTAVES if len(context.loss) else _VANISHED_UNSEEN_OCTAVES
-    known = levels[~np.isnan(levels)]
-    if not len(known) or not known.max() > -math.inf:
-        return None
+    return _uneven(levels - 0.5 * np.log2(numels), layout, limit)
+
+
+def _uneven(levels: Float64, layout: Layout, limit: float) -> Found | None:
+    """Compare the layers with the largest, and the first with the last."""
+    known = np.sort(levels[~np.isnan(levels)])
     smallest = layout.names[int(np.nanargmin(levels))]
-    typical = float(np.sort(known)[(len(known) - 1) // 2] - known.max())
-    if typical == -math.inf:
-        return "half the layers receive no gradient at all", smallest, _LOWEST
+    typical = float(known[(len(known) - 1) // 2] - known[-1])
     if typical <= limit:
-        return f"half the layers receive less than 2^{typical:.0f} of the largest's gradient", smallest, typical
+        share = "no gradient at all" if typical == -math.inf else f"less than 2^{typical:.0f} of the largest's gradient"
+        return f"half the layers receive {share}", smallest, max(typical, _LOWEST)
     depth = _early_over_late(levels, layout)
     if depth <= limit:
         share = "no gradient at all" if depth == -math.inf else f"2^{depth:.0f} of the last ones' gradient"

@@ -1,0 +1,63 @@
+"""The memory of layers, against brute force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from seismograd_server.detect.facts import steps_of
+from seismograd_server.detect.layers import LayerMemory
+from tests.support.closed import LAYERS, run_of
+
+NORMS = st.one_of(st.floats(2.0**-20, 2.0**20, width=32), st.sampled_from([0.0, np.nan]))
+
+
+def remember(norms: npt.NDArray[np.float32]) -> LayerMemory:
+    memory = LayerMemory()
+    for step in steps_of(replace(run_of(np.ones(len(norms))), layer_norms=norms)):
+        memory.accept(step)
+    return memory
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 90), st.just(3)), elements=NORMS))
+def test_usual_levels_are_lower_medians_over_every_fourth_step(norms: npt.NDArray[np.float32]) -> None:
+    usual = remember(norms).usual(3)
+    assert usual is not None
+    kept = norms[::4][-16:]
+    for layer in range(3):
+        column = np.sort(kept[:, layer][~np.isnan(kept[:, layer])])
+        if not len(column):
+            assert np.isnan(usual[layer])
+            continue
+        middle = column[(len(column) - 1) // 2]
+        assert usual[layer] == (np.log2(middle) if middle > 0 else -np.inf)
+
+
+def test_the_layer_that_left_its_own_range_furthest_leads_though_another_is_larger() -> None:
+    norms = np.tile(np.array([100.0, 1.0, 10.0], dtype=np.float32), (20, 1))
+    memory = remember(norms)
+    now = replace(run_of([1.0]), layer_norms=np.array([[150.0, 8.0, 20.0]], dtype=np.float32))
+    assert memory.leading(next(steps_of(now))) == (LAYERS[1], 3.0)
+
+
+def test_nothing_leads_when_no_layer_rises_or_none_is_known() -> None:
+    memory = remember(np.ones((20, 3), dtype=np.float32))
+    for norms in ([1.0, 1.0, 0.5], [np.nan, np.nan, np.nan], [0.0, 0.0, 0.0]):
+        now = replace(run_of([1.0]), layer_norms=np.array([norms], dtype=np.float32))
+        assert memory.leading(next(steps_of(now))) is None
+
+
+def test_another_number_of_layers_begins_a_new_memory() -> None:
+    memory = remember(np.ones((20, 3), dtype=np.float32))
+    now = replace(run_of([1.0]), layer_norms=np.ones((1, 5), dtype=np.float32))
+    step = next(steps_of(now))
+    assert memory.rises(step) is None
+    for _ in range(4):
+        memory.accept(step)
+    assert memory.usual(3) is None
+    assert memory.usual(5) is not None

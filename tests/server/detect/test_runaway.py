@@ -1,0 +1,139 @@
+"""Growth that training will not survive: every ground by itself, and what must not count as one."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from seismograd_server.detect.watch import RunWatch
+from seismograd_server.model import Evidence, Finding, Severity, Signature
+from tests.support.closed import findings_of, layout, noisy, run_of, told, with_ratio
+
+STEPS, ONSET = 300, 200
+AFTER = np.arange(STEPS) - ONSET
+
+
+def rising(octaves_per_step: float, at_most: float = 100.0) -> npt.NDArray[np.float64]:
+    """Healthy until the onset, then a straight line in octaves."""
+    norms = noisy(STEPS)
+    norms[ONSET:] *= 2.0 ** np.minimum(at_most, octaves_per_step * (AFTER[ONSET:] + 1))
+    return norms
+
+
+def losses(factor: npt.NDArray[np.float64] | float = 1.0) -> npt.NDArray[np.float64]:
+    """A loss that has come down from 4 to 1, times a factor behind the onset."""
+    usual = 1.0 + 3.0 * np.exp(-np.arange(STEPS) / 30.0) + np.random.default_rng(2).normal(0.0, 0.05, STEPS)
+    return np.where(AFTER >= 0, usual * factor, usual)
+
+
+def first(found: list[Finding]) -> Finding:
+    return next(each for each in found if each.signature is Signature.RUNAWAY)
+
+
+@pytest.mark.parametrize(("slope", "within"), [(3.0, 4), (1.0, 6), (0.3, 16)])
+def test_growth_is_seen_by_norms_alone_sooner_the_faster_it_is(slope: float, within: int) -> None:
+    found = first(findings_of(run_of(rising(slope))))
+    assert ONSET <= found.step <= ONSET + within
+    assert found.severity is Severity.CRITICAL
+    assert found.since_step >= ONSET - 1
+
+
+def test_the_evidence_holds_the_slope_and_the_steps_to_overflow() -> None:
+    found = first(findings_of(run_of(rising(2.0))))
+    assert found.evidence.doubling_time_steps == pytest.approx(0.5, rel=0.3)
+    assert found.evidence.steps_to_overflow == pytest.approx((128.0 - np.log2(found.evidence.value or 0)) / 2, rel=0.35)
+
+
+def test_half_precision_overflows_sooner() -> None:
+    def steps_to_overflow(dtype: str) -> float:
+        found = first(findings_of(run_of(rising(2.0), layout=layout(dtype=dtype))))
+        assert found.evidence.steps_to_overflow is not None
+        return found.evidence.steps_to_overflow
+
+    assert steps_to_overflow("float16") < steps_to_overflow("bfloat16") == steps_to_overflow("torch.float32")
+
+
+def test_an_update_that_overwrites_the_weights_is_critical_at_its_own_step() -> None:
+    norms = rising(0.0)
+    norms[ONSET] = 20.0
+    ratios = np.where(AFTER == 0, 0.3, 0.002)
+    assert told(findings_of(with_ratio(run_of(norms), ratios)), Signature.RUNAWAY)[0] == (ONSET, Severity.CRITICAL)
+
+
+def test_small_updates_veto_whatever_the_norm_does() -> None:
+    block = with_ratio(run_of(rising(1.0, at_most=9.0)), np.full(STEPS, 0.001))
+    assert told(findings_of(block), Signature.RUNAWAY) == []
+
+
+def test_a_loss_that_follows_confirms_an_excursion_that_does_not_grow() -> None:
+    norms = rising(0.0)
+    norms[ONSET:] *= 8.0
+    followed = told(findings_of(run_of(norms, loss=losses(3.0))), Signature.RUNAWAY)
+    unmoved = told(findings_of(run_of(norms[: ONSET + 4], loss=losses()[: ONSET + 4])), Signature.RUNAWAY)
+    assert followed[0][0] == ONSET + 3
+    assert unmoved == []
+
+
+def test_slow_growth_over_hundreds_of_steps_is_seen_through_the_loss() -> None:
+    steps = 1200
+    slow = np.maximum(0.0, (np.arange(steps) - 200) / 250.0)
+    found = told(findings_of(run_of(noisy(steps) * 2.0**slow, loss=1.0 + 0.5 * slow**2)), Signature.RUNAWAY)
+    assert found
+    assert 500 < found[0][0] < 1000
+
+
+def test_a_slow_rise_with_a_falling_loss_is_training() -> None:
+    steps = 1200
+    rise = np.arange(steps) / 300.0
+    assert findings_of(run_of(noisy(steps) * 2.0**rise, loss=2.0 * 0.998 ** np.arange(steps))) == []
+
+
+def test_an_explosion_from_the_start_needs_no_baseline() -> None:
+    steps = np.arange(20)
+    norms = np.geomspace(1.0, 2.0**19, 20)
+    found = told(findings_of(run_of(norms, loss=2.0 * 1.5**steps)), Signature.RUNAWAY)
+    assert found
+    assert found[0][0] <= 8
+
+
+def test_a_wild_first_second_is_not_an_explosion() -> None:
+    norms = noisy(STEPS)
+    norms[:10] *= 2.0 ** np.arange(10, 0, -1)
+    assert told(findings_of(run_of(norms)), Signature.RUNAWAY) == []
+
+
+def test_a_new_level_with_small_updates_becomes_the_baseline() -> None:
+    norms = noisy(600)
+    norms[300:] *= 16.0
+    watch = RunWatch()
+    block = with_ratio(run_of(norms, loss=np.where(np.arange(600) < 300, 2.0, 32.0)), np.full(600, 0.001))
+    found = findings_of(block, watch)
+    assert told(found, Signature.RUNAWAY) == []
+    assert told(found, Signature.SPIKE)[-1][1] is Severity.NONE
+    after = watch.observe(run_of([16.0])).baseline[0]
+    assert after == pytest.approx(16.0, rel=0.3)
+
+
+def test_a_bad_level_never_becomes_usual() -> None:
+    norms = noisy(900)
+    norms[300:] *= 2.0**12
+    block = run_of(norms, loss=np.where(np.arange(900) < 300, 2.0, 300.0))
+    watch = RunWatch()
+    found = told(findings_of(block, watch), Signature.RUNAWAY)
+    assert [severity for _, severity in found] == [Severity.CRITICAL] * len(found)
+    assert watch.observe(run_of([1.0])).baseline[0] == pytest.approx(1.0, rel=0.3)
+
+
+def test_it_is_over_when_the_norm_has_come_back_for_good() -> None:
+    norms = rising(2.0)
+    norms[ONSET + 8 :] = noisy(STEPS - ONSET - 8, seed=9)
+    found = [each for each in findings_of(run_of(norms)) if each.signature is Signature.RUNAWAY]
+    assert found[-1].severity is Severity.NONE
+    assert ONSET + 40 <= found[-1].step <= ONSET + 60
+    assert found[-1].evidence == Evidence()
+
+
+def test_a_run_on_its_way_to_infinity_is_told_of_a_few_times_only() -> None:
+    found = told(findings_of(run_of(rising(1.2))), Signature.RUNAWAY)
+    assert 2 <= len(found) <= 6

@@ -1,0 +1,57 @@
+"""Detector state as bytes: exact, comparable, and never trusted blindly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from seismograd_server.detect.state import StateError, fill, pack, unpack
+
+
+@dataclass
+class Inner:
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Outer:
+    count: int = 0
+    height: float = 0.0
+    inner: Inner = field(default_factory=Inner)
+    table: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32)
+    )
+    newer: str = "fresh"
+
+
+def test_values_arrays_and_nested_parts_come_back_exactly() -> None:
+    table = np.array([[1.5, np.nan], [-np.inf, 2.0**-149]], dtype=np.float32)
+    saved = Outer(3, -math.inf, Inner([0.1, math.nan]), table)
+    restored = Outer()
+    fill(restored, unpack(pack({"outer": saved}))["outer"])
+    assert (restored.count, restored.height) == (3, -math.inf)
+    assert restored.inner.values[0] == 0.1
+    assert math.isnan(restored.inner.values[1])
+    assert restored.table.dtype == np.float32
+    np.testing.assert_array_equal(restored.table, table)
+    restored.table[0, 0] = 0.0  # it must be writable, unlike a view of the bytes
+
+
+def test_a_field_that_an_older_state_lacks_keeps_its_fresh_value() -> None:
+    restored = Outer()
+    fill(restored, {"count": 7})
+    assert (restored.count, restored.newer) == (7, "fresh")
+
+
+def test_equal_states_have_equal_bytes() -> None:
+    assert pack({"a": Outer(1)}) == pack({"a": Outer(1)})
+    assert pack({"a": Outer(1)}) != pack({"a": Outer(2)})
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"SGW1", b"SGW1damaged", pack({"a": 1})[:-3]])
+def test_damaged_bytes_are_refused_with_one_line(data: bytes) -> None:
+    with pytest.raises(StateError, match=r"^detector state: .*start the detectors afresh$"):
+        unpack(data)
