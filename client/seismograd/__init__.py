@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seismograd.capture.clip import clip_grad_norm_
     from seismograd.monitor import Monitor, watch
+    from seismograd.query import connect
     from seismograd.record import AlertNotice
 
-__all__ = ["AlertNotice", "Monitor", "clip_grad_norm_", "watch"]
+__all__ = ["AlertNotice", "Monitor", "clip_grad_norm_", "connect", "watch"]
 
 _HOMES = {
     "AlertNotice": "seismograd.record",
     "Monitor": "seismograd.monitor",
     "clip_grad_norm_": "seismograd.capture.clip",
+    "connect": "seismograd.query",
     "watch": "seismograd.monitor",
 }
 
