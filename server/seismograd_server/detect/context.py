@@ -218,9 +218,12 @@ class Context:
         reading.loss_untrained = octaves(step.loss) - octaves(self.untrained_loss())
         reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= _BAD_LOSS_EXCESS
 
+    def grace_octaves(self) -> float:
+        """How much larger an event must be for now, because the run was restarted or rewound."""
+        return _GRACE_OCTAVES if self.grace else 0.0
+
     def _far_octaves(self) -> float:
-        grace = _GRACE_OCTAVES if self.grace else 0.0
-        return max(_FAR_OCTAVES, _FAR_SPREADS * self.norm.spread()) + grace
+        return max(_FAR_OCTAVES, _FAR_SPREADS * self.norm.spread()) + self.grace_octaves()
 
     def _notice_restart(self, step: Step) -> None:
         attempt, branch = step.block.attempt, step.block.branch

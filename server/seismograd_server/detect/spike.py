@@ -42,7 +42,7 @@ class SpikeDetector:
             self.active = False
             reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
-        above = max(_ABOVE_BASELINE_OCTAVES, _ABOVE_SPREADS * context.norm.spread())
+        above = max(_ABOVE_BASELINE_OCTAVES, _ABOVE_SPREADS * context.norm.spread()) + context.grace_octaves()
         far = reading.above >= above and reading.excess >= _ABOVE_RECORD_OCTAVES
         if not far or (self.active and step.level < self.tell_at):
             return None
