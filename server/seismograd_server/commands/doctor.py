@@ -174,7 +174,8 @@ def _telemetry(server: str) -> Check:
                 "start a server with `seismograd serve`, or name it with --server or SEISMOGRAD_SERVER",
             )
         except grpc.RpcError as error:
-            status = getattr(error, "code", lambda: error)()
+            code = getattr(error, "code", None)
+            status = code().name if callable(code) else type(error).__name__
             return Check("gRPC", False, f"{server} answers {status}", "is it a seismograd server's gRPC port?")
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return Check(

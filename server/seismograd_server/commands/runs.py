@@ -38,12 +38,12 @@ def list_runs(project: str | None, state: str | None, limit: int, server_url: st
         return
     output.table(
         ["run", "state", "severity", "step", "last record", "ranks", "url"],
-        [_row(run) for run in answer["runs"]],
+        [_row(run, remote.url) for run in answer["runs"]],
         right=["step", "ranks"],
     )
 
 
-def _row(run: dict[str, Any]) -> list[Any]:
+def _row(run: dict[str, Any], server_url: str) -> list[Any]:
     last = run["last_record_at"]
     return [
         output.name(f"{run['project']}/{run['run']}"),
@@ -52,8 +52,13 @@ def _row(run: dict[str, Any]) -> list[Any]:
         "–" if run["last_step"] is None else f"{run['last_step']:,}",
         "never" if last is None else f"{duration(max(0.0, time.time() - last))} ago",
         f"{run['world_size']}",
-        output.name(run["url"]),
+        output.name(_page(run["url"], server_url)),
     ]
+
+
+def _page(path: str, server_url: str) -> str:
+    """Where a run's page is; the server tells the path alone unless it knows its outer address."""
+    return path if "://" in path else server_url + path
 
 
 @runs.command("show")
@@ -84,7 +89,7 @@ def show_run(run: str, server_url: str, as_json: bool) -> None:
         ("attempts", f"{answer['attempts']}"),
         ("started", timestamp(answer["started_at"])),
         ("checkpoints", f"{len(answer['checkpoints'])}"),
-        ("page", output.name(answer["url"] if "://" in answer["url"] else remote.url + answer["url"])),
+        ("page", output.name(_page(answer["url"], remote.url))),
     ]
     output.table(["", ""], rows)
     if alerts:

@@ -82,7 +82,8 @@ def _layers(history: History, focus: Focus) -> tuple[Heatmap | None, tuple[Layer
     if window is None or not window.names or not len(window.steps):
         return None, ()
     octaves = octaves_above_median(window, focus.onset)
-    rises = layer_order.rising_layers(window, focus.onset, history.nonfinite, octaves)
+    named = None if focus.lead is None else focus.lead.evidence.leading_layer
+    rises = layer_order.rising_layers(window, focus.onset, history.nonfinite, octaves, named=named)
     return heatmap(window, octaves, [rise.name for rise in rises], history.nonfinite), rises
 
 

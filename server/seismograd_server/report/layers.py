@@ -17,9 +17,12 @@ _STAYED = 0.5
 
 
 def rising_layers(
-    window: LayerWindow, onset: int | None, hits: Sequence[NonfiniteHit], octaves: Float64
+    window: LayerWindow, onset: int | None, hits: Sequence[NonfiniteHit], octaves: Float64, *, named: str | None = None
 ) -> tuple[LayerRise, ...]:
-    """The layers that left their range at or after the onset, in the order in which they did."""
+    """The layers that left their range at or after the onset, in the order in which they did.
+
+    Among those of one step, the one that the detectors name stands first, then the one that is farthest out.
+    """
     if onset is None:
         return ()
     broken = _first_nonfinite(hits, int(window.steps[0]), int(window.steps[-1])) if len(window.steps) else {}
@@ -45,7 +48,14 @@ def rising_layers(
                 module_type=window.module_types[layer],
             )
         )
-    found.sort(key=lambda rise: (rise.step, rise.nonfinite_step != rise.step, -np.nan_to_num(rise.octaves)))
+    found.sort(
+        key=lambda rise: (
+            rise.step,
+            rise.name != named,
+            rise.nonfinite_step != rise.step,
+            -np.nan_to_num(rise.octaves),
+        )
+    )
     return tuple(
         LayerRise(order, rise.name, rise.step, rise.octaves, rise.peak_octaves, rise.nonfinite_step, rise.module_type)
         for order, rise in enumerate(found, start=1)

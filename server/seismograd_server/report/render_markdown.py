@@ -77,7 +77,8 @@ def _alerts(report: Report) -> list[str]:
         alert = entry.alert
         evidence = "; ".join(f"{_safe(label)} {_safe(value)}" for label, value in evidence_rows(alert))
         lines.append(
-            f"- **{entry.number}. {signature_name(alert.signature)}** (`{alert.signature.value}`, {alert.severity.label}, step "
+            f"- **{entry.number}. {signature_name(alert.signature)}** "
+            f"(`{alert.signature.value}`, {alert.severity.label}, step "
             f"{alert.opened_step:,}, {alert.state.value}): {_safe(alert.reason)} ({evidence})"
         )
     return lines

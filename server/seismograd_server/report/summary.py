@@ -8,7 +8,7 @@ import numpy as np
 
 from seismograd_server.display.numbers import duration, figure, times
 from seismograd_server.display.text import plural
-from seismograd_server.model import RunState, Signature
+from seismograd_server.model import Alert, RunState, Severity, Signature
 from seismograd_server.reading.history import History
 from seismograd_server.report.contents import FailureKind, Focus, Healthy, Verdict
 
@@ -191,7 +191,7 @@ def _whence(history: History, focus: Focus, where: str) -> str:
     origin = f"It came first from {where}" if where else "No single layer or rank stood out"
     if focus.detected is None or focus.lead is None:
         return f"{origin}; no detector raised an alert."
-    alert = f"{origin}; the {focus.lead.severity.label} alert was raised at step {focus.detected:,}"
+    alert = f"{origin}; {_seen(history, focus, focus.lead)}"
     if focus.failure is None:
         return f"{alert}."
     lead_steps = focus.failure - focus.detected
@@ -200,6 +200,20 @@ def _whence(history: History, focus: Focus, where: str) -> str:
     seconds = _seconds_between(history, focus.detected, focus.failure)
     spare = f" ({duration(seconds)})" if seconds is not None else ""
     return f"{alert}, {plural(lead_steps, 'step')}{spare} before the failure."
+
+
+def _seen(history: History, focus: Focus, lead: Alert) -> str:
+    """When it was noticed: by the leading alert, or by a milder one of the same incident before it."""
+    raised = f"the {lead.severity.label} alert was raised at step {lead.opened_step:,}"
+    earlier = [
+        alert
+        for alert in history.alerts
+        if alert.severity > Severity.INFO and (focus.onset or 0) <= alert.opened_step < lead.opened_step
+    ]
+    if not earlier:
+        return raised
+    first = min(earlier, key=lambda alert: alert.opened_step)
+    return f"{signature_name(first.signature)} was reported at step {first.opened_step:,}, and {raised}"
 
 
 def _seconds_between(history: History, first: int, last: int) -> float | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seismograd_server.model import Alert, Checkpoint
+from seismograd_server.model import Alert, Checkpoint, Signature
 from seismograd_server.reading.history import LayerWindow, Series
 from seismograd_server.report.contents import Focus, Healthy, LayerRise, RankView, Verdict
+
+# Local norms of equal shards seldom differ by two; at four times, one rank is another case than the rest.
+_RANK_APART = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +28,14 @@ class Case:
     checkpoint: Checkpoint | None
     doubling: float | None
     depth: tuple[float, float, int] | None  # factor per layer, goodness of fit, layers
+
+    @property
+    def blames_rank(self) -> bool:
+        """Whether one rank stood apart so clearly that what all ranks share is not to blame."""
+        if self.ranks is None or self.ranks.suspect is None:
+            return False
+        named = any(alert.signature is Signature.RANK_OUTLIER for alert in self.alerts)
+        return named or (self.ranks.suspect_ratio or 0.0) >= _RANK_APART
 
     @property
     def onset_row(self) -> int:

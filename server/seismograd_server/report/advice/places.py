@@ -38,8 +38,7 @@ def _steps_lost(case: Case) -> int:
 def suspect_rank(case: Case) -> Advice | None:
     """One rank was apart from the others: look at its data and its hardware first."""
     ranks = case.ranks
-    named = any(alert.signature is Signature.RANK_OUTLIER for alert in case.alerts)
-    if ranks is None or ranks.suspect is None or not (named or (ranks.suspect_ratio or 0) >= 4):
+    if ranks is None or ranks.suspect is None or not case.blames_rank:
         return None
     host = ranks.hostnames[ranks.suspect] if ranks.suspect < len(ranks.hostnames) else ""
     numbers: list[tuple[str, str]] = []

@@ -15,55 +15,63 @@ _UPDATE_RATIO_AIM = 0.02
 _UPDATE_RATIO_LIMIT = 10**-1.37
 # Warm-ups below a hundred steps did not settle Adam's second moment (beta2 = 0.99 has a memory of 100 steps).
 _WARM_UP_STEPS = 100
+# A rise this long before the onset may have caused it; before that, the rate was steady for at least so many steps.
+_RECENT_STEPS = 50
+_STEADY_STEPS = 20
+_STEADY = 0.05
+# A run that was well for longer than this at its full rate did not fail for want of a warm-up.
+_EARLY_STEPS = 60
 
 
 def undo_rate_jump(case: Case) -> Advice | None:
-    """The learning rate was raised shortly before the onset."""
+    """The learning rate had been steady, and was raised shortly before the onset."""
     row = case.onset_row
-    rate = case.series.learning_rate[max(0, row - 50) : row + 1]
-    steps = case.series.steps[max(0, row - 50) : row + 1]
-    known = np.isfinite(rate) & (rate > 0)
-    if known.sum() < 2:
+    rows = np.flatnonzero(np.isfinite(case.series.learning_rate[: row + 1]))
+    rate = case.series.learning_rate[rows]
+    before, recent = rate[:-_RECENT_STEPS][-_STEADY_STEPS:], rate[-_RECENT_STEPS:]
+    if len(before) < _STEADY_STEPS or not before[-1] > 0 or np.ptp(before) > _STEADY * before[-1]:
         return None
-    rate, steps = rate[known], steps[known]
-    ratios = rate[1:] / rate[:-1]
-    jump = int(np.argmax(ratios))
-    if ratios[jump] < 1.5 or row < 20:
+    old, new = float(before[-1]), float(recent.max())
+    if new < 1.5 * old:
         return None
-    before, after, step = float(rate[jump]), float(rate[jump + 1]), int(steps[jump + 1])
+    steps = case.series.steps[rows[-_RECENT_STEPS:]]
+    first = int(steps[int(np.argmax(recent > (1 + _STEADY) * old))])
+    last = int(steps[int(np.argmax(recent))])
+    onset = int(case.series.steps[row])
+    course = f"at step {first:,}" if first == last else f"between steps {first:,} and {last:,}"
+    ahead = f"{plural(onset - first, 'step')} before" if onset > first else "at"
     return Advice(
-        f"Undo the jump of the learning rate at step {step:,}",
-        f"It went from {figure(before)} to {figure(after)} in one step, "
-        f"{plural(max(0, int(case.series.steps[row]) - step), 'step')} before the onset, while the run had been "
-        "steady. Spread the rise over a few hundred steps, or stay at the old value.",
-        (("before", figure(before)), ("after", figure(after)), ("factor", times(after / before))),
+        f"Undo the rise of the learning rate at step {first:,}",
+        f"It went from a steady {figure(old)} to {figure(new)} {course}; that began {ahead} the onset. Spread such a "
+        "rise over a few hundred steps, or stay at the old value.",
+        (("before", figure(old)), ("after", figure(new)), ("factor", times(new / old))),
     )
 
 
 def warm_up(case: Case) -> Advice | None:
-    """It failed early at full learning rate: warm up, or warm up longer."""
+    """It failed while the rate was rising, or at once at full rate: warm up, or warm up longer."""
     row = case.onset_row
-    rate = case.series.learning_rate
-    early = rate[: row + 1]
-    known = early[np.isfinite(early) & (early > 0)]
+    rate = case.series.learning_rate[: row + 1]
+    rate = rate[np.isfinite(rate) & (rate > 0)]
     onset = int(case.series.steps[row] - case.series.steps[0])
-    if not len(known) or onset > 5 * _WARM_UP_STEPS or undo_rate_jump(case) is not None:
+    if not len(rate) or case.focus.onset is None or case.blames_rank or undo_rate_jump(case) is not None:
         return None
-    peak = float(known.max())
-    rising = float(known[0]) < 0.5 * peak
+    now, earlier = float(rate[-1]), float(rate[max(0, len(rate) - _STEADY_STEPS)])
     wanted = max(_WARM_UP_STEPS, 2 * _nice_step(onset))
-    if rising:
+    if now > (1 + _STEADY) * earlier and now >= float(rate.max()):
         return Advice(
-            f"Warm up more slowly: over {wanted:,} steps or more",
-            f"The onset came while the learning rate was still rising, at {figure(float(known[-1]))} after "
+            f"Raise the learning rate more slowly: over {wanted:,} steps or more",
+            f"The onset came while the learning rate was still rising, at {figure(now)} after "
             f"{plural(onset, 'step')}; the peak the schedule aims at may be too high as well.",
-            (("rate at the onset", figure(float(known[-1]))), ("warm-up to try", f"{wanted:,} steps")),
+            (("rate at the onset", figure(now)), ("warm-up to try", f"{wanted:,} steps")),
         )
+    if onset > _EARLY_STEPS or float(rate[0]) < 0.5 * now:
+        return None
     return Advice(
         f"Warm the learning rate up over the first {wanted:,} steps",
-        f"The run was at its full rate of {figure(peak)} from the first step and its norms left their range after "
+        f"The run was at its full rate of {figure(now)} from the first step and its norms left their range after "
         f"{plural(onset, 'step')}. The first updates are the largest that a fresh network sees.",
-        (("rate from the first step", figure(peak)), ("warm-up to try", f"{wanted:,} steps")),
+        (("rate from the first step", figure(now)), ("warm-up to try", f"{wanted:,} steps")),
     )
 
 
@@ -76,7 +84,8 @@ def lower_rate(case: Case) -> Advice | None:
     row = case.onset_row
     known = case.series.learning_rate[: row + 1]
     known = known[np.isfinite(known) & (known > 0)]
-    if not len(known) or case.focus.onset is None:
+    if not len(known) or case.focus.onset is None or case.blames_rank or undo_rate_jump(case) is not None:
+        # A rate just raised is to be put back, not lowered from there; one rank's data are no matter of the rate.
         return None
     rate = float(known[-1])
     ratio = update_ratio_at_onset(case.layers, case.focus.onset)
