@@ -1,0 +1,37 @@
+"""Real, small training runs and what the detectors say about them, frozen.
+
+When a change of the detectors is meant, `python -m tests.golden.make_detection_traces --findings` freezes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.golden.make_detection_traces import FOLDER, findings
+
+FROZEN: dict[str, dict[str, list[dict[str, Any]]]] = json.loads((FOLDER / "findings.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("thin", [1, 10])
+@pytest.mark.parametrize("name", sorted(FROZEN))
+def test_the_findings_of_a_golden_run_are_the_frozen_ones(name: str, thin: int) -> None:
+    assert findings(FOLDER / f"{name}.npz", thin) == FROZEN[name][f"every_{thin}"]
+
+
+@pytest.mark.parametrize("cadence", ["every_1", "every_10"])
+def test_what_is_frozen_is_what_the_runs_are_about(cadence: str) -> None:
+    def first(name: str, severity: str) -> dict[str, Any]:
+        return next(each for each in FROZEN[name][cadence] if each["severity"] == severity)
+
+    assert FROZEN["healthy"][cadence] == []
+    assert {each["severity"] for each in FROZEN["one_bad_batch"][cadence]} == {"warning", "none"}
+    assert (first("one_bad_batch", "warning")["signature"], first("one_bad_batch", "warning")["step"]) == ("spike", 180)
+    assert {each["signature"] for each in FROZEN["deep_sigmoids"][cadence]} == {"vanishing"}
+    fault = first("corrupted_shard_on_rank_1", "critical")
+    assert (fault["signature"], fault["step"], fault["leading_rank"]) == ("runaway", 200, 1)
+    ramp = first("learning_rate_ramp", "critical")
+    assert ramp["signature"] == "runaway"
+    assert 150 < ramp["step"] < 220  # the loss becomes infinite at 233
