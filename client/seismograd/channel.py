@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
-
 from seismograd.errors import OptionError
 from seismograd.options import Options
+from seismograd.quiet_grpc import grpc
 
 _CHANNEL_OPTIONS = (
     # A dead peer is found within 40 seconds: half-open connections are what firewalls leave behind.

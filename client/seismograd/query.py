@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import grpc
-
 from seismograd.channel import authorization, open_channel
 from seismograd.errors import (
     AccessDeniedError,
@@ -24,6 +22,7 @@ from seismograd.errors import (
     UnknownRunError,
 )
 from seismograd.options import Options
+from seismograd.quiet_grpc import grpc
 from seismograd.series import GradNorms, Layers, Series, join_layers, join_norms, join_series
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
 

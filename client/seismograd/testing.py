@@ -18,10 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
 from seismograd.outbox.decode import decode_batch, decode_catalog, decode_identity
-from seismograd.outbox.transport import TransportError
+from seismograd.outbox.transport import MAX_MESSAGE_BYTES, TransportError
+from seismograd.quiet_grpc import grpc
 from seismograd.record import AlertNotice, Catalog, Directive, RecordKind, RunIdentity, StepRecord
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 
@@ -238,10 +237,11 @@ class _RecordingStream:
 class RecordingServer:
     """A server that stores and acknowledges, on real gRPC. Port 0 takes a free one; a ledger may outlive its server."""
 
-    def __init__(self, ledger: Ledger | None = None, port: int = 0) -> None:
+    def __init__(self, ledger: Ledger | None = None, port: int = 0, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.ledger = ledger or Ledger()
+        settings = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", max_message_bytes)]
         # Each open stream holds a thread; tests have a handful of ranks.
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=16), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=16), options=settings)
         self._server.add_generic_rpc_handlers((_Handlers(self.ledger),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"

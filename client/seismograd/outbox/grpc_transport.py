@@ -7,13 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grpc
-
 from seismograd.channel import authorization, open_channel
 from seismograd.errors import OptionError
 from seismograd.options import Options
 from seismograd.outbox.retryinfo import retry_after
 from seismograd.outbox.transport import MAX_MESSAGE_BYTES, Stream, TransportError
+from seismograd.quiet_grpc import grpc
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 
 

@@ -157,11 +157,14 @@ class MemoryQueue:
 
     def _declare_hole(self, log: StreamLog, sequence: int) -> None:
         missing = sequence - log.expected
-        reason = "queue_full" if self._holes["queue_full"] else "encode_error"
-        known = min(missing, self._holes[reason])
-        self._holes[reason] -= known
+        reason = next((name for name, count in self._holes.items() if count), "encode_error")
+        unknown = missing
+        for name, count in self._holes.items():
+            known = min(unknown, count)
+            self._holes[name] -= known
+            unknown -= known
         # Nobody offered the others: the capture gave up between numbering and offering.
-        self._dropped["encode_error"] += missing - known
+        self._dropped["encode_error"] += unknown
         log.add_gap(log.expected, sequence, reason)
 
     def has_pending(self) -> bool:

@@ -31,7 +31,7 @@ __all__ = ["FlushReport", "PendingRecord", "Phase", "Sender", "SenderState"]
 
 _log = logging.getLogger("seismograd")
 
-# A turn that raises is a defect; a second one a moment later may still succeed, ten in a row will not.
+# A turn that raises is a defect of ours. It is said each time it happens, but not without end.
 _MOST_FAILED_TURNS = 10
 # The thread ends this much earlier than finish() gives up on it, so that it can hang up in order.
 _FINISH_MARGIN = 0.1
@@ -216,15 +216,21 @@ class Sender:
             try:
                 self._wait(delay)
                 delay = shipper.turn()
-                failures = 0
             except Exception:  # noqa: BLE001  # a defect of ours must end neither the thread at once nor the training
                 failures += 1
                 delay = self._options.flush_seconds
                 _log.exception("a defect in the sender; training goes on")
-                self._inert = failures >= _MOST_FAILED_TURNS
-            if self._inert or shipper.phase is Phase.DONE:
+                self._recover(shipper)
+            if shipper.phase is Phase.DONE or failures >= _MOST_FAILED_TURNS:
                 break
+        self._closed = True
         self._finished.put(None)
+
+    def _recover(self, shipper: Shipper) -> None:
+        try:
+            shipper.recover()
+        except Exception:  # noqa: BLE001  # see above
+            _log.exception("a defect in the sender, and none of its connections can be dropped")
 
     def _wait(self, delay: float) -> None:
         """Until something arrives or the delay is over; then makes all calls that are there."""

@@ -219,6 +219,12 @@ class Shipper:
         if self._finish is not None:
             self._after_failure_at_the_end(self._finish)
 
+    def recover(self) -> None:
+        """After a turn that raised: nothing is known of the connection any more, so make a new one later."""
+        self._hang_up()
+        self.phase = Phase.BACKING_OFF if self._finish is None else Phase.DONE
+        self._not_before = self._clock.monotonic() + self._backoff.next_delay()
+
     def _stop(self, reason: str) -> None:
         self.last_error = reason
         self._hang_up()
