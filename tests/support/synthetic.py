@@ -77,6 +77,7 @@ def make_batch(handle: int, first: int, norms: Float32 | None, **changes: Any) -
     if losses is not None:
         scalars[Quantity.LOSS] = ScalarColumn(np.arange(count, dtype=np.uint32), np.asarray(losses, np.float64))
     values: dict[str, Any] = {
+        "first_sequence": first,
         "optimizer": 0,
         "kind": RecordKind.STEP,
         "branch": 0,
@@ -92,7 +93,7 @@ def make_batch(handle: int, first: int, norms: Float32 | None, **changes: Any) -
         "tensors": {},
         "data_ids": {},
     }
-    return StepBatch(rank_handle=handle, first_sequence=first, scalars=scalars, **(values | changes))
+    return StepBatch(rank_handle=handle, scalars=scalars, **(values | changes))
 
 
 def nonfinite(*entries: tuple[int, int, int]) -> Nonfinite:
