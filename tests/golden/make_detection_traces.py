@@ -3,13 +3,14 @@
     python -m tests.golden.make_detection_traces            # train, and write traces and findings anew
     python -m tests.golden.make_detection_traces --findings # only judge the traces there are anew
 
-The traces are committed, because training is not bit-identical from machine to machine; the findings are frozen, so that
-a change of what the detectors say about them is seen and meant.
+The traces are committed, because training is not bit-identical from machine to machine; the findings are frozen, so
+that a change of what the detectors say about them is seen and meant.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Scenario:
 
 def perceptron(widths: list[int], activation: type[torch.nn.Module]) -> torch.nn.Module:
     layers: list[torch.nn.Module] = []
-    for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+    for narrow, wide in itertools.pairwise(widths):
         layers += [torch.nn.Linear(narrow, wide), activation()]
     return torch.nn.Sequential(*layers[:-1])
 

@@ -154,7 +154,10 @@ def _spreads(values: Float64, most: float) -> list[Spread | None]:
     rows = np.flatnonzero(known.sum(axis=1) >= 2)
     if not len(rows):
         return spreads
-    patterns, group = np.unique(known[rows], axis=0, return_inverse=True)
+    if known.all():  # the usual case, and grouping is what costs most
+        patterns, group = known[:1], np.zeros(len(rows), dtype=np.intp)
+    else:
+        patterns, group = np.unique(known[rows], axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         chosen, ranks = rows[group.ravel() == number], np.flatnonzero(pattern)
         chosen_values = np.ascontiguousarray(values[np.ix_(chosen, ranks)])
