@@ -26,7 +26,7 @@ _HIGH_OCTAVES = 1.0
 # A loss is bad at this many octaves beyond its reference, and beyond its own largest recent deviation.
 _BAD_LOSS_OCTAVES = 1.0
 _BAD_LOSS_EXCESS = 0.5
-# A survived excursion raises the record by no more than this.
+# A survived excursion raises the record by no more than this: the next one like it is still seen, but is less news.
 _SURVIVED_OCTAVES = 1.5
 # A level that stays for a whole baseline window has become the usual one, if small updates or a good loss say that the
 # run is well: a new loss scale, batch size or phase of the data. Where neither is known it takes twice as long, and
