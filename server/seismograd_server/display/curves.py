@@ -11,7 +11,7 @@ from seismograd_server.model import Float64, Int64
 from seismograd_server.reading.history import Series
 
 # Buckets across the page; each may keep four points, and more would not be seen at its width.
-_BUCKETS = 220
+_BUCKETS = 150
 # Marks closer than this many to the page's width run into each other.
 _MARKS = 120
 # The baseline drawn is the median of so many earlier healthy norms.

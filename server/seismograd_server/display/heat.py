@@ -12,8 +12,8 @@ from seismograd_server.reading.history import LayerWindow, NonfiniteHit
 
 # More rows than a page shows without scrolling are no picture any more.
 _ROWS = 32
-# At 12 units a column, sixty columns fill the width of the page.
-_COLUMNS = 60
+# At 15 units a column they fill the width of the page; each costs a hundred bytes a row, explanation included.
+_COLUMNS = 48
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ def _reference(calm: Float64, all_of_it: Float64) -> float:
 def heatmap(
     window: LayerWindow, octaves: Float64, first: Sequence[str], hits: Sequence[NonfiniteHit]
 ) -> Heatmap | None:
-    """The picture: at most 32 layers in forward order by at most 60 columns of steps, the largest value in each.
+    """The picture: at most 32 layers in forward order by at most 48 columns of steps, the largest value in each.
 
     `first` names layers that must be among the rows when there are more of them than fit, the first ones first.
     """

@@ -52,6 +52,7 @@ def heat_chart(heatmap: Heatmap, moments: Moments, identifier: str) -> str:
 
 def _cells(heatmap: Heatmap, row: int, width: float) -> str:
     cells = []
+    drawn = f"{width - 0.6:.1f}"
     for column in range(heatmap.octaves.shape[1]):
         level = float(heatmap.octaves[row, column])
         broken = bool(heatmap.nonfinite[row, column])
@@ -59,7 +60,7 @@ def _cells(heatmap: Heatmap, row: int, width: float) -> str:
         if css_class == "hx":
             continue
         cells.append(
-            f'<rect class="{css_class}" x="{column * width:.1f}" width="{width - 0.6:.1f}" height="{_ROW - 1:g}">'
+            f'<rect class="{css_class}" x="{column * width:.1f}" width="{drawn}" height="{_ROW - 1:g}">'
             f"<title>{_explained(heatmap, row, column, level)}</title></rect>"
         )
     return "".join(cells)
@@ -67,14 +68,13 @@ def _cells(heatmap: Heatmap, row: int, width: float) -> str:
 
 def _explained(heatmap: Heatmap, row: int, column: int, level: float) -> str:
     first, last = int(heatmap.column_first[column]), int(heatmap.column_last[column])
-    steps = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
-    parts = [steps]
+    parts = [f"{first:,}" if first == last else f"{first:,}–{last:,}"]
     if heatmap.nonfinite[row, column]:
         parts.append("NaN or Inf")
     if np.isfinite(heatmap.norms[row, column]):
-        parts.append(f"norm {figure(float(heatmap.norms[row, column]))}")
+        parts.append(figure(float(heatmap.norms[row, column])))
     if math.isfinite(level):
-        parts.append(f"{octaves(level)} oct")
+        parts.append(octaves(level))
     return svg.escaped(" · ".join(parts))
 
 

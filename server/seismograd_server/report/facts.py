@@ -22,6 +22,8 @@ _SECRET = re.compile(r"(?i)(password|passwd|secret|token|api[_-]?key|credential|
 _SHOWN_ENTRIES = 60
 _SHOWN_LENGTH = 160
 _ONSET = "Onset"
+# A timeline is a story; all alerts have their own section.
+_SHOWN_ALERTS = 12
 _STATE_TONES = {RunState.FAILED: "critical", RunState.LOST: "warning"}
 
 
@@ -119,7 +121,8 @@ def timeline(
         events.append(
             Event(ranks.suspect_step, at(ranks.suspect_step), f"Rank {ranks.suspect} leaves the others", apart)
         )
-    for entry in alerts:
+    gravest_first = sorted(alerts, key=lambda entry: (-entry.alert.severity, entry.alert.opened_step))
+    for entry in gravest_first[:_SHOWN_ALERTS]:
         alert = entry.alert
         title = f"Alert {entry.number}: {signature_name(alert.signature)} ({alert.severity.label})"
         tone = "critical" if alert.severity is Severity.CRITICAL else "warning"

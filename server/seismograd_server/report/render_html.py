@@ -28,7 +28,7 @@ from seismograd_server.report.summary import signature_name
 _TEMPLATES = Path(__file__).parent / "templates"
 # More rows than these are in the JSON report.
 _SHOWN_RISES = 12
-_SHOWN_ALERTS = 40
+_SHOWN_ALERTS = 24
 _SHOWN_MARKS = 24
 
 
@@ -142,7 +142,7 @@ def _heat_note(report: Report) -> str:
     heatmap = report.heatmap
     if heatmap is None:
         return ""
-    note = "cells say more when pointed at."
+    note = "a cell tells its step, norm and octaves when pointed at."
     if heatmap.total_layers > len(heatmap.names):
         note += f" {len(heatmap.names)} of {plural(heatmap.total_layers, 'tensor')}: those that moved most."
     widest = int((heatmap.column_last - heatmap.column_first).max()) + 1
