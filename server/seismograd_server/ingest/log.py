@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import structlog
 
@@ -53,7 +54,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    work: Callable[[float], None]
+    work: Callable[[float], Callable[[], None]]  # does the work, and gives what hands its answer over
     behind_frames: bool
 
 
@@ -149,27 +150,27 @@ class Log:
             raise StorageBusyError("the server is stopping: try again in a moment")
         future: asyncio.Future[_Answer] = self._loop.create_future()
 
-        def work(now: float) -> None:
+        def work(now: float) -> Callable[[], None]:
             try:
-                answer = function(now)
+                return functools.partial(_resolve, future, function(now), None)
             except Exception as error:  # noqa: BLE001 (it belongs to the caller)
-                self._post(_resolve, future, None, error)
-            else:
-                self._post(_resolve, future, answer, None)
+                return functools.partial(_resolve, future, None, error)
 
         with self._lock:
             self._calls.append(_Call(work, behind_frames))
         self._work.set()
         return await future
 
-    def _delivered(self, outcomes: Sequence[Outcome], size: int) -> None:
-        """Hand a tick's answers to their streams."""
+    def _delivered(self, outcomes: Sequence[Outcome], size: int, answers: Sequence[Callable[[], None]]) -> None:
+        """Hand a tick's answers to their streams and callers."""
         self._inflight -= size
         self._instruments.ingest_inflight_bytes.set(self._inflight)
         if self._inflight < self._settings.max_inflight_bytes:
             self._room.set()
         for outcome in outcomes:
             outcome.stream.take(outcome)
+        for answer in answers:
+            answer()
 
     def _notify(self, notices: Sequence[Notice], runs: dict[int, int]) -> None:
         """Send alerts down the streams of their runs; `runs` maps rank handles to runs."""
@@ -209,15 +210,16 @@ class Log:
             self._calls = [each for each in self._calls if full and each.behind_frames]
         self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
         now = self._clock()
-        if frames:
-            outcomes = self._store(frames, now)
-            self._post(self._delivered, outcomes, sum(len(frame.data) for frame in frames))
-        for call in calls:
-            call.work(now)
+        outcomes = self._store(frames, now) if frames else []
+        answers = [call.work(now) for call in calls]
         if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:
             self._heard_at = now
             self._hear(now)
-        behind = self._pipeline.detect(now)
+        try:
+            behind = self._pipeline.detect(now)
+        finally:
+            # Answered last: who has an ack, or has closed a run, finds its steps judged when it asks.
+            self._post(self._delivered, outcomes, sum(len(frame.data) for frame in frames), answers)
         notices = self._pipeline.take_notices()
         if notices:
             self._on_commit()
@@ -233,7 +235,7 @@ class Log:
         for stream, own in by_stream.items():
             try:
                 arrival = self._decoder.decode(b"".join([frame.data for frame in own]), stream.handles)
-                stream.handles |= arrival.handles
+                stream.speak_for(arrival.handles)
                 decoded.append((stream, own, arrival))
             except (IngestError, StorageError) as error:
                 outcomes.append(Outcome(stream, len(own), None, error))
@@ -270,13 +272,13 @@ class Log:
         ]
 
     def _hear(self, now: float) -> None:
-        for handle in {handle for stream in list(self._streams) for handle in list(stream.handles)}:
+        for handle in {handle for stream in list(self._streams) for handle in stream.handles}:
             with contextlib.suppress(IngestError, StorageError):  # a deleted run has nobody to hear
                 self._pipeline.hear([handle], now)
 
     def _runs(self) -> dict[int, int]:
         runs = {}
-        for handle in {handle for stream in list(self._streams) for handle in list(stream.handles)}:
+        for handle in {handle for stream in list(self._streams) for handle in stream.handles}:
             with contextlib.suppress(IngestError, StorageError):
                 runs[handle] = self._pipeline.book.sender(handle).rank.run_id
         return runs
@@ -286,10 +288,10 @@ class Log:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _resolve(future: asyncio.Future[_Answer], answer: _Answer, error: Exception | None) -> None:
+def _resolve(future: asyncio.Future[_Answer], answer: _Answer | None, error: Exception | None) -> None:
     if future.done():
         return  # the caller has gone
     if error is None:
-        future.set_result(answer)
+        future.set_result(cast("_Answer", answer))
     else:
         future.set_exception(error)

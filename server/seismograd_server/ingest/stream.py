@@ -14,10 +14,10 @@ _KEPT = 1_000
 
 
 class Stream:
-    """Used on the event loop; the worker only reads and replaces `handles`."""
+    """Used on the event loop; the worker only reads and replaces `handles`, which are never changed in place."""
 
     def __init__(self) -> None:
-        self.handles: set[int] = set()
+        self.handles: frozenset[int] = frozenset()
         self.waiting = 0  # frames that are not answered yet
         self._marks: dict[StreamKey, Watermark] = {}
         self._rejections: list[Rejection] = []
@@ -25,6 +25,11 @@ class Stream:
         self._error: Exception | None = None
         self._ended = False
         self._news = asyncio.Event()
+
+    def speak_for(self, handles: set[int]) -> None:
+        """Remember the ranks that the stream speaks for."""
+        if not handles <= self.handles:
+            self.handles |= handles
 
     def take(self, outcome: Outcome) -> None:
         """Hear what became of some frames."""
