@@ -1,7 +1,8 @@
 """The open stream: when a frame is due, what goes into it, and what its acks mean.
 
-A frame is sent at 16 steps, 256 KiB or half a second, whichever is first, and at once for an anomaly. While an ack is
-outstanding the next frame grows instead, so that a slow server is asked less often, not more.
+A frame is sent at 16 steps, 256 KiB or half a second, whichever is first, and at once for an anomaly. Two things
+make it grow instead: an outstanding ack, so that a slow server is asked less often, not more; and a frame less than a
+tenth of a second ago, because a frame costs about a millisecond of CPU in gRPC's threads, however little it holds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _log = logging.getLogger("seismograd")
 
 MOST_FRAMES_IN_FLIGHT = 4  # for anomalies and at the end; an ordinary frame waits for the one before
 HEARTBEAT_SECONDS = 10.0  # a long evaluation must not look like a death: the server gives a silent rank up after 60 s
+# Measured at 470 steps a second on a busy machine: 95 us of CPU per record beside the training thread, 47 with this.
+FRAME_SECONDS = 0.1
 _ANY_NUMBER = 2**31
 _NOTHING = Parcel({}, {}, {}, 0)
 
@@ -70,7 +73,7 @@ class Lane:
         due = self._sent_at + HEARTBEAT_SECONDS
         unsent = self._queue.unsent()
         if unsent.oldest is not None and self._has_room(unsent.urgent):
-            due = min(due, unsent.oldest + self._flush_seconds)
+            due = min(due, max(unsent.oldest + self._flush_seconds, self._sent_at + FRAME_SECONDS))
         elif self._flight.outstanding:
             due = min(due, now + self._flush_seconds)  # its ack makes a turn; this is for the ack that never comes
         return max(due, self._not_before)
@@ -92,10 +95,10 @@ class Lane:
             return unsent.gaps and self._has_room(hasty=True)
         if not self._has_room(unsent.urgent or finishing):
             return False
-        return (
-            finishing
-            or unsent.urgent
-            or unsent.records >= self._flush_steps
+        if finishing or unsent.urgent or unsent.bytes >= self._frame_bytes:
+            return True
+        return now - self._sent_at >= FRAME_SECONDS and (
+            unsent.records >= self._flush_steps
             or unsent.bytes >= self._flush_bytes
             or now - unsent.oldest >= self._flush_seconds
         )

@@ -187,6 +187,7 @@ class Shipper:
         self.inbound.apply(response, self._handle)
         if self.lane.settle(now):
             self._backoff.reset()
+            self.last_error = ""
         if response.retry_after_milliseconds:
             self.lane.hold(now + response.retry_after_milliseconds / 1000.0)
 

@@ -107,6 +107,7 @@ class Bench:
         self.turn()
         stream = self.opened()
         stream.frames.clear()  # the sign of life
+        self.clock.advance(0.1)  # the least time between two frames
         return stream
 
     def refuse_open(self, code: str, details: str = "", retry_after: float | None = None) -> None:
@@ -210,6 +211,30 @@ def test_the_frame_grows_while_an_ack_is_outstanding() -> None:
     assert sent(stream) == [list(range(16))]
     bench.ack(16, 0)
     assert sent(stream)[1:] == [list(range(16, 96))]
+
+
+def test_frames_of_fast_steps_are_a_tenth_of_a_second_apart() -> None:
+    bench = Bench()
+    stream = bench.connect()
+    bench.offer(*records(0, 16))
+    bench.turn()
+    bench.ack(16, 16)
+    bench.offer(*records(16, 64))
+    bench.turn(0.09)
+    assert sent(stream) == [list(range(16))]
+    bench.turn(0.011)
+    assert sent(stream)[1:] == [list(range(16, 64))]
+
+
+def test_a_backlog_of_whole_frames_is_sent_as_fast_as_acks_come() -> None:
+    bench = Bench(queue_bytes=1024 * 1024)
+    bench.offer(*records(0, 300))
+    bench.turn()
+    stream = bench.opened()
+    for _ in range(2):
+        bench.ack(max(sent(stream)[-1]) + 1, max(sent(stream)[-1]) + 1)
+    assert len(sent(stream)) == 3
+    assert [sequence for frame in sent(stream) for sequence in frame] == list(range(max(sent(stream)[-1]) + 1))
 
 
 def test_anomalies_without_end_do_not_fill_the_network() -> None:
@@ -545,7 +570,7 @@ def test_a_checkpoint_is_told_again_until_a_frame_behind_it_is_durable() -> None
     second = bench.opened()
     assert [event.step for frame in second.frames for event in frame.checkpoints] == [5]
     bench.offer(*records(0, 16))
-    bench.turn()
+    bench.turn(0.1)
     bench.ack(16, 16)
     bench.break_stream()
     bench.turn(0.5)
