@@ -25,9 +25,9 @@ Ground: TypeAlias = Callable[[Step, Context], str | None]
 _OVERWRITING_RATIO = -4.25
 # With the weights being overwritten, a norm this far above its record needs no further witness.
 _OVERWRITING_EXCESS = 1.25
-# Otherwise norm, loss and ratio must exceed what is usual by this factor of 32 together.
+# Otherwise norm, loss and ratio must exceed what is usual by this factor of 64 together.
 _OVERWRITING_ABOVE = 2.0
-_OVERWRITING_WEIGHT = 5.0
+_OVERWRITING_WEIGHT = 6.0
 # Or the loss has lately been four times that of the untrained model.
 _UNTRAINED_OCTAVES = 2.0
 # Bad data fill a batch or two with one and the same outlier; feedback through the weights makes the next one larger.
@@ -147,7 +147,7 @@ def rising(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one for
 
 
 # Before there is a baseline: against the largest of the first three steps.
-_EARLY_OCTAVES = 2.0
+_EARLY_OCTAVES = 2.5
 _EARLY_LOSS_OCTAVES = 2.0
 _EARLY_HOPELESS_OCTAVES = 8.0
 
