@@ -168,25 +168,23 @@ def make_alert(**changes: Any) -> Alert:
 
 
 def recovered_alert(**changes: Any) -> Alert:
-    return make_alert(
-        **(
-            {
-                "signature": Signature.SPIKE,
-                "severity": Severity.WARNING,
-                "state": AlertState.RESOLVED,
-                "resolution": Resolution.RECOVERED,
-                "resolved_at": NOW + 170.0,
-            }
-            | changes
-        )
-    )
+    values: dict[str, Any] = {
+        "signature": Signature.SPIKE,
+        "severity": Severity.WARNING,
+        "state": AlertState.RESOLVED,
+        "resolution": Resolution.RECOVERED,
+        "resolved_at": NOW + 170.0,
+    }
+    return make_alert(**(values | changes))
 
 
 def healthy_history(**changes: Any) -> History:
     series = changes.pop("series", make_series(healthy_norm()))
-    return History(**({"run": make_run(), "series": series} | changes))
+    values: dict[str, Any] = {"run": make_run(), "series": series}
+    return History(**(values | changes))
 
 
 def empty_history(**changes: Any) -> History:
     run = make_run(state=RunState.RUNNING, last_step=None, closed_steps=0, last_record_at=None, ended_at=None)
-    return History(**({"run": run, "series": empty_series()} | changes))
+    values: dict[str, Any] = {"run": run, "series": empty_series()}
+    return History(**(values | changes))

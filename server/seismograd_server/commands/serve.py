@@ -82,10 +82,12 @@ def _announce(server: Server, *, as_json: bool) -> None:
 
 def configure_logging(*, as_json: bool) -> None:
     """Log to stderr: lines for people on a terminal, JSON otherwise asked for. Libraries speak from warnings up."""
-    renderer: structlog.typing.Processor
-    renderer = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    # Plain tracebacks: the pretty ones print local variables, and with them whatever secret one of them holds.
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    if as_json:
+        renderer = structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -22,7 +22,9 @@ from seismograd_server.web.links import unescaped
 
 _Answer = TypeVar("_Answer")
 _Choice = TypeVar("_Choice")
-# Longer than any number that a step or a limit may be.
+# What a column of the store holds.
+_LARGEST_NUMBER = 2**63 - 1
+# No number of that range is longer; what is longer is not even read.
 _NUMBER_LENGTH = 20
 
 
@@ -64,6 +66,8 @@ def number_of(request: Request, name: str, default: int | None = None) -> int | 
     digits = text[1:] if text[:1] in "+-" else text
     if not digits.isascii() or not digits.isdigit() or len(text) > _NUMBER_LENGTH:
         raise UsageError(f"{name}: {text[:40]!r} is not a whole number")
+    if abs(int(text)) > _LARGEST_NUMBER:
+        raise UsageError(f"{name}: {text} is beyond what a step or an id can be")
     return int(text)
 
 

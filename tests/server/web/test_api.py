@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from seismograd_server.errors import StorageBusyError
+from seismograd_server.model import Snapshot
+from tests.support.reading import Stocked
+from tests.support.synthetic import NOW, SyntheticRun, exploding_norms
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+def ask(app: Starlette, connect: Connect, method: str, path: str, **settings: Any) -> httpx.Response:
+    """One request to the application."""
+
+    async def request() -> httpx.Response:
+        async with connect(app) as client:
+            return await client.request(method, path, **settings)
+
+    return asyncio.run(request())
+
+
+@pytest.fixture
+def get(stocked: Stocked, connect: Connect) -> Callable[..., httpx.Response]:
+    app = stocked.app()
+
+    def request(path: str, method: str = "GET", **settings: Any) -> httpx.Response:
+        return ask(app, connect, method, path, **settings)
+
+    return request
+
+
+Get = Callable[..., httpx.Response]
+
+
+def test_runs_are_listed_newest_first_with_their_severity(get: Get) -> None:
+    runs = get("/api/v1/runs").json()["runs"]
+    assert [run["run"] for run in runs] == ["healthy", "exploding"]
+    assert runs[1]["severity"] == "critical"
+    assert runs[1]["state"] == "finished"
+    assert runs[1]["closed_steps"] == 200
+    assert runs[0]["severity"] == ""
+    assert runs[0]["url"] == "/runs/mt/healthy"
+
+
+def test_runs_page_by_token_and_filter_by_project_and_state(get: Get) -> None:
+    first = get("/api/v1/runs?limit=1").json()
+    assert [run["run"] for run in first["runs"]] == ["healthy"]
+    second = get(f"/api/v1/runs?limit=1&before={first['next']}").json()
+    assert [run["run"] for run in second["runs"]] == ["exploding"]
+    assert second["next"] is None
+    assert [run["run"] for run in get("/api/v1/runs?state=running").json()["runs"]] == ["healthy"]
+    assert get("/api/v1/runs?project=other").json()["runs"] == []
+
+
+def test_a_run_shows_its_attempts_ranks_and_detectors(get: Get) -> None:
+    run = get("/api/v1/runs/mt/healthy").json()
+    assert [launch["attempt"] for launch in run["launches"]] == [1]
+    assert [rank["hostname"] for rank in run["ranks"]] == ["node-0"]
+    assert run["detectors"]
+    assert run["grad_norm"] == pytest.approx(1.7, rel=0.5)
+
+
+def test_an_unknown_run_is_a_404_that_names_the_nearest_one(get: Get) -> None:
+    response = get("/api/v1/runs/mt/explodin")
+    assert response.status_code == 404
+    assert "mt/exploding" in response.json()["error"]
+
+
+@pytest.mark.parametrize("suffix", ["", "/series", "/layers", "/alerts", "/postmortem"])
+def test_every_part_of_an_unknown_run_is_a_404(get: Get, suffix: str) -> None:
+    assert get(f"/api/v1/runs/mt/nothing{suffix}").status_code == 404
+
+
+def test_the_series_holds_every_closed_step_with_its_norm_and_loss(get: Get) -> None:
+    answer = get("/api/v1/runs/mt/exploding/series").json()
+    assert answer["count"] == answer["closed_steps"] == 200
+    assert answer["thinned"] is False
+    assert answer["series"]["step"] == list(range(200))
+    expected = np.sqrt((exploding_norms(200, 150).astype(np.float64) ** 2).sum(axis=1))
+    np.testing.assert_allclose(answer["series"]["grad_norm"], expected, rtol=1e-6)
+    assert answer["series"]["learning_rate"] == [None] * 200
+    assert answer["series"]["ranks_present"] == [2] * 200
+
+
+def test_a_thinned_series_keeps_its_largest_and_smallest_norm(get: Get) -> None:
+    whole = get("/api/v1/runs/mt/exploding/series").json()["series"]["grad_norm"]
+    thinned = get("/api/v1/runs/mt/exploding/series?points=40").json()
+    assert thinned["thinned"] is True
+    assert thinned["count"] <= 80
+    assert max(thinned["series"]["grad_norm"]) == max(whole)
+    assert min(thinned["series"]["grad_norm"]) == min(whole)
+
+
+def test_a_range_of_steps_is_cut_exactly(get: Get) -> None:
+    answer = get("/api/v1/runs/mt/exploding/series?first_step=10&last_step=19").json()
+    assert answer["series"]["step"] == list(range(10, 20))
+
+
+def test_layers_are_composed_again_from_the_records(get: Get) -> None:
+    answer = get("/api/v1/runs/mt/exploding/layers?first_step=145&last_step=160").json()
+    assert answer["layers"] == ["embed.weight", "rnn.weight_hh_l0", "head.weight"]
+    assert answer["steps"] == list(range(145, 161))
+    np.testing.assert_allclose(np.array(answer["grad_norm"]), exploding_norms(200, 150)[145:161], rtol=1e-6)
+
+
+def test_layers_of_too_many_steps_show_the_largest_of_each_column(get: Get) -> None:
+    answer = get("/api/v1/runs/mt/exploding/layers?first_step=0&last_step=199&columns=10").json()
+    assert len(answer["steps"]) == 10
+    assert np.array(answer["grad_norm"]).max() == pytest.approx(float(exploding_norms(200, 150).max()), rel=1e-6)
+
+
+def test_alerts_of_a_run_carry_their_evidence(get: Get) -> None:
+    alerts = get("/api/v1/runs/mt/exploding/alerts").json()["alerts"]
+    critical = [alert for alert in alerts if alert["severity"] == "critical"]
+    assert critical
+    assert {"value", "baseline", "threshold", "doubling_time_steps", "leading_layer", "details"} <= set(
+        critical[0]["evidence"]
+    )
+    assert get("/api/v1/runs/mt/healthy/alerts").json()["alerts"] == []
+
+
+def test_an_alert_has_a_history_and_can_be_acknowledged_once(get: Get) -> None:
+    alert_id = get("/api/v1/alerts?state=firing").json()["alerts"][0]["alert_id"]
+    assert get(f"/api/v1/alerts/{alert_id}").json()["history"][0]["before"] is None
+    acknowledged = get(f"/api/v1/alerts/{alert_id}/ack", "POST", json={"by": "Ada"}).json()
+    assert acknowledged["acknowledged_by"] == "Ada"
+    assert acknowledged["acknowledged_at"] == NOW + 300.0
+    assert get(f"/api/v1/alerts/{alert_id}/ack", "POST", json={"by": "Bob"}).json()["acknowledged_by"] == "Ada"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"by": ""}', b'{"by": 3}', b"x" * 5000, b'{"by": "' + b"y" * 201 + b'"}']
+)
+def test_an_acknowledgement_without_a_person_is_refused(get: Get, body: bytes) -> None:
+    alert_id = get("/api/v1/alerts").json()["alerts"][0]["alert_id"]
+    assert get(f"/api/v1/alerts/{alert_id}/ack", "POST", content=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "query", ["runs?limit=0", "runs?limit=-1", "runs?limit=x", "runs?state=asleep", "runs?before=1e9", "alerts?state=x"]
+)
+def test_a_parameter_that_cannot_be_used_is_named(get: Get, query: str) -> None:
+    response = get(f"/api/v1/{query}")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(query.split("?")[1].split("=", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "-" + "9" * 19, "9" * 400])
+def test_a_number_beyond_every_column_does_not_break_the_server(get: Get, number: str) -> None:
+    for path in ("runs?before=", "runs/mt/exploding/series?first_step=", "runs/mt/exploding/series?optimizer="):
+        assert get(f"/api/v1/{path}{number}").status_code in {200, 400}
+
+
+def test_a_run_that_still_goes_cannot_be_deleted_and_one_that_ended_can(get: Get) -> None:
+    refused = get("/api/v1/runs/mt/healthy", "DELETE")
+    assert refused.status_code == 409
+    assert "still running" in refused.json()["error"]
+    assert get("/api/v1/runs/mt/exploding", "DELETE").json()["deleted"] is True
+    assert get("/api/v1/runs/mt/exploding").status_code == 404
+    assert get("/api/v1/alerts").json()["alerts"] == []
+
+
+@pytest.mark.parametrize(
+    ("file_format", "media_type", "beginning"),
+    [("html", "text/html", b"<!doctype html>"), ("md", "text/markdown", b"# mt"), ("json", "application/json", b"{")],
+)
+def test_a_post_mortem_comes_in_three_formats(get: Get, file_format: str, media_type: str, beginning: bytes) -> None:
+    response = get(f"/api/v1/runs/mt/exploding/postmortem?format={file_format}")
+    assert response.headers["content-type"].startswith(media_type)
+    assert response.content.startswith(beginning)
+    assert response.headers["content-disposition"] == f'inline; filename="postmortem-mt-exploding.{file_format}"'
+
+
+def test_another_format_is_refused(get: Get) -> None:
+    assert get("/api/v1/runs/mt/exploding/postmortem?format=pdf").status_code == 400
+
+
+def test_the_post_mortem_of_a_real_store_names_the_onset_and_the_layers(get: Get) -> None:
+    report = get("/api/v1/runs/mt/exploding/postmortem?format=json").json()
+    assert report["verdict"] == "exploded"
+    assert 148 <= report["onset_step"] <= 158
+    assert report["layers"]
+    assert report["heatmap"]["layers"] == ["embed.weight", "rnn.weight_hh_l0", "head.weight"]
+
+
+def test_a_lone_surrogate_in_a_configuration_reaches_the_reader(stocked: Stocked, connect: Connect) -> None:
+
+    run = SyntheticRun(stocked.pipeline, name="odd", launch="odd", world_size=1)
+    stocked.pipeline.open_rank(run.identity(0, config_json='{"name": "\\ud800", "x": NaN}'), [], NOW)
+    app = stocked.app()
+    answer = ask(app, connect, "GET", "/api/v1/runs/mt/odd")
+    assert answer.json()["config"] == {"name": "\ud800", "x": "NaN"}
+    assert ask(app, connect, "GET", "/runs/mt/odd").status_code == 200
+    assert ask(app, connect, "GET", "/runs/mt/odd/postmortem").status_code == 200
+
+
+def test_health_is_always_good_and_readiness_is_what_the_server_says(stocked: Stocked, connect: Connect) -> None:
+    app = stocked.app(ready=lambda: False)
+    health = ask(app, connect, "GET", "/healthz")
+    assert health.status_code == 200
+    assert {"status", "version", "time"} <= set(health.json())
+    assert ask(app, connect, "GET", "/readyz").status_code == 503
+    assert ask(stocked.app(), connect, "GET", "/readyz").status_code == 200
+
+
+def test_the_metrics_page_negotiates_by_accept(stocked: Stocked, connect: Connect) -> None:
+    app = stocked.app(metrics_page=lambda accept: (accept.encode(), "application/openmetrics-text; version=1.0.0"))
+    response = ask(app, connect, "GET", "/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.content == b"application/openmetrics-text"
+    assert response.headers["content-type"] == "application/openmetrics-text; version=1.0.0"
+
+
+def test_a_busy_store_is_a_503_and_a_crash_a_500_without_its_details(stocked: Stocked, connect: Connect) -> None:
+    def busy() -> Snapshot:
+        raise StorageBusyError("busy")
+
+    def broken() -> Snapshot:
+        raise RuntimeError("secret details")
+
+    assert ask(stocked.app(snapshot=busy), connect, "GET", "/api/v1/runs/mt/healthy").status_code == 503
+    response = ask(stocked.app(snapshot=broken), connect, "GET", "/api/v1/runs/mt/healthy")
+    assert response.status_code == 500
+    assert "secret" not in response.text

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from seismograd_server.web.links import segment
+from tests.support.reading import Stocked
+from tests.support.synthetic import NOW, SyntheticRun
+
+Connect = Callable[..., httpx.AsyncClient]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(1)</script>',
+    "a/b",
+    "100%/50%25",
+    "what?#x&y=z",
+    "snow ☃ é \u202egnp",
+    "{{ 7*7 }}",
+    "..%2F..",
+    "series",
+]
+
+
+def get(app: Starlette, connect: Connect, path: str, method: str = "GET", **settings: Any) -> httpx.Response:
+    """One request of a browser to the application."""
+
+    async def request() -> httpx.Response:
+        async with connect(app, headers={"accept": "text/html"}) as client:
+            return await client.request(method, path, **settings)
+
+    return asyncio.run(request())
+
+
+class Page(HTMLParser):
+    """The elements and links of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
+
+
+def test_an_empty_fleet_teaches_the_next_step(empty_store: Stocked, connect: Connect) -> None:
+    page = get(empty_store.app(), connect, "/").text
+    assert "No run yet" in page
+    assert "seismograd.watch(model, optimizer" in page
+    assert "127.0.0.1:7450" in page
+    assert "seismograd demo" in page
+
+
+def test_a_run_without_a_step_says_what_it_waits_for(empty_store: Stocked, connect: Connect) -> None:
+
+    SyntheticRun(empty_store.pipeline, name="new", launch="new").open()
+    page = get(empty_store.app(), connect, "/runs/mt/new").text
+    assert "No step yet" in page
+    assert "2 ranks" in page
+
+
+def test_the_fleet_shows_what_fires_above_everything_else(stocked: Stocked, connect: Connect) -> None:
+    page = get(stocked.app(), connect, "/").text
+    assert page.index("exploding") < page.index(">mt /</span> healthy")
+    assert "2 runs, 1 running, 1 firing" in page
+
+
+def test_a_page_with_something_live_loads_itself_again_and_one_without_does_not(
+    stocked: Stocked, connect: Connect
+) -> None:
+    app = stocked.app()
+    assert 'http-equiv="refresh"' in get(app, connect, "/runs/mt/healthy").text
+    assert 'http-equiv="refresh"' not in get(app, connect, "/runs/mt/exploding").text
+
+
+def test_a_run_page_shows_norm_layers_alerts_and_the_way_to_the_post_mortem(stocked: Stocked, connect: Connect) -> None:
+    text = get(stocked.app(), connect, "/runs/mt/exploding").text
+    page = Page(text)
+    assert page.tags.count("svg") >= 3
+    assert "rnn.weight_hh_l0" in text
+    assert "/runs/mt/exploding/postmortem" in page.links
+    assert "Acknowledge" in text
+
+
+def test_an_alert_is_acknowledged_by_the_form_and_the_page_says_by_whom(stocked: Stocked, connect: Connect) -> None:
+    app = stocked.app()
+    with stocked.database.read() as transaction:
+        alert = transaction.alerts.list(run="exploding")[0]
+    answer = get(app, connect, f"/alerts/{alert.alert_id}/ack", "POST", data={"by": "Ada <b>"})
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/runs/mt/exploding"
+    assert "acknowledged by Ada &lt;b&gt;" in get(app, connect, "/runs/mt/exploding").text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_run_name_is_text_and_its_links_lead_to_it(stocked: Stocked, connect: Connect, name: str) -> None:
+    stocked.add(name, steps=12)
+    app = stocked.app()
+    fleet = Page(get(app, connect, "/").text)
+    path = f"/runs/mt/{segment(name)}"
+    assert path in fleet.links
+    response = get(app, connect, path)
+    assert response.status_code == 200
+    run = Page(response.text)
+    assert not {"img", "script", "iframe"} & set(fleet.tags + run.tags)
+    assert not [key for key, _ in fleet.attributes + run.attributes if key.startswith("on")]
+    assert "49" not in response.text.split("<h1>")[1].split("</h1>")[0]
+    report = get(app, connect, urljoin(f"http://localhost{path}", f"{path}/postmortem"))
+    assert report.status_code == 200
+    api = get(app, connect, f"/api/v1{path}/series")
+    assert api.json()["run"] == name
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "x\u202ey", "a/b"])
+def test_a_hostile_unknown_name_is_harmless_in_the_error_page(stocked: Stocked, connect: Connect, name: str) -> None:
+    response = get(stocked.app(), connect, f"/runs/mt/{segment(name)}")
+    assert response.status_code == 404
+    assert "script" not in Page(response.text).tags
+    assert "\u202e" not in response.text
+
+
+def test_a_page_that_is_not_there_is_a_page_for_browsers_and_json_for_programs(
+    stocked: Stocked, connect: Connect
+) -> None:
+    app = stocked.app()
+    assert "All runs" in get(app, connect, "/nowhere").text
+    assert get(app, connect, "/nowhere", headers={"accept": "*/*"}).json() == {"error": "there is no such page"}
+    assert get(app, connect, "/api/v1/nowhere").json() == {"error": "there is no such page"}
+
+
+def test_static_files_come_from_their_folder_only(stocked: Stocked, connect: Connect) -> None:
+    app = stocked.app()
+    assert get(app, connect, "/static/seismograd.css").status_code == 200
+    assert get(app, connect, "/static/look.css").headers["content-type"].startswith("text/css")
+    for path in ("/static/../application.py", "/static/%2e%2e/application.py", "/static/..%2fapplication.py"):
+        assert get(app, connect, path).status_code == 404
+
+
+def test_the_post_mortem_is_served_under_its_own_policy(stocked: Stocked, connect: Connect) -> None:
+    response = get(stocked.app(), connect, "/runs/mt/exploding/postmortem")
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert policy.replace("'", "&#39;") in response.text or policy in response.text
+
+
+def test_older_runs_are_on_the_next_page(stocked: Stocked, connect: Connect) -> None:
+
+    for number in range(101):
+        SyntheticRun(stocked.pipeline, name=f"run-{number}", launch=f"run-{number}", world_size=1).open(NOW)
+    app = stocked.app()
+    first = Page(get(app, connect, "/").text)
+    (older,) = [link for link in first.links if "before=" in link]
+    assert "/runs/mt/exploding" in Page(get(app, connect, older).text).links
