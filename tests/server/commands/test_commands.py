@@ -1,0 +1,198 @@
+"""The commands as a person runs them, against the real application on a real port."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+import uvicorn
+from click.testing import CliRunner, Result
+
+from seismograd_server.commands import COMMANDS
+from seismograd_server.model import RunKey
+from tests.support.processes import free_port
+from tests.support.reading import Stocked
+from tests.support.synthetic import NOW, SyntheticRun, healthy_norms
+
+Program = Callable[..., Result]
+
+
+@pytest.fixture
+def server_url(stocked: Stocked) -> Iterator[str]:
+    """The address of the web application over the stocked store."""
+    stocked.add("odd [bold]name\u202e", norms=healthy_norms(5))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(stocked.app(), port=port, log_config=None, lifespan="off", ws="none"))
+    thread = threading.Thread(target=server.run, name="web", daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10.0)
+
+
+@pytest.fixture
+def program(server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Program:
+    """Run a command in an empty directory."""
+    monkeypatch.setenv("SEISMOGRAD_URL", server_url)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        command = next(command for command in COMMANDS if command.name == arguments[0])
+        return CliRunner().invoke(command, list(arguments[1:]), input=text)
+
+    return run
+
+
+def test_every_promised_command_is_there() -> None:
+    assert {"serve", "runs", "alerts", "postmortem", "doctor", "db"} <= {command.name for command in COMMANDS}
+    groups = {command.name: set(command.commands) for command in COMMANDS if isinstance(command, click.Group)}
+    assert groups["runs"] >= {"list", "show", "delete"}
+    assert groups["alerts"] >= {"list", "ack"}
+    assert groups["db"] >= {"upgrade"}
+
+
+def test_runs_are_listed_for_people_and_for_programs(program: Program) -> None:
+    shown = program("runs", "list")
+    assert shown.exit_code == 0, shown.output
+    assert "mt/exploding" in shown.output
+    assert "critical" in shown.output
+    runs = json.loads(program("runs", "list", "--json").output)["runs"]
+    assert [run["run"] for run in runs][-1] == "exploding"
+    assert [
+        run["run"] for run in json.loads(program("runs", "list", "--state", "running", "--json").output)["runs"]
+    ] == ["healthy"]
+
+
+def test_a_name_from_outside_is_no_markup_on_the_terminal(program: Program) -> None:
+    output = program("runs", "list").output
+    assert "odd [bold]name\\u202e" in output
+
+
+def test_a_run_is_shown_by_its_full_name_or_by_a_unique_one(program: Program) -> None:
+    for name in ("mt/exploding", "exploding"):
+        shown = program("runs", "show", name)
+        assert shown.exit_code == 0, shown.output
+        assert "runaway" in shown.output
+    values = json.loads(program("runs", "show", "exploding", "--json").output)
+    assert values["run"] == "exploding"
+    assert values["alerts"]
+
+
+@pytest.mark.parametrize(
+    "command", [("runs", "show"), ("runs", "delete", "--yes"), ("postmortem",), ("alerts", "list", "--run")]
+)
+def test_an_unknown_run_is_one_line_with_the_nearest_name_and_exit_code_1(
+    program: Program, command: tuple[str, ...]
+) -> None:
+    result = program(*command, "explodng")
+    assert result.exit_code == 1
+    assert result.stderr.strip() == 'Error: no run "explodng"; did you mean "exploding"?'
+    assert (
+        program(*command, "mt/explodng").stderr.strip() == 'Error: no run "mt/explodng"; did you mean "mt/exploding"?'
+    )
+
+
+def test_a_run_name_in_two_projects_has_to_be_told_apart(program: Program, stocked: Stocked) -> None:
+
+    run = SyntheticRun(stocked.pipeline, name="exploding", launch="other", world_size=1)
+    stocked.pipeline.open_rank(replace(run.identity(0), key=RunKey("other", "exploding")), [], NOW)
+    result = program("runs", "show", "exploding")
+    assert result.exit_code == 1
+    assert "mt/exploding" in result.stderr
+    assert "other/exploding" in result.stderr
+
+
+def test_a_run_is_deleted_only_after_a_yes(program: Program) -> None:
+    assert program("runs", "delete", "exploding", text="n\n").exit_code == 1
+    assert program("runs", "show", "exploding").exit_code == 0
+    assert json.loads(program("runs", "delete", "exploding", "--yes", "--json").output)["deleted"] is True
+    assert program("runs", "show", "exploding").exit_code == 1
+
+
+def test_a_running_run_is_not_deleted(program: Program) -> None:
+    result = program("runs", "delete", "healthy", "--yes")
+    assert result.exit_code == 1
+    assert "still running" in result.stderr
+
+
+def test_alerts_are_listed_and_acknowledged(program: Program) -> None:
+    alerts = json.loads(program("alerts", "list", "--run", "exploding", "--json").output)["alerts"]
+    shown = program("alerts", "list")
+    assert alerts[0]["alert_id"] in shown.output
+    assert program("alerts", "ack", alerts[0]["alert_id"], "--by", "Ada").output == "Acknowledged by Ada.\n"
+    again = json.loads(program("alerts", "ack", alerts[0]["alert_id"], "--by", "Bob", "--json").output)
+    assert again["acknowledged_by"] == "Ada"
+    assert program("alerts", "ack", "nothing/at all").exit_code == 1
+
+
+def test_a_post_mortem_goes_to_a_file_named_after_the_run(program: Program, tmp_path: Path) -> None:
+    result = program("postmortem", "exploding")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "postmortem-mt-exploding.html").read_text().startswith("<!doctype html>")
+    assert "postmortem-mt-exploding.html" in result.output
+
+
+def test_a_post_mortem_takes_its_format_from_the_file_or_the_option(program: Program, tmp_path: Path) -> None:
+    assert program("postmortem", "exploding", "-o", "report.md").exit_code == 0
+    assert (tmp_path / "report.md").read_text().startswith("# mt/exploding")
+    assert json.loads(program("postmortem", "exploding", "--format", "json").output)["verdict"] == "exploded"
+    assert program("postmortem", "exploding", "-o", "-", "--format", "md").output.startswith("# mt/exploding")
+    values = json.loads(program("postmortem", "exploding", "-o", "x.html", "--json").output)
+    assert values == {"project": "mt", "run": "exploding", "format": "html", "path": "x.html", "bytes": values["bytes"]}
+
+
+def test_a_post_mortem_that_cannot_be_written_names_the_file(program: Program) -> None:
+    result = program("postmortem", "exploding", "-o", "no/such/folder/report.html")
+    assert result.exit_code == 1
+    assert "no/such/folder/report.html" in result.stderr
+
+
+def test_an_unreachable_server_is_named_with_the_way_to_start_one() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    for arguments in (["list"], ["show", "x"]):
+        runs = next(command for command in COMMANDS if command.name == "runs")
+        result = CliRunner().invoke(runs, [*arguments, "--server-url", url])
+        assert result.exit_code == 1
+        assert url in result.stderr
+        assert "seismograd serve" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_an_address_that_is_none_is_refused(program: Program) -> None:
+    result = program("runs", "list", "--server-url", "ftp://x")
+    assert result.exit_code == 1
+    assert "ftp://x" in result.stderr
+
+
+def test_the_database_is_brought_up_to_date(program: Program, tmp_path: Path) -> None:
+    result = program("db", "upgrade", "--data-dir", str(tmp_path / "new"), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["upgraded"] is True
+
+
+def test_the_doctor_finds_what_is_missing_and_says_how_to_mend_it(program: Program) -> None:
+    result = program("doctor", "--server", f"127.0.0.1:{free_port()}", "--json")
+    checks = {check["name"]: check for check in json.loads(result.output)["checks"]}
+    assert result.exit_code == 1
+    assert checks["pages"]["ok"]
+    assert checks["server version"]["ok"]
+    assert checks["protobuf"]["ok"]
+    assert not checks["gRPC"]["ok"]
+    assert "seismograd serve" in checks["gRPC"]["fix"]
+    # The application's clock stands at a moment in 2023.
+    assert not checks["clock"]["ok"]
+    assert "NTP" in checks["clock"]["fix"]
+
+
+def test_the_doctor_names_a_data_directory_that_is_a_file(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    result = program("doctor", "--data-dir", "taken/data", "--server", f"127.0.0.1:{free_port()}")
+    assert "taken is a file" in result.output
+    assert "fix:" in result.output

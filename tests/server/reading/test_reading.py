@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seismograd_server.errors import NotFoundError
+from seismograd_server.model import RunKey
+from seismograd_server.pipeline import Arrival
+from seismograd_server.reading.layers import read_layer_window, thinned
+from seismograd_server.reading.runs import find_run
+from seismograd_server.reading.series import read_series, series_of, step_pages
+from tests.support.reading import EXPLODING, Stocked
+from tests.support.synthetic import NOW, SyntheticRun, exploding_norms, healthy_norms
+
+
+def test_pages_of_any_size_make_the_same_series(stocked: Stocked) -> None:
+    run = find_run(stocked.database, EXPLODING)
+    whole = read_series(stocked.database, run.run_id, 0)
+    assert whole.count == 200
+    for size in (1, 13, 64, 200, 4096):
+        pages = [series_of(page) for page in step_pages(stocked.database, run.run_id, 0, page_steps=size)]
+        assert max(page.count for page in pages) <= size
+        np.testing.assert_array_equal(np.concatenate([page.norm for page in pages]), whole.norm)
+        assert np.concatenate([page.steps for page in pages]).tolist() == list(range(200))
+
+
+def test_a_second_attempt_takes_over_the_steps_that_it_repeats(empty_store: Stocked) -> None:
+    pipeline = empty_store.pipeline
+    first = SyntheticRun(pipeline, name="again", launch="one", world_size=1, norms=healthy_norms(40)).open()
+    first.send(0, 40, NOW)
+    pipeline.detect(NOW)
+    first.close(NOW, outcome="failed", reason="preempted")
+    second = SyntheticRun(pipeline, name="again", launch="two", world_size=2, norms=2 * healthy_norms(60)).open(NOW + 9)
+    batches = [second.batch(rank, 0, 30, steps=np.arange(30, 60, dtype=np.int64)) for rank in range(2)]
+
+    pipeline.ingest([Arrival(batches=tuple(batches))], NOW + 10)
+    pipeline.detect(NOW + 10)
+    run = find_run(empty_store.database, RunKey("mt", "again"))
+    series = read_series(empty_store.database, run.run_id, 0)
+    assert series.steps.tolist() == list(range(60))
+    assert series.attempts.tolist() == [1] * 30 + [2] * 30
+    composed = read_layer_window(empty_store.database, run, 0, 0, 59)
+    assert composed is not None
+    assert composed.layers.steps.tolist() == list(range(60))
+    np.testing.assert_allclose(composed.layers.norms[:30], healthy_norms(40)[:30])
+    np.testing.assert_allclose(composed.layers.norms[30:], 2 * healthy_norms(60)[:30])
+
+
+def test_layers_composed_again_agree_with_the_global_norm_that_was_stored(stocked: Stocked) -> None:
+    run = find_run(stocked.database, EXPLODING)
+    composed = read_layer_window(stocked.database, run, 0, 0, 199)
+    assert composed is not None
+    again = np.sqrt((composed.layers.norms.astype(np.float64) ** 2).sum(axis=1))
+    np.testing.assert_allclose(again, read_series(stocked.database, run.run_id, 0).norm, rtol=1e-6)
+
+
+def test_thinning_layers_keeps_the_largest_norm_of_every_bucket(stocked: Stocked) -> None:
+    run = find_run(stocked.database, EXPLODING)
+    composed = read_layer_window(stocked.database, run, 0, 0, 199)
+    assert composed is not None
+    small = thinned(composed.layers, 20)
+    assert len(small.steps) == 20
+    expected = exploding_norms(200, 150).reshape(20, 10, 3).max(axis=1)
+    np.testing.assert_allclose(small.norms, expected, rtol=1e-6)
+
+
+def test_a_run_that_shipped_totals_only_has_no_layers(empty_store: Stocked) -> None:
+    run = SyntheticRun(empty_store.pipeline, name="totals", launch="totals", world_size=2).open()
+    run.send(0, 20, NOW, ranks=[1])
+    empty_store.pipeline.detect(NOW + 60)
+    assert (
+        read_layer_window(empty_store.database, find_run(empty_store.database, RunKey("mt", "totals")), 0, 0, 19)
+        is None
+    )
+
+
+def test_an_unknown_run_is_not_found(stocked: Stocked) -> None:
+    with pytest.raises(NotFoundError, match="mt/exploding"):
+        find_run(stocked.database, RunKey("mt", "explodin"))
