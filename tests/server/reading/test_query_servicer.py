@@ -9,14 +9,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
 
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
 from seismograd_server.ingest import query_servicer
 from seismograd_server.ingest.query_servicer import query_handlers
+from seismograd_server.reading.series import step_pages
 from tests.support.reading import Stocked
 from tests.support.synthetic import exploding_losses, exploding_norms
 
-REQUESTS = {
+REQUESTS: dict[str, tuple[Any, Any]] = {
     "ListRuns": (query.ListRunsRequest, query.ListRunsResponse),
     "GetRun": (query.GetRunRequest, query.GetRunResponse),
     "GetSeries": (query.GetSeriesRequest, query.GetSeriesResponse),
@@ -31,13 +33,13 @@ def call(stocked: Stocked) -> Call:
     """Call a method with its fields: a message, or a list of messages where the method streams."""
 
     async def over_grpc(method: str, fields: dict[str, Any]) -> Any:
-        server = grpc.aio.server()
+        server = aio.server()
         server.add_generic_rpc_handlers((query_handlers(stocked.database),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         request, answer = REQUESTS[method]
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 streams = method in {"GetSeries", "GetLayers"}
                 kind = channel.unary_stream if streams else channel.unary_unary
                 invoke = kind(
@@ -55,7 +57,7 @@ def call(stocked: Stocked) -> Call:
 
 
 def refusal(call: Call, method: str, **fields: Any) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(aio.AioRpcError) as caught:
         call(method, **fields)
     return caught.value.code(), caught.value.details() or ""
 
@@ -116,8 +118,7 @@ def test_the_series_comes_whole_and_in_order(call: Call) -> None:
 
 
 def test_a_long_series_is_cut_into_chunks_without_gap_or_repeat(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = query_servicer.step_pages
-    monkeypatch.setattr(query_servicer, "step_pages", lambda *arguments: pages(*arguments, page_steps=7))
+    monkeypatch.setattr(query_servicer, "step_pages", lambda *arguments: step_pages(*arguments, page_steps=7))
     chunks = call("GetSeries", project="mt", run="exploding", first_step=3, last_step=198)
     assert max(chunk.count for chunk in chunks) == 7
     steps = np.concatenate([np.frombuffer(chunk.steps, "<i8") for chunk in chunks])
