@@ -87,7 +87,7 @@ def watch(
     """
     del scaler  # steps are seen through the class of torch's scaler; the argument keeps call sites explicit
     guard = Guard()
-    optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     try:
         chosen = Options.from_environment(project=project, run=run, tags=tags, server=server, **options)
     except OptionError as error:
@@ -105,7 +105,19 @@ def watch(
         if (method := boundary()) is not None:
             method()
 
-    monitor.begin(guard("watch", Session, model, optimizers, chosen, sender, guard, config, step, at_step_boundary))
+    begun = guard(
+        "watch",
+        Session,
+        model,
+        optimizers,
+        chosen,
+        sender,
+        guard,
+        config=config,
+        first_step=step,
+        at_step_boundary=at_step_boundary,
+    )
+    monitor.begin(begun)
     return monitor
 
 

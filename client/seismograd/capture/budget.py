@@ -1,7 +1,7 @@
 """How often the sampled extras may be taken, so that they cost no more than their share of the step time.
 
-Pure: durations are arguments. The cadence is a power of two times the one asked for, counted in absolute steps, so that ranks which
-reach different verdicts still sample some steps together.
+Pure: durations are arguments. The cadence is a power of two times the one asked for, counted in absolute steps, so that
+ranks which reach different verdicts still sample some steps together.
 """
 
 from __future__ import annotations

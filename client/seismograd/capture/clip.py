@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from seismograd.capture import registry
-from seismograd.capture.norms import TorchNorm, torch_norm
-from seismograd.capture.seats import Seat, has_expected_shape, original
+from seismograd.capture.norms import TorchNorm, foreach_multiply, torch_norm
+from seismograd.capture.seats import Function, Seat, has_expected_shape, original
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -66,15 +66,15 @@ def _clip_grad_norm(
     foreach: bool | None = None,
 ) -> Tensor:
     watches = () if _depth.nested else registry.watches()
-    torch_clip = original("clip_grad_norm_")
     if not watches:
-        unwatched: Tensor = torch_clip(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+        unwatched: Tensor = original("clip_grad_norm_")(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
         return unwatched
     everyone = _listed(parameters)
     owners, gradients = _with_gradients(everyone)
     if not gradients:
         # torch has a warning for exhausted generators and an answer for no gradients.
-        nothing: Tensor = torch_clip(iter(everyone), max_norm, norm_type, error_if_nonfinite, foreach)
+        exhausted = (parameter for parameter in everyone)
+        nothing: Tensor = original("clip_grad_norm_")(exhausted, max_norm, norm_type, error_if_nonfinite, foreach)
         return nothing
     euclidean = float(norm_type) == 2.0
     measured = torch_norm(gradients, foreach) if euclidean else None
@@ -82,7 +82,7 @@ def _clip_grad_norm(
         watch.before_clip(owners, gradients, None if measured is None else measured.norms)
     if measured is None or (error_if_nonfinite and not bool(torch.isfinite(measured.total))):
         with _listening():
-            total: Tensor = torch_clip(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
+            total: Tensor = original("clip_grad_norm_")(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
     else:
         total = _scale(measured, float(max_norm))
     for watch in watches:
@@ -91,10 +91,12 @@ def _clip_grad_norm(
 
 
 def _scale(measured: TorchNorm, max_norm: float) -> Tensor:
-    """The second half of torch's clip, as torch does it."""
+    """The second half of torch's clip, with the same bits."""
     coefficient = torch.clamp(max_norm / (measured.total + 1e-6), max=1.0)
+    if coefficient.device.type == "cpu" and float(coefficient) == 1.0:
+        return measured.total  # multiplying by one changes no bit; on a device, asking would mean waiting
     for device, gradients in measured.groups:
-        torch._foreach_mul_(gradients, coefficient.to(device))
+        foreach_multiply(gradients, coefficient.to(device))
     return measured.total
 
 
@@ -158,7 +160,7 @@ class ClipInterception:
     """torch's own clip functions tell the watches, from construction to `restore()`."""
 
     def __init__(self) -> None:
-        replacements = {
+        replacements: dict[str, Function] = {
             "clip_grad_norm_": _clip_grad_norm,
             "_get_total_norm": _get_total_norm,
             "_clip_grads_with_norm_": _clip_grads_with_norm,
@@ -167,6 +169,6 @@ class ClipInterception:
         self._seats = [Seat(name, function) for name, function in replacements.items() if has_expected_shape(name)]
 
     def restore(self) -> None:
-        """torch is as it was."""
+        """Lets torch be as it was."""
         for seat in self._seats:
             seat.restore()

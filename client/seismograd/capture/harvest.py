@@ -1,147 +1,149 @@
-"""Norms taken at one moment, and whether the gradients are still those that were measured."""
+"""The norms of one step as they come in: from one clip, from several, from none, and whether they still hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils import _foreach_utils
 
 from seismograd.capture.layout import Layout
-from seismograd.capture.norms import Census, accumulation, census, device_census, norm_of, stacked_norms
-
-# Types that one call of `_foreach_norm` takes in a list; others are measured one by one.
-_LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-
-
-class Stamp:
-    """Identity and version of gradients: equal stamps mean that nobody replaced or changed them."""
-
-    __slots__ = ("_anchor", "_identities", "_parameters", "_versions")
-
-    def __init__(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
-        self._parameters = parameters
-        self._identities = list(map(id, gradients))
-        self._versions = [gradient._version for gradient in gradients]  # noqa: SLF001 - torch documents no other way
-        # Keeps one gradient alive, so that its address cannot be reused by the gradients of the next iteration.
-        self._anchor = gradients[-1]
-
-    def renew(self) -> None:
-        """Accepts the changes made so far: they were the clipping's own."""
-        self._versions = [parameter.grad._version for parameter in self._parameters if parameter.grad is not None]  # noqa: SLF001 - as above
-
-    def holds(self) -> bool:
-        """Whether the gradients are the same tensors with the same contents."""
-        gradients = [parameter.grad for parameter in self._parameters]
-        return (
-            list(map(id, gradients)) == self._identities
-            and [
-                gradient._version  # noqa: SLF001 - as above
-                for gradient in gradients
-                if gradient is not None
-            ]
-            == self._versions
-        )
+from seismograd.capture.parts import Part, make_part, measure
+from seismograd.capture.readback import host_number
+from seismograd.capture.suspicion import Suspicion
+from seismograd.record import NormSource
 
 
-@dataclass(slots=True, eq=False)
-class Part:
-    """Norms of some columns: `norms` is [k]; `columns` has k entries, None = every column in order."""
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What the clipping said: its threshold, and the total norm that it used."""
 
-    columns: list[int] | None
-    norms: Tensor
-    stamp: Stamp
-    censuses: Mapping[int, Census] = field(default_factory=dict)  # by column; host tensors only
-    counted: list[int] = field(default_factory=list)  # columns behind `counts`
-    counts: Tensor | None = None  # [len(counted), 4] on the device
+    threshold: float | None  # None = by value, or by another norm than the Euclidean
+    total: Tensor | float | None
 
 
-def measure(
-    layout: Layout, parameters: list[Tensor], columns: list[int] | None, suspects: frozenset[int]
-) -> list[Part]:
-    """Norms of the gradients of some parameters, which may be missing, sparse, sharded or of several types.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The norms of one step, complete."""
 
-    `columns` are those of the parameters; None = all in order. `suspects` are columns to be looked at more closely on
-    an accelerator, because their norms were recently not finite or zero.
-    """
-    if not parameters:
-        return []
-    gradients = [parameter.grad for parameter in parameters]
-    types = set(map(type, gradients))
-    if layout.uniform and types == {Tensor}:
-        try:
-            norms = stacked_norms(gradients, layout.accumulation)  # type: ignore[arg-type]  # none is None
-        except (NotImplementedError, RuntimeError):
-            layout.uniform = False  # a sparse gradient, or a model that was moved to another type
+    parts: list[Part]
+    source: NormSource
+    clip: Clip | None
+
+
+class Harvest:
+    """Norms of the columns of one layout, between two steps."""
+
+    def __init__(self, layout: Layout, suspicion: Suspicion) -> None:
+        self._layout = layout
+        self._suspicion = suspicion
+        self._parts: list[Part] = []
+        self._clip: Clip | None = None
+        self._tainted = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been measured since the last step."""
+        return not self._parts
+
+    def add(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
+        """Takes the norms of gradients that are about to be changed; measures them when `norms` is None.
+
+        `parameters` and `gradients` are aligned, as is `norms`; those without a column are ignored. What is added
+        holds once `clipped()` was called.
+        """
+        layout = self._layout
+        columns = None
+        if not layout.is_exactly(parameters):
+            owned = [place for place, parameter in enumerate(parameters) if id(parameter) in layout.column_of]
+            if not owned:
+                return
+            if len(owned) < len(parameters):
+                parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
+                norms = None if norms is None else torch.stack([norms[place] for place in owned])
+            columns = [layout.column_of[id(parameter)] for parameter in parameters]
+        if self._still_holds(columns):
+            return
+        self._drop_overlapping(columns)
+        if not self._parts:
+            self._clip = None  # of gradients that are gone
+        if norms is None:
+            self._parts += measure(layout, parameters, columns, self._suspicion.columns)
         else:
-            return [make_part(parameters, gradients, columns, norms, suspects)]  # type: ignore[arg-type]  # none is None
-    owned = range(len(layout)) if columns is None else columns
-    present = [
-        (column, parameter, gradient)
-        for column, parameter, gradient in zip(owned, parameters, gradients, strict=True)
-        if gradient is not None
-    ]
-    return [_measure_alike(group, suspects) for group in _alike(present)]
+            self._parts.append(make_part(parameters, gradients, columns, norms, self._suspicion.columns))
 
+    def add_gradients(self, gradients: list[Tensor], norms: Tensor | None) -> None:
+        """The same for tensors that may or may not be gradients of ours."""
+        owners = {id(parameter.grad): parameter for parameter in self._layout.parameters if parameter.grad is not None}
+        places = [place for place, gradient in enumerate(gradients) if id(gradient) in owners]
+        if not places:
+            return
+        if norms is not None and len(places) < len(gradients):
+            norms = torch.stack([norms[place] for place in places])
+        found = [gradients[place] for place in places]
+        self.add([owners[id(gradient)] for gradient in found], found, norms)
+        for part in self._parts:
+            part.settle()
 
-_Present = list[tuple[int, Tensor, Tensor]]
+    def clipped(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> Clip | None:
+        """The gradients of these parameters have been changed by a clip. Returns what is new about it."""
+        columns: set[int] | None = None
+        if not self._layout.is_exactly(parameters):
+            columns = {self._layout.column_of[id(p)] for p in parameters if id(p) in self._layout.column_of}
+            if not columns:
+                return None
+        for part in self._parts:
+            if columns is None or part.columns is None or columns & set(part.columns):
+                part.renew()
+        if self._clip is not None:
+            return None  # a second clip of what the first has scaled
+        if isinstance(total, Tensor):
+            # The caller gets this very tensor and may change it.
+            total = host_number(total if total.device.type == "cpu" else total.detach().clone())
+        self._clip = Clip(threshold, total)
+        return self._clip
 
+    def forget(self) -> None:
+        """Begins anew."""
+        self._parts, self._clip, self._tainted = [], None, False
 
-def _alike(present: _Present) -> list[_Present]:
-    """Groups that one call can measure together; what fits in no group stands together with its device."""
-    groups: dict[tuple[object, ...], _Present] = {}
-    for entry in present:
-        gradient = entry[2]
-        plain = type(gradient) is Tensor and gradient.layout is torch.strided and gradient.dtype in _LISTABLE
-        groups.setdefault((gradient.device, gradient.dtype if plain else None), []).append(entry)
-    return list(groups.values())
+    def take(self) -> Taken:
+        """Completes the norms for the step that is about to be made, and begins anew."""
+        layout, parts, clip, tainted = self._layout, self._parts, self._clip, self._tainted
+        self.forget()
+        if not parts and clip is None:
+            return Taken(self._measure(None), NormSource.OPTIMIZER_STEP, None)
+        if not parts or tainted or not all(part.holds() for part in parts):
+            return Taken(self._measure(None), NormSource.POST_MODIFICATION, clip)
+        if all(part.columns is not None for part in parts):
+            covered = {column for part in parts for column in part.columns or ()}
+            rest = [column for column in range(len(layout)) if column not in covered]
+            parts += self._measure(rest) if rest else []
+        return Taken(parts, NormSource.OPTIMIZER_STEP if clip is None else NormSource.CLIP, clip)
 
+    def _measure(self, columns: list[int] | None) -> list[Part]:
+        everything = self._layout.parameters
+        chosen = everything if columns is None else [everything[column] for column in columns]
+        parts = measure(self._layout, chosen, columns, self._suspicion.columns)
+        for part in parts:
+            part.fresh = None  # taken for the step at once: nobody will ask whether they hold
+        return parts
 
-def _measure_alike(group: _Present, suspects: frozenset[int]) -> Part:
-    columns, parameters, gradients = ([entry[index] for entry in group] for index in range(3))
-    device, dtype = gradients[0].device, gradients[0].dtype
-    plain = all(type(gradient) is Tensor and gradient.layout is torch.strided for gradient in gradients)
-    if plain and dtype in _LISTABLE and _foreach_utils._device_has_foreach_support(device):
-        norms = stacked_norms(gradients, accumulation(dtype, device))
-    else:
-        norms = torch.stack([norm_of(gradient) for gradient in gradients])
-    return make_part(parameters, gradients, columns, norms, suspects)
+    def _still_holds(self, columns: Collection[int] | None) -> bool:
+        """Whether a norm that was taken before is still that of the gradients: a clip in a clip, a second clip."""
+        for part in self._parts:
+            if part.columns is None or (columns is not None and set(columns) <= set(part.columns)):
+                return part.holds()
+        return False
 
-
-def make_part(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    columns: list[int] | None,
-    norms: Tensor,
-    suspects: frozenset[int],
-) -> Part:
-    """A part from norms that somebody has computed, with the closer look where it is needed and possible."""
-    part = Part(columns, norms, Stamp(parameters, gradients))
-    if norms.device.type == "cpu":
-        _look_closer(part, gradients)
-    elif suspects:
-        chosen = [(index, column) for index, column in enumerate(_columns_of(part, gradients)) if column in suspects]
-        if chosen:
-            part.counted = [column for _, column in chosen]
-            part.counts = device_census([gradients[index] for index, _ in chosen])
-    return part
-
-
-def _columns_of(part: Part, gradients: Sequence[Tensor]) -> Sequence[int]:
-    return range(len(gradients)) if part.columns is None else part.columns
-
-
-def _look_closer(part: Part, gradients: list[Tensor]) -> None:
-    """A norm of zero may have underflowed, one of Inf overflowed; NaN and Inf are counted by kind."""
-    values = part.norms.numpy()
-    # One dot product and one test tell that all is well; Inf and NaN in any norm show in the sum of squares.
-    if float(values @ values) < float("inf") and values.all():
-        return
-    columns = _columns_of(part, gradients)
-    part.censuses = {
-        columns[index]: census(gradients[index])
-        for index, value in enumerate(values.tolist())
-        if not 0.0 < value < float("inf")
-    }
+    def _drop_overlapping(self, columns: Collection[int] | None) -> None:
+        kept = []
+        for part in self._parts:
+            if columns is None or part.columns is None:
+                continue
+            if not set(columns) & set(part.columns):
+                kept.append(part)
+            elif not set(part.columns) <= set(columns):
+                self._tainted = True  # the rest of that part was scaled already and cannot be measured any more
+        self._parts = kept

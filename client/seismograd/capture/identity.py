@@ -62,6 +62,7 @@ class Identity:
     def __init__(
         self,
         options: Options,
+        *,
         config: object,
         optimizers: Sequence[OptimizerInfo],
         strategy: str,
@@ -125,7 +126,7 @@ class Identity:
             return uuid.uuid4().hex
         launched = self._environment
         if launched.launch_id is not None and launched.world_size == self._place.world_size:
-            # A second watch() of the same launch is a launch of its own; ranks run the same program, so they count alike.
+            # A second watch() of one launch is a launch of its own; ranks run the same program, so they count alike.
             return launched.launch_id if self._ordinal == 0 else f"{launched.launch_id}#{self._ordinal}"
         if not is_distributed():
             self._warn_once()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seismograd.capture.norms import accumulation
-from seismograd.capture.placement import Placement, is_sharded
+from seismograd.capture.norms import SMALL, accumulation
+from seismograd.capture.placement import Placement, is_sharded, local_elements
 from seismograd.record import Catalog, Composition, Parameter
 
 UNKNOWN_DEPTH = -1
@@ -86,6 +86,12 @@ class Layout:
         device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
         self.device = device
         self.accumulation = accumulation(dtype, device)
+        # Places of small and large tensors, where numpy can take a share of the work.
+        self.small: list[int] = []
+        self.large: list[int] = []
+        if self.uniform and device.type == "cpu" and dtype in (torch.float32, torch.float64):
+            for place, parameter in enumerate(self.parameters):
+                (self.small if parameter.numel() <= SMALL else self.large).append(place)
 
     def __len__(self) -> int:
         """Number of columns, t."""
@@ -126,12 +132,11 @@ def _nameless(optimizer: int, column: int) -> Description:
 
 
 def _parameter(parameter: Tensor, description: Description, placement: Placement) -> Parameter:
-    local = parameter.to_local() if is_sharded(parameter) else parameter  # type: ignore[operator]  # a DTensor has it
     return Parameter(
         name=description.name,
         shape=tuple(parameter.shape),
         numel=parameter.numel(),
-        local_numel=local.numel(),
+        local_numel=local_elements(parameter),
         dtype=str(parameter.dtype).removeprefix("torch."),
         module_type=description.module_type,
         depth=description.depth,

@@ -18,7 +18,7 @@ from seismograd.capture.readback import capturing
 
 
 class LocalNorms:
-    """Hooks on some parameters, installed by `arm()` and removed by `collect()`. Autograd calls them one at a time per device."""
+    """Hooks on some parameters, installed by `arm()` and removed by `collect()`; autograd calls them."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -34,7 +34,7 @@ class LocalNorms:
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._note))
 
     def collect(self) -> Tensor | None:
-        """The norms of the latest gradients, [k] in no order, on one device; None = there are none. Removes the hooks."""
+        """The norms of the latest gradients, [k] on one device, in no order; None without any. Removes the hooks."""
         norms = list(self._norms.values())
         self.disarm()
         if not norms:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from seismograd.capture.harvest import Part
+from seismograd.capture.parts import Part
 from seismograd.capture.readback import Array, Readback, Transfer
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import (
@@ -62,6 +62,10 @@ class Draft:
     ships_rows: bool = True
     replica: bool = False
 
+    def on_host(self) -> bool:
+        """Whether every number is on the host already, so that nothing has to travel."""
+        return not self.device_scalars and all(part.norms.device.type == "cpu" for part in self.parts)
+
 
 class PendingStep:
     """Implements the sender's PendingRecord."""
@@ -72,18 +76,23 @@ class PendingStep:
         draft: Draft,
         transfers: Sequence[tuple[Sequence[object], Transfer]],
         suspicion: Suspicion,
+        *,
+        on_host: bool,
     ) -> None:
         self._heading = heading
         self._draft = draft
         self._transfers = transfers
         self._suspicion = suspicion
+        self._on_host = on_host
 
     def ready(self) -> bool:
         """Whether every number has arrived; never blocks."""
         return all(transfer.ready() for _, transfer in self._transfers)
 
     def is_alarming(self) -> bool:
-        """Whether the host knows already that something is not finite."""
+        """Whether the host knows already that something is not finite, and has all the rest too."""
+        if not self.ready():
+            return False
         loss = self._draft.scalars.get(Quantity.LOSS, 0.0)
         return not math.isfinite(loss) or any(
             entry.nonfinite for part in self._draft.parts for entry in part.censuses.values()
@@ -92,12 +101,15 @@ class PendingStep:
     def resolve(self) -> StepRecord:
         """The record, finished. On a device that failed, what has not arrived is recorded as not known."""
         arrived: dict[object, Array | None] = {}
+        if self._on_host:
+            host_names, tensors = _host_values(self._draft)
+            arrived.update(zip(host_names, (tensor.numpy().reshape(-1) for tensor in tensors), strict=True))
         for names, transfer in self._transfers:
             arrived.update(zip(names, transfer.arrays(), strict=True))
         draft, heading = self._draft, self._heading
         composed = _compose(draft, heading.columns, arrived)
         self._suspicion.observe(composed.unexplained, composed.true_zeros, calm=not composed.found)
-        row, flags = composed.row, draft.flags | composed.flags
+        row, flags = composed.row, composed.flags
         scale = _number(arrived, "gradient_scale", draft.gradient_scale)
         if scale is not None and scale > 0.0:
             row = row / scale
@@ -114,7 +126,7 @@ class PendingStep:
         if scalars.get(Quantity.CLIP_COEFFICIENT, 1.0) < 1.0:
             flags |= RecordFlag.CLIPPED
         narrow = _narrow(row)
-        total = None if draft.ships_rows else float(np.sqrt(np.dot(row, row)))
+        total = None if draft.ships_rows else float(np.sqrt(np.nansum(row * row)))
         return StepRecord(
             optimizer=heading.optimizer,
             kind=RecordKind.STEP,
@@ -137,28 +149,36 @@ class PendingStep:
 
 def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:
     """Starts the way of everything that is a tensor, and names it."""
-    names: list[object] = []
-    tensors: list[Tensor] = []
-
-    def add(name: object, tensor: Tensor | float | None) -> None:
-        if isinstance(tensor, Tensor):
-            names.append(name)
-            tensors.append(tensor)
-
+    names, tensors = _host_values(draft)
     for index, part in enumerate(draft.parts):
-        add(("norms", index), part.norms)
-        add(("counts", index), part.counts)
-    for quantity, (_, values) in draft.tensors.items():
-        add(("tensor", quantity), values)
-    for quantity, value in draft.device_scalars.items():
-        add(quantity, value)
-    add("gradient_scale", draft.gradient_scale)
-    add("found_inf", draft.found_inf)
-    add("local_norms", draft.local_norms)
-    add("local_scale", draft.local_scale)
-    if isinstance(draft.data, Tensor):
-        add("data", draft.data)
+        if part.counts is not None:
+            names.append(("counts", index))
+            tensors.append(part.counts)
+    names += draft.device_scalars
+    tensors += draft.device_scalars.values()
+    for name, value in (
+        ("gradient_scale", draft.gradient_scale),
+        ("local_scale", draft.local_scale),
+        ("data", draft.data),
+    ):
+        if isinstance(value, Tensor):
+            names.append(name)
+            tensors.append(value)
     return names, readback.send(tensors)
+
+
+def _host_values(draft: Draft) -> tuple[list[object], list[Tensor]]:
+    """What is a tensor wherever the model is, with a name for each."""
+    names: list[object] = [("norms", index) for index in range(len(draft.parts))]
+    tensors = [part.norms for part in draft.parts]
+    for quantity, (_, values) in draft.tensors.items():
+        names.append(("tensor", quantity))
+        tensors.append(values)
+    for name, value in (("found_inf", draft.found_inf), ("local_norms", draft.local_norms)):
+        if value is not None:
+            names.append(name)
+            tensors.append(value)
+    return names, tensors
 
 
 @dataclass(slots=True, eq=False)
@@ -166,14 +186,14 @@ class _Composed:
     """The norms of one step, put together."""
 
     row: Float64  # [t]; NaN = not known
-    flags: RecordFlag = RecordFlag(0)
+    flags: RecordFlag
     found: list[tuple[int, int, int, int]] = field(default_factory=list)  # column, NaN, +Inf, -Inf
     unexplained: set[int] = field(default_factory=set)  # columns to look at more closely from the next step on
     true_zeros: set[int] = field(default_factory=set)
 
 
 def _compose(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> _Composed:
-    composed = _Composed(np.zeros(columns))  # a parameter without a gradient contributes nothing
+    composed = _Composed(np.zeros(columns), draft.flags)  # a parameter without a gradient contributes nothing
     for index, part in enumerate(draft.parts):
         owned = np.arange(columns) if part.columns is None else np.asarray(part.columns)
         values = arrived.get(("norms", index))
@@ -249,7 +269,7 @@ def _add_coefficient(scalars: dict[Quantity, float]) -> None:
     threshold, total = scalars.get(Quantity.CLIP_THRESHOLD), scalars.get(Quantity.REPORTED_NORM)
     if threshold is not None and total is not None:
         coefficient = threshold / (total + 1e-6)
-        scalars[Quantity.CLIP_COEFFICIENT] = 1.0 if coefficient > 1.0 else coefficient
+        scalars[Quantity.CLIP_COEFFICIENT] = min(coefficient, 1.0)
 
 
 def _sampled(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> dict[Quantity, Float32]:

@@ -1,9 +1,10 @@
-"""Which part of the gradient this process holds: alone, a replica among others, or a shard (recorded as inexact yet)."""
+"""Which part of the gradient this process holds: alone, a replica among others, or a shard (inexact yet)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ def placement_of(model: nn.Module | None, parameters: Iterable[Tensor]) -> Place
     if world == 1:
         return Placement()
     return Placement(torch.distributed.get_rank(), world, ships_rows=True, strategy="ddp")
+
+
+def local_elements(parameter: Any) -> int:
+    """Number of elements that this rank holds."""
+    local: Tensor = parameter.to_local() if is_sharded(parameter) else parameter
+    return local.numel()
 
 
 def is_sharded(parameter: Tensor) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0, dtype=torch.float64)
-        self.event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch annotates it not at all
+        self.event: torch.cuda.Event = torch.cuda.Event()
 
     def fill(self, packed: Tensor) -> None:
         """Starts the copy on the current stream of the tensor's device."""
@@ -39,7 +40,7 @@ class _Slot:
             self.buffer = torch.empty(packed.numel(), dtype=torch.float64, pin_memory=True)
         with torch.cuda.device(packed.device):
             self.buffer[: packed.numel()].copy_(packed, non_blocking=True)
-            self.event.record()  # type: ignore[no-untyped-call]  # torch annotates it not at all
+            self.event.record()
 
 
 class Transfer:
@@ -133,3 +134,10 @@ class Readback:
 def capturing() -> bool:
     """Whether a CUDA graph is being captured: nothing may be launched into somebody's graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def host_number(value: Any) -> Tensor | float | None:
+    """A tensor on the host becomes a number at once; one on a device stays a tensor, to travel; None stays None."""
+    if isinstance(value, Tensor):
+        return float(value) if value.device.type == "cpu" else value
+    return None if value is None else float(value)

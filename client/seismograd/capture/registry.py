@@ -42,7 +42,7 @@ class Interception(Protocol):
     """Functions of torch that tell the watches while it lasts."""
 
     def restore(self) -> None:
-        """torch is as it was."""
+        """Lets torch be as it was."""
 
 
 _watches: list[weakref.ref[Watch]] = []

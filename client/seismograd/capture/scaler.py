@@ -27,7 +27,7 @@ class ScalerInterception:
         torch.amp.GradScaler.step = self._replacement  # type: ignore[method-assign]  # reversible, see restore()
 
     def restore(self) -> None:
-        """torch is as it was, unless somebody else has replaced the method since."""
+        """Lets torch be as it was, unless somebody else has replaced the method since."""
         if torch.amp.GradScaler.step is self._replacement:
             torch.amp.GradScaler.step = self._original  # type: ignore[method-assign]  # as above
 

@@ -28,7 +28,7 @@ _MARK = "seismograd_original"
 
 
 def original(name: str) -> Function:
-    """torch's own function without its `no_grad` wrapper, also while it is replaced. KeyError where torch has none."""
+    """The function of torch without its `no_grad` wrapper, also while it is replaced. KeyError where torch has none."""
     wrapper = getattr(torch.nn.utils.clip_grad, name, None)
     if wrapper is None:
         raise KeyError(name)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +15,12 @@ from seismograd.capture.data import identify_data
 from seismograd.capture.forward_order import ForwardOrder
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
-from seismograd.capture.layout import Layout, describe
-from seismograd.capture.numbering import Numbering
+from seismograd.capture.layout import describe
 from seismograd.capture.pending import Draft, Heading, PendingStep, send
 from seismograd.capture.placement import Placement, is_distributed, placement_of
-from seismograd.capture.readback import Readback, RingFullError, Transfer, capturing
+from seismograd.capture.readback import RingFullError, capturing
 from seismograd.capture.scaler import ScalerInterception
+from seismograd.capture.series import Held, Logged, Series, host_or_copy
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.options import Options
 from seismograd.outbox.sender import Sender
@@ -32,40 +30,8 @@ _log = logging.getLogger("seismograd")
 
 # A job that has not logged a loss for so many steps will not log one for the next: nothing is waited for.
 _STOP_WAITING_AFTER = 20
-
-_Moving = tuple[list[object], Transfer]
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A finished step that waits for its loss, or for the next step to begin without one."""
-
-    draft: Draft
-    step: int
-    catalog_version: int
-    columns: int
-    transfers: list[_Moving]
-
-
-@dataclass(slots=True, eq=False)
-class _Logged:
-    """What the user has said about a step."""
-
-    loss: Tensor | float | None = None
-    data: str | Tensor | None = None
-
-
-class _Series:
-    """One optimizer's part of the session."""
-
-    def __init__(self, index: int, watch: OptimizerWatch, first_step: int) -> None:
-        self.index = index
-        self.watch = watch
-        self.numbering = Numbering(first_step)
-        self.readback = Readback()
-        self.held: _Held | None = None
-        self.catalog_version = 0
-        self.layout: Layout = watch.layout
+# Running totals of our own cost: the sender tells them at most once a second anyway.
+_HEALTH_EVERY = 8
 
 
 class Session:
@@ -82,6 +48,7 @@ class Session:
         options: Options,
         sender: Sender,
         guard: Guard,
+        *,
         config: object = None,
         first_step: int = 0,
         at_step_boundary: Callable[[], None] = lambda: None,
@@ -96,12 +63,12 @@ class Session:
         self._identity: Identity | None = None
         self._placement = Placement()
         self._order = ForwardOrder(model)
-        self._logged: _Logged | None = None
+        self._logged: Logged | None = None
         self._last_step: int | None = None
         self._warned_ring = False
         self._steps_without_loss = 0
         self._series = [
-            _Series(index, OptimizerWatch(optimizer, guard, self._budget(), self._begin_step, self._emit), first_step)
+            Series(index, OptimizerWatch(optimizer, guard, self._budget(), self._begin_step, self._emit), first_step)
             for index, optimizer in enumerate(self._optimizers)
         ]
         self._by_watch = {id(series.watch): series for series in self._series}
@@ -154,13 +121,13 @@ class Session:
             # More may follow in a call of its own.
             held.draft.data = identify_data(data) or held.draft.data
             return
-        self._add(held, _Logged(_detached(loss), identify_data(data)))
+        self._add(held, Logged(host_or_copy(loss), identify_data(data)))
         self._release(first)
 
     def _note(self, loss: Tensor | float | None, data: object) -> None:
-        noted = self._logged or _Logged()
+        noted = self._logged or Logged()
         if loss is not None:
-            noted.loss = _detached(loss)
+            noted.loss = host_or_copy(loss)
         if data is not None:
             noted.data = identify_data(data)
         self._logged = noted
@@ -172,17 +139,20 @@ class Session:
         for series in self._series[1:]:
             series.numbering.follow(first.numbering, rewound=rewound)
 
-    def _add(self, held: _Held, logged: _Logged) -> None:
-        extra = Draft([], held.draft.source, held.draft.flags, 0.0)
-        if isinstance(logged.loss, Tensor):
-            held.draft.device_scalars[Quantity.LOSS] = extra.device_scalars[Quantity.LOSS] = logged.loss
-        elif logged.loss is not None:
-            held.draft.scalars[Quantity.LOSS] = logged.loss
-        if logged.data is not None:
-            held.draft.data = extra.data = logged.data
-        held.draft.logged = held.draft.logged or logged.loss is not None
-        if extra.device_scalars or isinstance(extra.data, Tensor):
-            held.transfers.append(send(self._series[0].readback, extra))
+    def _add(self, held: Held, logged: Logged) -> None:
+        draft, loss, data = held.draft, logged.loss, logged.data
+        if data is not None:
+            draft.data = data
+        if loss is not None:
+            draft.logged = True
+        if isinstance(loss, float):
+            draft.scalars[Quantity.LOSS] = loss
+        if not isinstance(loss, Tensor) and not isinstance(data, Tensor):
+            return
+        extra = Draft([], draft.source, draft.flags, 0.0, data=data)
+        if isinstance(loss, Tensor):
+            draft.device_scalars[Quantity.LOSS] = extra.device_scalars[Quantity.LOSS] = loss
+        held.transfers.append(send(self._series[0].readback, extra))
 
     # ------------------------------------------------------------------------------------------ what watches say
 
@@ -194,16 +164,16 @@ class Session:
         series = self._by_watch[id(watch)]
         if watch.layout is not series.layout:
             self._announce(series)
-        layers = self._options.capture == "layers"
-        draft.ships_rows = layers and self._placement.ships_rows
+        draft.ships_rows = self._ships_rows()
         draft.replica = self._placement.replication > 1 and not self._placement.ships_rows
+        on_host = draft.on_host()
         try:
-            transfers = [send(series.readback, draft)]
+            transfers = [] if on_host else [send(series.readback, draft)]
         except RingFullError:
             self._say_ring_full()
             return
         step = series.numbering.begin_step()
-        series.held = _Held(draft, step, series.catalog_version, len(series.layout), transfers)
+        series.held = Held(draft, step, series.catalog_version, len(series.layout), transfers, on_host)
         if series.index != 0:
             self._release(series)
             return
@@ -215,7 +185,10 @@ class Session:
             self._release(series)
         self._at_step_boundary()
 
-    def _release(self, series: _Series) -> None:
+    def _ships_rows(self) -> bool:
+        return self._placement.ships_rows and self._options.capture == "layers"
+
+    def _release(self, series: Series) -> None:
         """Hands the step that waits to the sender."""
         held, series.held = series.held, None
         if held is None:
@@ -233,11 +206,12 @@ class Session:
             held.catalog_version,
             held.columns,
         )
-        pending = PendingStep(heading, held.draft, held.transfers, series.watch.suspicion)
+        pending = PendingStep(heading, held.draft, held.transfers, series.watch.suspicion, on_host=held.on_host)
         # What is known to be bad must not wait for the sender's next look.
         self._sender.offer(pending.resolve() if pending.is_alarming() else pending)
-        watches = [each.watch for each in self._series]
-        self._sender.report_health(sum(w.hook_seconds for w in watches), sum(w.hook_calls for w in watches))
+        if number.sequence % _HEALTH_EVERY == 0:
+            watches = [each.watch for each in self._series]
+            self._sender.report_health(sum(w.hook_seconds for w in watches), sum(w.hook_calls for w in watches))
 
     def _say_ring_full(self) -> None:
         if not self._warned_ring:
@@ -256,7 +230,14 @@ class Session:
             _log.warning("sharded parameters (DTensor): their norms are recorded as inexact and not added up yet")
         device = parameters[0].device if parameters else torch.device("cpu")
         infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(self._optimizers)]
-        self._identity = Identity(self._options, self._config, infos, self._placement.strategy, device, self._ordinal)
+        self._identity = Identity(
+            self._options,
+            config=self._config,
+            optimizers=infos,
+            strategy=self._placement.strategy,
+            device=device,
+            ordinal=self._ordinal,
+        )
         descriptions = describe(self._model, self._order.places)
         self._order.close()
         catalogs = [
@@ -265,9 +246,10 @@ class Session:
         ]
         for series in self._series:
             series.watch.shared_model = self._placement.replication > 1
+            series.watch.samples_weights = self._ships_rows()
         self._sender.open(self._identity, catalogs)
 
-    def _announce(self, series: _Series) -> None:
+    def _announce(self, series: Series) -> None:
         """The optimizer has other parameters than before."""
         series.layout = series.watch.layout
         series.catalog_version += 1
@@ -290,13 +272,3 @@ class Session:
         self.flush()
         if self._identity is not None:
             self._identity.cancel()
-
-
-def _detached(loss: Tensor | float) -> Tensor | float:
-    """A number on the host at once; on a device a copy, since the job may go on to change its tensor."""
-    if not isinstance(loss, Tensor):
-        return float(loss)
-    if loss.numel() != 1:
-        raise ValueError(f"the loss has {loss.numel()} elements, expected one number; log loss.mean()")
-    loss = loss.detach()
-    return float(loss) if loss.device.type == "cpu" else loss.clone()

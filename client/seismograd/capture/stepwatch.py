@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,22 +19,17 @@ from torch import Tensor
 
 from seismograd.capture.budget import Budget
 from seismograd.capture.guard import Guard
-from seismograd.capture.harvest import Part, make_part, measure
+from seismograd.capture.harvest import Clip, Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.local_norms import LocalNorms
 from seismograd.capture.pending import Draft
-from seismograd.capture.readback import capturing
+from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.weights import Sample, WeightSampler
 from seismograd.record import NormSource, Quantity, RecordFlag
 
-
-@dataclass(slots=True)
-class _Clip:
-    """What the clipping said: its threshold, and the total norm that it used."""
-
-    threshold: float | None  # None = by value or by another norm
-    total: Tensor | float | None
+# Combining flags costs microseconds; most records have none.
+_NO_FLAG = RecordFlag(0)
 
 
 class OptimizerWatch:
@@ -56,6 +50,7 @@ class OptimizerWatch:
         self.layout = Layout(optimizer)
         self.suspicion = Suspicion()
         self.shared_model = False  # other ranks hold the same parameters: local norms are worth taking
+        self.samples_weights = True  # this process ships columns by parameter
         self.hook_seconds = 0.0
         self.hook_calls = 0
         self._optimizer = optimizer
@@ -65,9 +60,7 @@ class OptimizerWatch:
         self._emit = emit
         self._weights = WeightSampler()
         self._local = LocalNorms(guard)
-        self._parts: list[Part] = []
-        self._clip: _Clip | None = None
-        self._tainted = False
+        self._harvest = Harvest(self.layout, self.suspicion)
         self._draft: Draft | None = None
         self._in_step = False
         self._with_closure = False
@@ -81,9 +74,13 @@ class OptimizerWatch:
         self._cost = 0.0
         self._extras_cost = 0.0
         self._handles = [
-            optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
-            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         ]
+        # While torch.compile traces a step, only what is disabled stays out of the graph; calling the disabled form
+        # every time would cost more than the hook.
+        self._begin_untraced = torch.compiler.disable(self._begin_step)
+        self._end_untraced = torch.compiler.disable(self._end_step)
 
     def close(self) -> None:
         """Removes every hook."""
@@ -107,23 +104,28 @@ class OptimizerWatch:
 
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if not self.inert:
-            self._timed(self._begin_step, arguments, keywords)
+            begin = self._begin_untraced if torch.compiler.is_compiling() else self._begin_step
+            begin(arguments, keywords)
 
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if not self.inert:
-            self._timed(self._end_step)
+            end = self._end_untraced if torch.compiler.is_compiling() else self._end_step
+            end()
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
-        self._timed(self._harvest, parameters, gradients, norms)
+        if self._takes_norms():
+            self._timed(self._harvest.add, parameters, gradients, norms)
 
     def gradients_measured(self, gradients: list[Tensor], norms: Tensor | None) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
-        self._timed(self._harvest_gradients, gradients, norms)
+        if self._takes_norms():
+            self._timed(self._harvest.add_gradients, gradients, norms)
 
     def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
         """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
-        self._timed(self._note_clip, parameters, threshold, total)
+        if not capturing():
+            self._timed(self._note_clip, parameters, threshold, total)
 
     def scaler_begins(self, scale: Tensor | None) -> None:
         """A loss scaler is about to step the optimizer."""
@@ -135,7 +137,19 @@ class OptimizerWatch:
 
     def user_skipped(self) -> None:
         """The job decided not to make the step whose gradients are there."""
-        self._timed(self._skip, NormSource.OPTIMIZER_STEP, RecordFlag.SKIPPED_BY_USER)
+        self._timed(self._skip, None, RecordFlag.SKIPPED_BY_USER)
+
+    def _takes_norms(self) -> bool:
+        """Inside a step the norms are taken already, unless a closure makes the gradients there."""
+        return not capturing() and (self._with_closure or not self._in_step)
+
+    def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
+        clip = self._harvest.clipped(parameters, threshold, total)
+        if self._draft is not None and self._in_step:
+            # A clip in somebody's own step hook: the norms of this step were taken just before it.
+            self._harvest.forget()
+            if clip is not None:
+                self._add_clip(self._draft, clip, modified=False)
 
     def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
         began = time.perf_counter()
@@ -145,78 +159,15 @@ class OptimizerWatch:
         self.hook_seconds += took
         self.hook_calls += 1
 
-    # ------------------------------------------------------------------------------------------------ harvest
-
-    @torch.no_grad()
-    def _harvest(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
-        if capturing() or (self._in_step and not self._with_closure):
-            return
-        layout = self.layout
-        columns = None
-        if not layout.is_exactly(parameters):
-            owned = [place for place, parameter in enumerate(parameters) if id(parameter) in layout.column_of]
-            if not owned:
-                return
-            if len(owned) < len(parameters):
-                parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
-                norms = None if norms is None else torch.stack([norms[place] for place in owned])
-            columns = [layout.column_of[id(parameter)] for parameter in parameters]
-        if self._still_holds(columns):
-            return
-        self._drop_overlapping(columns)
-        if not self._parts:
-            self._clip = None  # of gradients that are gone
-        if norms is None:
-            self._parts += measure(layout, parameters, columns, self.suspicion.columns)
-        else:
-            self._parts.append(make_part(parameters, gradients, columns, norms, self.suspicion.columns))
-
-    def _harvest_gradients(self, gradients: list[Tensor], norms: Tensor | None) -> None:
-        owners = {id(p.grad): p for p in self.layout.parameters if p.grad is not None}
-        places = [place for place, gradient in enumerate(gradients) if id(gradient) in owners]
-        if not places:
-            return
-        parameters = [owners[id(gradients[place])] for place in places]
-        if len(places) < len(gradients):
-            norms = None if norms is None else torch.stack([norms[place] for place in places])
-        self._harvest(parameters, [gradients[place] for place in places], norms)
-
-    def _still_holds(self, columns: list[int] | None) -> bool:
-        """Whether a norm that was taken before is still that of the gradients: a clip inside a clip, a second clip."""
-        for part in self._parts:
-            if part.columns is None or (columns is not None and set(columns) <= set(part.columns)):
-                return part.stamp.holds()
-        return False
-
-    def _drop_overlapping(self, columns: list[int] | None) -> None:
-        kept = []
-        for part in self._parts:
-            if columns is not None and part.columns is not None and not set(columns) & set(part.columns):
-                kept.append(part)
-            elif columns is not None and part.columns is not None and not set(part.columns) <= set(columns):
-                self._tainted = True  # the rest of that part has been scaled already and cannot be measured any more
-        self._parts = kept
-
-    def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
-        columns = None
-        if not self.layout.is_exactly(parameters):
-            columns = {self.layout.column_of.get(id(parameter), -1) for parameter in parameters} - {-1}
-            if not columns:
-                return
-        for part in self._parts:
-            if columns is None or part.columns is None or columns & set(part.columns):
-                part.stamp.renew()
-        if capturing() or self._clip is not None:
-            return  # a second clip of what the first has scaled
-        # The user gets this very tensor and may change it.
-        self._clip = _Clip(threshold, None if total is None else _host_number(total.detach().clone()))
-        if self._draft is not None and self._in_step:
-            self._add_clip(self._draft)
-
     # ------------------------------------------------------------------------------------------------- the step
 
-    @torch.no_grad()
     def _begin_step(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self._timed(self._begin, arguments, keywords)
+
+    def _end_step(self) -> None:
+        self._timed(self._end)
+
+    def _begin(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if capturing():
             return
         self._begins(self)
@@ -224,63 +175,42 @@ class OptimizerWatch:
         closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
         # With a closure the gradients come into being inside the step: they are measured when it ends.
         self._with_closure = closure is not None
-        self._draft = None if self._with_closure else self._make_draft(NormSource.OPTIMIZER_STEP)
-        if self._sampled:
+        self._draft = None if self._with_closure else self._make_draft()
+        if self._sampled and self.samples_weights:
             self._guard("weight and update norms", self._sample_before)
 
-    @torch.no_grad()
-    def _end_step(self) -> None:
+    def _end(self) -> None:
         if not self._in_step:
             return
-        draft = self._draft if self._draft is not None else self._make_draft(NormSource.OPTIMIZER_STEP)
+        draft = self._draft if self._draft is not None else self._make_draft()
         self._in_step, self._draft = False, None
-        if self._sampled:
+        if self._before_sample is not None:
             self._guard("weight and update norms", self._sample_after, draft)
         self._finish(draft)
 
-    def _make_draft(self, source: NormSource) -> Draft:
+    def _make_draft(self, source: NormSource | None = None, flag: RecordFlag | None = None) -> Draft:
         if self.layout.outgrown(self._optimizer):
-            self._parts, self.layout = [], Layout(self._optimizer)
-        parts, self._parts = self._parts, []
-        layout = self.layout
-        if parts and not self._tainted and all(part.stamp.holds() for part in parts):
-            if self._clip is not None:
-                source = NormSource.CLIP
-            parts += self._measure_rest(parts)
-        elif parts:
-            source = NormSource.POST_MODIFICATION
-            parts = measure(layout, layout.parameters, None, self.suspicion.columns)
-        else:
-            if self._clip is not None:
-                source = NormSource.POST_MODIFICATION
-            parts = measure(layout, layout.parameters, None, self.suspicion.columns)
-        flags = RecordFlag.INEXACT if layout.sharded else RecordFlag(0)
-        draft = Draft(parts, source, flags, time.time())
-        self._tainted = False
-        self._add_clip(draft)
+            self.layout = Layout(self._optimizer)
+            self._harvest = Harvest(self.layout, self.suspicion)
+        taken = self._harvest.take()
+        flags = _NO_FLAG if flag is None else flag
+        if self.layout.sharded:
+            flags |= RecordFlag.INEXACT
+        draft = Draft(taken.parts, source or taken.source, flags, time.time())
+        if taken.clip is not None:
+            self._add_clip(draft, taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
         self._add_rate_and_scale(draft)
         return draft
 
-    def _measure_rest(self, parts: list[Part]) -> list[Part]:
-        """The gradients that no clip has touched."""
-        if any(part.columns is None for part in parts):
-            return []
-        covered = {column for part in parts if part.columns is not None for column in part.columns}
-        if len(covered) == len(self.layout):
-            return []
-        rest = [column for column in range(len(self.layout)) if column not in covered]
-        return measure(self.layout, [self.layout.parameters[column] for column in rest], rest, self.suspicion.columns)
-
-    def _add_clip(self, draft: Draft) -> None:
-        clip, self._clip = self._clip, None
-        if clip is None or clip.threshold is None:
+    def _add_clip(self, draft: Draft, clip: Clip, *, modified: bool) -> None:
+        if clip.threshold is None:
             return
         draft.scalars[Quantity.CLIP_THRESHOLD] = clip.threshold
-        if draft.source is NormSource.POST_MODIFICATION:
-            return  # what it used is not what the step uses
+        if modified or clip.total is None:
+            return  # what the clip used is not what the step uses
         if isinstance(clip.total, Tensor):
             draft.device_scalars[Quantity.REPORTED_NORM] = clip.total
-        elif clip.total is not None:
+        else:
             draft.scalars[Quantity.REPORTED_NORM] = clip.total
 
     def _add_rate_and_scale(self, draft: Draft) -> None:
@@ -295,7 +225,7 @@ class OptimizerWatch:
         elif self._scale is not None:
             draft.scalars[Quantity.LOSS_SCALE] = self._scale
         # Fused optimizers unscale inside their kernel and decide there whether to skip.
-        draft.gradient_scale = _host_number(getattr(self._optimizer, "grad_scale", None))
+        draft.gradient_scale = host_number(getattr(self._optimizer, "grad_scale", None))
         draft.found_inf = getattr(self._optimizer, "found_inf", None)
         draft.local_scale = self._scale
 
@@ -306,7 +236,8 @@ class OptimizerWatch:
             draft.scalars[Quantity.STEP_SECONDS] = seconds
             self._budget.step_took(max(seconds - self._extras_cost, 0.0))
         self._last_end = now
-        draft.local_norms = self._guard("local norms", self._collect_local)
+        if self.shared_model:
+            draft.local_norms = self._guard("local norms", self._collect_local)
         draft.scalars[Quantity.CAPTURE_SECONDS] = self._cost
         if self._extras_cost > 0.0:
             self._budget.sample_took(self._extras_cost)
@@ -324,27 +255,22 @@ class OptimizerWatch:
     def _note_scale(self, scale: Tensor | None) -> None:
         self._count_at_scaler = self._count
         # The scaler changes its own tensor in place before the value has travelled.
-        self._scale = None if scale is None or capturing() else _host_number(scale.detach().clone())
+        self._scale = None if scale is None or capturing() else host_number(scale.detach().clone())
 
-    @torch.no_grad()
     def _end_scaler(self) -> None:
         if self._count == self._count_at_scaler and not self._in_step:
             self._skip(NormSource.SCALER_SKIP, RecordFlag.SKIPPED_BY_SCALER)
         self._scale = None
         self._count_at_scaler = -1
 
-    def _skip(self, source: NormSource, flag: RecordFlag) -> None:
+    def _skip(self, source: NormSource | None, flag: RecordFlag) -> None:
         if capturing():
             return
         self._begins(self)
-        if source is NormSource.SCALER_SKIP and not self._parts:
+        if source is NormSource.SCALER_SKIP and self._harvest.is_empty:
             # The scaler has waited for the device already, and skips are rare: count every kind in every gradient.
             self.suspicion.columns = frozenset(range(len(self.layout)))
-        draft = self._make_draft(source)
-        if source is NormSource.SCALER_SKIP:
-            draft.source = source
-        draft.flags |= flag
-        self._finish(draft)
+        self._finish(self._make_draft(source, flag))
 
     # ----------------------------------------------------------------------------------------------- sampled extras
 
@@ -358,9 +284,7 @@ class OptimizerWatch:
             self._charge(self._local.arm, self.layout.parameters)
 
     def _collect_local(self) -> Tensor | None:
-        if not self.shared_model:
-            return None
-        norms = self._charge(self._local.collect)
+        norms: Tensor | None = self._charge(self._local.collect)
         took, self._local.seconds = self._local.seconds, 0.0
         self._extras_cost += took
         self._cost += took
@@ -373,9 +297,10 @@ class OptimizerWatch:
 
     def _sample_after(self, draft: Draft) -> None:
         began = time.perf_counter()
+        before, self._before_sample = self._before_sample, None
         updates = self._weights.after()
-        if self._before_sample is not None and updates is not None:
-            draft.tensors[Quantity.WEIGHT_NORM] = self._before_sample
+        if before is not None and updates is not None:
+            draft.tensors[Quantity.WEIGHT_NORM] = before
             draft.tensors[Quantity.UPDATE_NORM] = updates
         self._extras_cost += time.perf_counter() - began
 
@@ -385,10 +310,3 @@ class OptimizerWatch:
             return function(*arguments)
         finally:
             self._extras_cost += time.perf_counter() - began
-
-
-def _host_number(value: Any) -> Tensor | float | None:
-    """A tensor on the host becomes a number at once; one on a device travels."""
-    if isinstance(value, Tensor):
-        return float(value) if value.device.type == "cpu" else value
-    return value if value is None else float(value)
