@@ -17,17 +17,22 @@ def test_a_killed_and_restarted_server_leaves_a_series_without_gap_or_duplicate(
     start_seismograd: Callable[..., SeismogradServer], start_training: Callable[..., Training]
 ) -> None:
     server = start_seismograd()
-    training = start_training(server.grpc, "outlives-its-server", "--steps", "600", "--step-seconds", "0.01")
+    training = start_training(
+        server.grpc, "outlives-its-server", "--steps", "600", "--step-seconds", "0.01", linger=True
+    )
     for milestone in (100, 250, 400):
         eventually(lambda reached=milestone: len(training.journal()) >= reached, 60, f"{milestone} steps")  # type: ignore[misc]  # bound in the loop
         server.process.kill()
         server = server.restart()
+    eventually(
+        lambda: server.get("/api/v1/runs/e2e/outlives-its-server")["closed_steps"] == 600, 120, "every step closed"
+    )
+    training.let_go()
     training.finish()
 
     truth = {row["step"]: row["norm"] for row in training.journal()}
     with seismograd.connect(server.grpc) as client:
         reader = client.run("e2e", "outlives-its-server")
-        eventually(lambda: reader.info().closed_steps == 600, 30, "every step closed")
         norms, info = reader.grad_norms(), reader.info()
     assert norms.steps.tolist() == list(range(600))
     np.testing.assert_allclose(norms.values, [truth[step] for step in range(600)], rtol=1e-5)
@@ -41,17 +46,18 @@ def test_the_same_alerts_come_of_an_explosion_whether_the_server_was_killed_or_n
     server = start_seismograd()
     options = ("--steps", "240", "--explode-at", "150", "--step-seconds", "0.01")
     start_training(server.grpc, "undisturbed", *options).finish()
-    disturbed = start_training(server.grpc, "disturbed", *options)
+    disturbed = start_training(server.grpc, "disturbed", *options, linger=True)
     for milestone in (80, 155):
         eventually(lambda reached=milestone: len(disturbed.journal()) >= reached, 60, f"{milestone} steps")  # type: ignore[misc]  # bound in the loop
         server.process.kill()
         server = server.restart()
+    eventually(lambda: server.get("/api/v1/runs/e2e/disturbed")["closed_steps"] == 240, 120, "every step closed")
+    disturbed.let_go()
     disturbed.finish()
 
     def told(run: str) -> set[tuple[str, str, int]]:
         alerts = server.get(f"/api/v1/runs/e2e/{run}/alerts")["alerts"]
         return {(alert["signature"], alert["severity"], alert["opened_step"]) for alert in alerts}
 
-    eventually(lambda: server.get("/api/v1/runs/e2e/disturbed")["closed_steps"] == 240, 30, "every step closed")
     assert told("undisturbed")
     assert told("disturbed") == told("undisturbed")

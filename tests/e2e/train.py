@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--explode-at", type=int)
     parser.add_argument("--recover-at", type=int, help="load the weights from before the explosion and go on calmly")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="pace: the least duration of a step")
+    parser.add_argument("--linger", type=Path, help="do not finish before this file exists")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
@@ -72,9 +73,9 @@ def main() -> None:
             optimizer.step()
             journal.write(json.dumps({"step": step, "norm": norm, "loss": float(loss.detach())}) + "\n")
             journal.flush()
-            time.sleep(
-                max(0.0, arguments.step_seconds - (time.monotonic() - began))
-            )  # the pace that the test asked for
+            time.sleep(max(0.0, arguments.step_seconds - (time.monotonic() - began)))  # the pace asked for
+    while arguments.linger is not None and not arguments.linger.exists():
+        time.sleep(0.05)  # the test decides when the job ends
     monitor.finish()
 
 

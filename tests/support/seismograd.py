@@ -56,7 +56,7 @@ def start_seismograd(start_process: ProcessStarter, tmp_path: Path) -> Callable[
         config_path = tmp_path / "seismograd.toml"
         config_path.write_text(config)
         grpc, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        command = [PROGRAM, "serve", "--config", config_path, "--data-dir", folder]
+        command: list[str | Path] = [PROGRAM, "serve", "--config", config_path, "--data-dir", folder]
         command += ["--grpc-listen", grpc, "--http-listen", http]
 
         def run() -> SeismogradServer:
@@ -80,6 +80,10 @@ class Training:
         lines = self.journal_path.read_text().splitlines() if self.journal_path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def let_go(self) -> None:
+        """Lets a script that was started with `linger` finish."""
+        self.journal_path.with_suffix(".end").touch()
+
     def finish(self, timeout: float = 120.0) -> None:
         """Waits for the script; fails with what it printed when it does not end well."""
         output, _ = self.process.communicate(timeout=timeout)
@@ -88,13 +92,20 @@ class Training:
 
 @pytest.fixture
 def start_training(tmp_path: Path) -> Callable[..., Training]:
-    """Call it with a server, the name of a run and options of tests/e2e/train.py."""
+    """Call it with a server, the name of a run and options of tests/e2e/train.py.
 
-    def start(server: str, run: str, *options: str) -> Training:
+    With `linger` the script lives on behind its last step until `let_go()`, as a job does that outlives a server.
+    """
+
+    def start(server: str, run: str, *options: str, linger: bool = False) -> Training:
         script, journal = Path(__file__).parents[1] / "e2e" / "train.py", tmp_path / f"{run}.jsonl"
         command: Sequence[str] = [sys.executable, str(script), "--server", server, "--run", run]
+        wait = ["--linger", str(journal.with_suffix(".end"))] if linger else []
         process = subprocess.Popen(
-            [*command, "--journal", str(journal), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, "--journal", str(journal), *options, *wait],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         return Training(process, journal)
 
