@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from seismograd_server.errors import StorageBusyError
 from seismograd_server.model import RunState
 from seismograd_server.pipeline import Pipeline, PipelineSettings
 from seismograd_server.pipeline.series import SavedState
@@ -154,6 +155,31 @@ def test_a_restart_goes_on_with_the_very_state_that_was_lost(machine: Machine) -
     assert after.tally == before.tally
     assert (after.attempt, after.frontier, after.versions) == (before.attempt, before.frontier, before.versions)
     assert machine.pipeline.snapshot().runs[0] == view
+
+
+def test_a_store_that_is_busy_is_asked_again_and_the_alerts_are_the_same(
+    tmp_path: Path, undisturbed: list[Entry]
+) -> None:
+    refused = 0
+
+    def refuse(point: str) -> None:
+        nonlocal refused
+        if point == "detect.before_commit" and refused < 5:
+            refused += 1
+            raise StorageBusyError("the disk is full")
+
+    with Database.open(f"sqlite:///{tmp_path / 'full.db'}", owner="test") as database:
+        pipeline = new_pipeline(database, failure_point=refuse)
+        run = SyntheticRun(pipeline, norms=NORMS, losses=LOSSES).open()
+        for start in range(0, STEPS, 10):
+            run.send(start, start + 10, NOW + start)
+            pipeline.detect(NOW + start)
+            pipeline.detect(NOW + start + 0.5)  # too early to ask again, when it has just refused
+        assert refused == 5
+        assert outline(database) == undisturbed
+        assert closed_steps(database) == list(range(STEPS))
+        registry = pipeline._instruments.registry
+        assert registry.get_sample_value("seismograd_storage_errors_total", {"op": "detect"}) == 5
 
 
 def test_a_graceful_stop_leaves_nothing_to_replay(machine: Machine) -> None:

@@ -137,7 +137,8 @@ class Log:
             self._room.clear()
         with self._lock:
             self._frames.append(Frame(stream, data, time.perf_counter()))
-        self._work.set()
+        if not self._work.is_set():  # asking is cheaper than telling, once a message
+            self._work.set()
 
     async def call(self, function: Callable[[float], _Answer], *, behind_frames: bool = False) -> _Answer:
         """Run a function of `now` on the worker; with `behind_frames`, behind every frame that is here already.
@@ -261,6 +262,7 @@ class Log:
                 return [outcome for one in decoded for outcome in self._ingest([one], now)]
             if isinstance(error, StorageError):
                 self._instruments.storage_errors.labels(op="ingest").inc()
+                self._pipeline.probe()
             elif not isinstance(error, IngestError):
                 _log.exception("a stream's records could not be stored")
                 error = StorageError(f"the records could not be stored: {type(error).__name__}")

@@ -16,6 +16,8 @@ from seismograd_server.pipeline.ranks import Sender
 
 _MAGIC = b"SGP1"
 _HEADER = struct.Struct("<4sI")
+# Steps times ranks of one block: its tables by rank hold that many numbers each, 32 MiB of float64.
+_CELLS = 2**22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +128,7 @@ class Series:
         versions: dict[int, int] | None = None,
     ) -> None:
         """Go on with a launch. What still waits of the one before is closed: its processes are gone."""
-        if self._aligner is not None:
+        while self._aligner is not None and self._aligner.pending:
             self._ready += self._close(now, everything=True)
         self._launch = launch
         self.attempt = launch.attempt
@@ -182,6 +184,8 @@ class Series:
     def _close(self, now: float, *, everything: bool, most: int | None = None) -> list[Closed]:
         if self._launch is None or self._aligner is None or self._composer is None:
             return []
+        bound = max(1, _CELLS // self._launch.world_size)
+        most = bound if most is None else min(most, bound)
         closings = self._aligner.close_all(most=most) if everything else self._aligner.close(now, most=most)
         return [
             Closed(self._launch.launch_row, self.optimizer, block)

@@ -13,6 +13,7 @@ Everything here runs on one thread (the log's worker), except `snapshot`. Time i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -32,6 +33,8 @@ FailurePoint = Callable[[str], None]
 """Called with the name of a point in the spine; tests make it raise, or kill the process, to prove what survives."""
 
 _log = structlog.get_logger(__name__)
+# A store that is busy or full is asked again after this: rebuilding what it refused costs a replay each time.
+_RETRY_SECONDS = 1.0
 
 
 class Pipeline:
@@ -54,6 +57,7 @@ class Pipeline:
         self._fleet = Fleet(database, instruments, settings, self._book)
         self._notices: list[Notice] = []
         self._spools: dict[int, tuple[str, int]] = {}
+        self._failed_at: float | None = None  # when the store last refused what was judged
 
     @property
     def book(self) -> RankBook:
@@ -154,6 +158,15 @@ class Pipeline:
         self.hear({handle for arrival in arrivals for handle in arrival.handles}, now)
         return receipts
 
+    def probe(self) -> None:
+        """After an error of the store: see whether it can still be written at all.
+
+        Raises:
+            StorageError: it cannot, and never will: this server must exit rather than acknowledge and lose.
+        """
+        with contextlib.suppress(StorageBusyError), self._database.begin():
+            pass
+
     def hear(self, handles: Iterable[int], now: float) -> None:
         """These ranks are alive: they sent something, or their streams are open."""
         for handle in handles:
@@ -202,8 +215,11 @@ class Pipeline:
             other streams need not wait for it.
 
         Raises:
-            StorageFencedError: this server has been replaced and must exit.
+            StorageError: this server has been replaced, or the disk has failed for good: it must exit.
         """
+        if self._failed_at is not None and 0 <= now - self._failed_at < _RETRY_SECONDS:
+            return False
+        self._failed_at = None
         self._fleet.refresh(now)
         jobs = self._jobs(now)
         for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
@@ -242,10 +258,13 @@ class Pipeline:
         except (StorageBusyError, NotFoundError) as error:  # the latter: a run has been deleted meanwhile
             self._instruments.storage_errors.labels(op="detect").inc(isinstance(error, StorageError))
             _log.warning("steps were closed but not stored: trying again", reason=str(error))
+            self._failed_at = now if isinstance(error, StorageError) else None
             for job in jobs:
                 self._fleet.distrust(job.engine.run_id)
         except Exception as error:  # noqa: BLE001 (as above)
-            self._instruments.storage_errors.labels(op="detect").inc(isinstance(error, StorageError))
+            if isinstance(error, StorageError):
+                self._instruments.storage_errors.labels(op="detect").inc()
+                self.probe()
             for job in jobs:
                 self._fleet.give_up(job.engine.run_id, error)
         else:
