@@ -308,6 +308,19 @@ def test_a_server_that_has_been_replaced_stops_serving() -> None:
     run(story)
 
 
+def test_a_disk_that_failed_for_good_ends_the_server_rather_than_lose_what_it_acknowledges() -> None:
+    async def story() -> None:
+        async with service() as server:
+            handle = (await server.open()).rank_handle
+            server.database._refusal = "database: the disk could not make a commit durable"  # as after a failed fsync
+            call = server.stream()
+            await call.write(frame(wire(handle, 0, healthy_norms(16))))
+            assert "durable" in str(await server.fatal)
+            call.cancel()
+
+    run(story)
+
+
 def test_alerts_go_down_the_streams_of_their_run_and_no_other() -> None:
     async def story() -> None:
         async with service() as server:
