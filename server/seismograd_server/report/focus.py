@@ -12,6 +12,10 @@ from seismograd_server.report.contents import FailureKind, Focus, Healthy
 
 # The demo's and the scorer's definition of a failed loss: ten times its best.
 _FAILED_LOSS_RATIO = 10.0
+# "Its best" is the best median of so many losses, because one lucky batch is no level.
+_REFERENCE_STEPS = 9
+_FAILED_NORM_RATIO = 10.0
+_FAILED_STEPS = 10
 # Steps of context before an onset; as many as a heatmap shows comfortably beside the incident itself.
 _CONTEXT_BEFORE = 24
 _CONTEXT_AFTER = 6
@@ -27,7 +31,7 @@ _ONSET_RATIO = 4.0
 
 def find_focus(series: Series, alerts: Sequence[Alert]) -> Focus:
     """Where to look closely, from the alerts where there are any and from the data otherwise."""
-    failure_row, kind = find_failure(series)
+    failure_row, kind = find_failure(series, confirmed=any(alert.severity is Severity.CRITICAL for alert in alerts))
     lead, onset_row = _onset(series, alerts, failure_row)
     if not series.count:
         return Focus(None, None, None, None, None, 0, 0, lead)
@@ -48,20 +52,43 @@ def find_focus(series: Series, alerts: Sequence[Alert]) -> Focus:
     )
 
 
-def find_failure(series: Series) -> tuple[int | None, FailureKind | None]:
-    """Row of the first step of a failure that lasts to the end, and how it shows; (None, None) when nothing failed."""
+def find_failure(series: Series, *, confirmed: bool) -> tuple[int | None, FailureKind | None]:
+    """Row of the first step of a failure that lasts to the end, and how it shows; (None, None) when nothing failed.
+
+    Args:
+        series: the run.
+        confirmed: a detector raised a critical alert. Otherwise a loss must stay high for ten steps, and either be
+            worse than at the start or come with a tenfold norm: late in training, losses of single batches scatter by
+            more than a factor of ten around a tiny level.
+    """
     known = np.flatnonzero(series.loss_known)
     loss = series.loss[known]
     row = _lasting(~np.isfinite(loss))
     if row is not None:
         return int(known[row]), FailureKind.NONFINITE_LOSS
-    if len(loss) > 5:
-        best = np.minimum.accumulate(_median_of_three(loss))
+    if len(loss) > _REFERENCE_STEPS:
+        best = np.minimum.accumulate(_rolling_median(loss))
         row = _lasting((loss > _FAILED_LOSS_RATIO * best) & (best > 0))
-        if row is not None:
+        if row is not None and (confirmed or _is_grave(series, loss, row, int(known[row]))):
             return int(known[row]), FailureKind.LOSS_TENFOLD
     row = _lasting(series.broken)
     return (row, FailureKind.NONFINITE_GRADIENT) if row is not None else (None, None)
+
+
+def _is_grave(series: Series, loss: Float64, loss_row: int, row: int) -> bool:
+    """Whether a loss far above its best is a failure without a detector's word."""
+    after = loss[loss_row:]
+    if len(after) < _FAILED_STEPS:
+        return False
+    return bool(np.median(after) > np.median(loss[:_REFERENCE_STEPS])) or norm_rose(series, row)
+
+
+def norm_rose(series: Series, row: int) -> bool:
+    """Whether the norm from a row on reached ten times its median before."""
+    before, after = series.norm[:row], series.norm[row:]
+    before = before[np.isfinite(before) & (before > 0)]
+    after = after[np.isfinite(after)]
+    return bool(len(before) and len(after) and after.max() > _FAILED_NORM_RATIO * np.median(before))
 
 
 def _lasting(bad: Bool) -> int | None:
@@ -74,11 +101,12 @@ def _lasting(bad: Bool) -> int | None:
     return int(rows[0])
 
 
-def _median_of_three(values: Float64) -> Float64:
+def _rolling_median(values: Float64) -> Float64:
+    """Median of the values up to each one; Inf stands for what is not finite."""
     finite = np.where(np.isfinite(values), values, np.inf)
-    before = np.concatenate((finite[:1], finite[:-1]))
-    two_before = np.concatenate((finite[:1], before[:-1]))
-    return np.asarray(np.median(np.stack((finite, before, two_before)), axis=0), np.float64)
+    padded = np.concatenate((np.full(_REFERENCE_STEPS - 1, np.inf), finite))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _REFERENCE_STEPS)
+    return np.asarray(np.median(windows, axis=1), np.float64)
 
 
 def _onset(series: Series, alerts: Sequence[Alert], failure_row: int | None) -> tuple[Alert | None, int | None]:

@@ -11,6 +11,7 @@ from seismograd_server.display.text import plural
 from seismograd_server.model import Alert, RunState, Severity, Signature
 from seismograd_server.reading.history import History
 from seismograd_server.report.contents import FailureKind, Focus, Healthy, Verdict
+from seismograd_server.report.focus import norm_rose
 
 _HOW_FAILED = {
     FailureKind.NONFINITE_LOSS: "the loss stopped being a number",
@@ -51,9 +52,17 @@ def verdict_of(history: History, focus: Focus, grave: bool) -> Verdict:
     if not history.series.count:
         return Verdict.NO_DATA
     if focus.failure is not None or grave:
-        lead = None if focus.lead is None else focus.lead.signature
-        return Verdict.DIVERGED if lead is Signature.LOSS_DIVERGENCE else Verdict.EXPLODED
+        return Verdict.DIVERGED if _is_calm(history, focus) else Verdict.EXPLODED
     return Verdict.ALERTED if focus.lead is not None else Verdict.HEALTHY
+
+
+def _is_calm(history: History, focus: Focus) -> bool:
+    """Whether the loss failed while the gradients stayed where they were."""
+    if focus.lead is not None:
+        return focus.lead.signature is Signature.LOSS_DIVERGENCE
+    if focus.failure is None or focus.failure_kind is not FailureKind.LOSS_TENFOLD:
+        return False
+    return not norm_rose(history.series, history.series.row(focus.onset if focus.onset is not None else focus.failure))
 
 
 def headline(history: History, verdict: Verdict, focus: Focus) -> str:
@@ -154,7 +163,10 @@ def _healthy(history: History, healthy: Healthy | None, now: float) -> tuple[str
 def _what(history: History, story: Story) -> str:
     focus, healthy, doubling = story.focus, story.healthy, story.doubling
     lead = focus.lead
-    seen = "Its gradients left their usual range" if lead is None else _capital(signature_name(lead.signature))
+    what = "loss" if story.verdict is Verdict.DIVERGED else "gradients"
+    seen = f"Its {what} left {'its' if what == 'loss' else 'their'} usual range"
+    if lead is not None:
+        seen = _capital(signature_name(lead.signature))
     at = f"at step {focus.onset:,}" if focus.onset is not None else f"at step {focus.failure or 0:,}"
     growth = ""
     row = history.series.row(focus.onset) if focus.onset is not None else -1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from seismograd_server.display.thinning import kept_points
-from seismograd_server.errors import ConflictError, UsageError
+from seismograd_server.errors import ConflictError
 from seismograd_server.model import AlertState, RunKey, RunState, RunView, Snapshot
 from seismograd_server.reading.encoding import (
     Json,
@@ -30,6 +28,7 @@ from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import choice_of, in_thread, json_answer, key_of, limit_of, number_of
+from seismograd_server.web.bodies import person_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Postmortem, WebSettings
 
@@ -41,9 +40,6 @@ _MOST_POINTS = 20_000
 _LAYER_STEPS = 240
 _LAYER_COLUMNS = 120
 _MOST_COLUMNS = 1000
-# A name of a person; nothing else is read from the body of an acknowledgement.
-_BODY_BYTES = 4096
-_NAME_LENGTH = 200
 _WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
 _NUMBERS = {
     "time": "times",
@@ -279,33 +275,3 @@ def series_json(series: Series, points: int) -> Json:
         "thinned": len(shown) < series.count,
         "series": columns,
     }
-
-
-async def small_body(request: Request) -> bytes:
-    """The body of a request that needs little.
-
-    Raises:
-        UsageError: it is longer than that.
-    """
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _BODY_BYTES:
-            raise UsageError(f"body: longer than {_BODY_BYTES:,} bytes")
-    return body
-
-
-def person_of(body: bytes) -> str:
-    """Who acknowledges, from a JSON body.
-
-    Raises:
-        UsageError: it is not an object with a `by` of some characters.
-    """
-    try:
-        values: Any = json.loads(body or b"{}")
-    except ValueError:
-        raise UsageError('body: is not JSON; send {"by": "your name"}') from None
-    person = values.get("by") if isinstance(values, dict) else None
-    if not isinstance(person, str) or not 1 <= len(person.strip()) <= _NAME_LENGTH:
-        raise UsageError('by: say who acknowledges, for example {"by": "your name"}')
-    return person.strip()

@@ -27,7 +27,8 @@ from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import in_thread, json_answer, key_of, number_of, status_of
-from seismograd_server.web.api import small_body, view_of
+from seismograd_server.web.api import view_of
+from seismograd_server.web.bodies import small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import WebSettings
 

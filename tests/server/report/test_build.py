@@ -223,11 +223,28 @@ def test_a_single_nan_loss_that_passes_is_no_failure() -> None:
     assert report.focus.failure is None
 
 
-def test_a_loss_ten_times_its_best_for_good_is_a_failure() -> None:
+def test_a_loss_ten_times_its_best_for_good_is_a_divergence_where_the_gradients_stay_calm() -> None:
     loss = np.linspace(3.0, 1.0, 200)
     loss[170:] = 25.0
     report = build(healthy_history(series=make_series(healthy_norm(), loss)), NOW)
     assert report.focus.failure == 170
+    assert report.verdict is Verdict.DIVERGED
+    assert report.summary[0].startswith("Its loss left its usual range at step 170")
+
+
+def test_scatter_around_a_tiny_loss_is_no_failure() -> None:
+    loss = 1e-4 * np.exp(np.random.default_rng(4).normal(0.0, 1.5, 200))
+    loss[:20] = 2.0
+    loss[-12:] = 5e-3
+    report = build(healthy_history(series=make_series(healthy_norm(), loss)), NOW)
+    assert report.verdict is Verdict.HEALTHY
+
+
+def test_vanishing_gradients_are_never_told_to_be_clipped() -> None:
+    alert = make_alert(signature=Signature.VANISHING, severity=Severity.WARNING, since_step=20, opened_step=60)
+    report = build(healthy_history(alerts=(alert,)), NOW)
+    assert report.verdict is Verdict.ALERTED
+    assert [title.split(":")[0] for title in titles(report)] == ["Let the gradient reach the early layers"]
 
 
 def test_missing_steps_partial_ranks_and_drops_are_stated() -> None:

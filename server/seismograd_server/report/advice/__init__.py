@@ -22,6 +22,9 @@ def advise(case: Case) -> tuple[Advice, ...]:
     if case.verdict is Verdict.HEALTHY:
         net = clipping.safety_net(case)
         return (net,) if net else ()
+    if not case.is_explosive:
+        small = places.vanishing(case)
+        return (small,) if small else ()
     rules: tuple[Callable[[Case], Advice | None], ...] = (
         places.suspect_rank,
         places.resume,

@@ -11,6 +11,7 @@ from seismograd_server.report.contents import Focus, Healthy, LayerRise, RankVie
 
 # Local norms of equal shards seldom differ by two; at four times, one rank is another case than the rest.
 _RANK_APART = 4.0
+_NOT_EXPLOSIVE = frozenset({Signature.VANISHING, Signature.DEAD_LAYER, Signature.STALLED})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +29,12 @@ class Case:
     checkpoint: Checkpoint | None
     doubling: float | None
     depth: tuple[float, float, int] | None  # factor per layer, goodness of fit, layers
+
+    @property
+    def is_explosive(self) -> bool:
+        """Whether gradients or losses were too large, rather than too small or too late."""
+        lead = self.focus.lead
+        return lead is None or lead.signature not in _NOT_EXPLOSIVE
 
     @property
     def blames_rank(self) -> bool:

@@ -11,6 +11,9 @@ from seismograd_server.reading.history import Series
 from seismograd_server.report.advice.case import Case
 from seismograd_server.report.contents import Advice, Healthy
 
+# Thresholds in use lie between 0.1 and 10; first norms above that say nothing about a good one.
+_CUSTOMARY_LIMIT = 10.0
+
 
 def clip(case: Case) -> Advice | None:
     """A threshold between the usual norms and the first bad ones, with what it would have done."""
@@ -21,6 +24,12 @@ def clip(case: Case) -> Advice | None:
     if in_force is not None and in_force <= 1.5 * threshold:
         return None  # it was clipped about as tightly already: clipping did not save it
     before, during = would_have_clipped(case, threshold)
+    if not case.healthy.settled and case.healthy.median > _CUSTOMARY_LIMIT:
+        return Advice(
+            "Clip the gradient norm, starting at 1",
+            f"There was no healthy stretch to measure a threshold from: the first norms already were around "
+            f"{figure(case.healthy.median)}. 1 is where most start; the norms of a run that learns will tell better.",
+        )
     numbers = [
         ("usual norm, median to 90th percentile", f"{figure(case.healthy.median)} to {figure(case.healthy.high)}"),
         ("would have clipped before the onset", share(before)),

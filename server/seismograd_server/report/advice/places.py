@@ -85,6 +85,24 @@ def depth(case: Case) -> Advice | None:
     )
 
 
+def vanishing(case: Case) -> Advice | None:
+    """Gradients were too small: let them reach the early layers."""
+    lead = case.focus.lead
+    if lead is None or lead.signature is not Signature.VANISHING:
+        return None
+    reason = "The early layers hardly receive a gradient, so that they hardly learn, whatever the learning rate."
+    numbers: list[tuple[str, str]] = []
+    if case.depth is not None and case.depth[0] < 1 and case.depth[1] >= _DEPTH_FIT:
+        factor, fit, layers = case.depth
+        reason += f" On its way back the gradient shrank {times(1 / factor)} per layer (fit {figure(fit, 2)})."
+        numbers = [("shrinks per layer", times(1 / factor)), ("over the depth", times(factor ** (1 - layers)))]
+    return Advice(
+        "Let the gradient reach the early layers: residual branches, normalisation, or a larger initial gain",
+        reason,
+        tuple(numbers),
+    )
+
+
 def first_layer(case: Case) -> Advice | None:
     """One layer led clearly: look at what feeds it."""
     if len(case.rises) < 2 or recurrent_layer(case) is not None:
