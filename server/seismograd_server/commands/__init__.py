@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 import click
 
 from seismograd_server.commands.alerts import alerts
@@ -11,4 +14,13 @@ from seismograd_server.commands.postmortem import postmortem
 from seismograd_server.commands.runs import runs
 from seismograd_server.commands.serve import serve
 
-COMMANDS: list[click.Command] = [serve, runs, alerts, postmortem, doctor, db]
+
+def _demo() -> list[click.Command]:
+    """The demo stands beside the commands, because it drives both packages; an image that only serves may lack it."""
+    if importlib.util.find_spec("seismograd_server.demo") is None:
+        return []
+    command: click.Command = importlib.import_module("seismograd_server.demo").demo
+    return [command]
+
+
+COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, postmortem, doctor, db]
