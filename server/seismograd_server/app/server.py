@@ -178,7 +178,7 @@ class Server:
             snapshot=self._pipeline.snapshot,
             metrics_page=self.metrics_page,
             ready=lambda: self._ready,
-            postmortem=PostmortemWriter(self._database, self.external_url),
+            postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             settings=WebSettings(
                 allowed_hosts=hosts, grpc_address=reachable(self.grpc_address), external_url=external.rstrip("/")
             ),
