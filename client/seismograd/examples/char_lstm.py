@@ -65,7 +65,7 @@ def main() -> int:
             optimizer.step()
             schedule.step()
             if failure := verdict.failure(loss):
-                monitor.finish()
+                monitor.finish("failed", failure)
                 print(f"training failed at step {step}: {failure}")
                 return workbench.TRAINING_FAILED
         monitor.finish()

@@ -67,7 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with workbench.ranks(arguments.seed) as team:
         model = team.parallel(CharacterTransformer())
-        optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate)
+        optimizer = workbench.DecayingAdam(model.parameters(), lr=arguments.learning_rate, decay=arguments.weight_decay)
         schedule = workbench.warm_up(optimizer, arguments.warm_up_steps)
         text, verdict = workbench.Text(team, arguments.seed), workbench.Verdict(team)
         monitor = seismograd.watch(
@@ -87,10 +87,9 @@ def main() -> int:
             if arguments.clip:
                 seismograd.clip_grad_norm_(model.parameters(), arguments.clip)
             optimizer.step()
-            workbench.decay(model, arguments.weight_decay)
             schedule.step()
             if failure := verdict.failure(loss):
-                monitor.finish()
+                monitor.finish("failed", failure)
                 print(f"training failed at step {step}: {failure}")
                 return workbench.TRAINING_FAILED
         monitor.finish()

@@ -1,19 +1,18 @@
-"""Fifty linear layers, one after the other, on source text: gradients that explode with depth.
+"""A residual network of fifty linear layers on source text: gradients that explode with depth.
 
     python -m seismograd.examples.deep_mlp --run healthy
 
-Pushed over the edge by a weight decay with the wrong sign, with clipping off. Each layer grows by a fifth of a percent
-a step, which alone would hardly be seen; fifty of them multiply it:
+Pushed over the edge by a weight decay with the wrong sign, with clipping off. Each layer's own part grows by two per
+cent a step, which alone would hardly be seen for a while; but what the layers do to the signal, and to the gradient on
+its way back, is multiplied fifty times:
 
-    python -m seismograd.examples.deep_mlp --run pushed --weight-decay -0.002 --clip 0 --steps 400
+    python -m seismograd.examples.deep_mlp --run pushed --weight-decay -0.022 --clip 0 --steps 400
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 
-import torch
 from torch import Tensor, nn
 
 import seismograd
@@ -28,20 +27,19 @@ class DeepMlp(nn.Module):
     def __init__(self, width: int = 64, depth: int = 50) -> None:
         super().__init__()
         self.embedding = nn.Embedding(workbench.SYMBOLS, 16)
-        widths = [LENGTH * 16, *[width] * (depth - 1), workbench.SYMBOLS]
-        layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
+        self.first = nn.Linear(LENGTH * 16, width)
+        layers = [nn.Linear(width, width) for _ in range(depth - 2)]
         for layer in layers:
-            # Orthogonal, with the gain that undoes what the leaky ReLU takes away: signals keep their size.
-            nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("leaky_relu", 0.5))
-            nn.init.zeros_(layer.bias)
+            nn.init.normal_(layer.weight, std=0.02 / width**0.5)  # small, so that fifty of them start near the identity
         self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(width, workbench.SYMBOLS)
 
     def forward(self, symbols: Tensor) -> Tensor:
-        """Pass the passages through all layers."""
-        values: Tensor = self.embedding(symbols).flatten(1)
-        for layer in self.layers[:-1]:
-            values = nn.functional.leaky_relu(layer(values), 0.5)
-        logits: Tensor = self.layers[-1](values)
+        """Pass the passages through all layers; each adds its part to what came in."""
+        values = self.first(self.embedding(symbols).flatten(1))
+        for layer in self.layers:
+            values = values + nn.functional.leaky_relu(layer(values), 0.1)
+        logits: Tensor = self.head(values)
         return logits
 
 
@@ -52,7 +50,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with workbench.ranks(arguments.seed) as team:
         model = team.parallel(DeepMlp())
-        optimizer = torch.optim.Adam(model.parameters(), lr=arguments.learning_rate)
+        optimizer = workbench.DecayingAdam(model.parameters(), lr=arguments.learning_rate, decay=arguments.weight_decay)
         schedule = workbench.warm_up(optimizer, arguments.warm_up_steps)
         text, verdict = workbench.Text(team, arguments.seed), workbench.Verdict(team)
         monitor = seismograd.watch(
@@ -72,10 +70,9 @@ def main() -> int:
             if arguments.clip:
                 seismograd.clip_grad_norm_(model.parameters(), arguments.clip)
             optimizer.step()
-            workbench.decay(model, arguments.weight_decay)
             schedule.step()
             if failure := verdict.failure(loss):
-                monitor.finish()
+                monitor.finish("failed", failure)
                 print(f"training failed at step {step}: {failure}")
                 return workbench.TRAINING_FAILED
         monitor.finish()

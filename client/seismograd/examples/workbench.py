@@ -6,10 +6,11 @@ import argparse
 import math
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,25 @@ def warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sche
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, steps)))
 
 
-def decay(model: nn.Module, share: float) -> None:
-    """Shrink every matrix by a share of itself, as AdamW does; with the wrong sign, it grows instead."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:  # biases and norms are left alone
-                parameter.mul_(1 - share)
+class DecayingAdam(torch.optim.Adam):
+    """Adam that first shrinks every matrix by a share of itself, as AdamW does, but written by hand.
+
+    torch's AdamW refuses a negative decay; those written by hand, of which there are many, take the wrong sign quietly,
+    and then everything grows.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, decay: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.decay = decay  # share a step
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Decay, then Adam's step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.dim() > 1:  # biases and norms are left alone
+                    parameter.mul_(1 - self.decay)
+        return super().step(closure)
 
 
 @dataclass(frozen=True)
