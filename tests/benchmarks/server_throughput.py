@@ -113,7 +113,7 @@ class Seismograd:
             )
             frames.append(telemetry.StreamStepsRequest(batches=[batch]).SerializeToString())
         durable = threading.Event()
-        call = self._channel.stream_stream(
+        call: grpc.StreamStreamMultiCallable[bytes, telemetry.StreamStepsResponse] = self._channel.stream_stream(
             method_path(TELEMETRY_SERVICE, "StreamSteps"),
             response_deserializer=telemetry.StreamStepsResponse.FromString,
         )

@@ -121,7 +121,8 @@ def test_a_batch_with_wrong_lengths_is_rejected_by_name_and_its_neighbours_are_s
     frame = telemetry.StreamStepsRequest(
         batches=[batch(handle, 0, np.ones(1)), batch(handle, 1, np.ones(3)), batch(handle, 2, np.ones(1))]
     )
-    rejections, durable = [], 0
+    rejections: list[telemetry.Rejection] = []
+    durable = 0
     with grpc.insecure_channel(server.grpc) as channel:
         call = channel.stream_stream(
             method_path(TELEMETRY_SERVICE, "StreamSteps"),

@@ -14,7 +14,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE, method_path, query, telemetry
@@ -218,7 +218,7 @@ def test_a_server_whose_database_was_taken_over_ends_with_the_reason(tmp_path: P
         ):
             handle = await open_run(channel)
             server._database._epoch -= 1  # as if another server had opened it
-            call = channel.stream_stream(method_path(TELEMETRY_SERVICE, "StreamSteps"))()
+            call: Any = channel.stream_stream(method_path(TELEMETRY_SERVICE, "StreamSteps"))()
             await call.write(frame(handle, 0, 16))
             with pytest.raises(StorageFencedError):
                 await server.wait()

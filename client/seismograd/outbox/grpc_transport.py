@@ -144,8 +144,8 @@ def translate(error: Exception) -> TransportError:
     """Every way in which gRPC fails, as one type."""
     if isinstance(error, grpc.FutureCancelledError):
         return TransportError("CANCELLED", "the connection was dropped")
-    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
-        call: Any = error  # the stubs leave its methods untyped
+    if isinstance(error, grpc.RpcError) and hasattr(error, "code"):
+        call: Any = error  # it is a grpc.Call as well, which no annotation of the library says
         code = call.code()
         details = (call.details() or "").strip()
         return TransportError(

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import structlog
 import uvicorn
-from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE

@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc import aio
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, telemetry
 from seismograd_server.errors import (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from grpc import aio  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc import aio
 
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
 from seismograd_server.ingest import query_servicer
@@ -41,7 +41,7 @@ def call(stocked: Stocked) -> Call:
         try:
             async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 streams = method in {"GetSeries", "GetLayers"}
-                kind = channel.unary_stream if streams else channel.unary_unary
+                kind: Any = channel.unary_stream if streams else channel.unary_unary
                 invoke = kind(
                     method_path(QUERY_SERVICE, method),
                     request_serializer=request.SerializeToString,
