@@ -50,7 +50,12 @@ def test_the_top_level_holds_what_the_design_lists_and_no_more() -> None:
     assert {name for name in found if not name.startswith(".")} <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+# A migration is frozen when it is released and names every column it makes; splitting one would hide its order.
+@pytest.mark.parametrize(
+    "path",
+    [path for path in source_files() if "migrations" not in path.parts],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_a_source_file_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_SOURCE_FILE
 
