@@ -63,11 +63,11 @@ class Harvest:
                 parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
                 norms = None if norms is None else torch.stack([norms[place] for place in owned])
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
-        if self._still_holds(columns):
+        if not self._tainted and self._still_holds(columns):
             return
         self._drop_overlapping(columns)
         if not self._parts:
-            self._clip = None  # of gradients that are gone
+            self._clip, self._tainted = None, False  # of gradients that are gone
         if norms is None:
             self._parts += measure(layout, parameters, columns, self._suspicion.columns)
         else:
@@ -103,6 +103,10 @@ class Harvest:
             total = host_number(total if total.device.type == "cpu" else total.detach().clone())
         self._clip = Clip(threshold, total)
         return self._clip
+
+    def gradients_changed(self) -> None:
+        """Norms taken so far are not those of the gradients any more, although no version counter says so."""
+        self._tainted = self._tainted or bool(self._parts)
 
     def forget(self) -> None:
         """Begins anew."""

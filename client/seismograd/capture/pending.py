@@ -123,7 +123,7 @@ class PendingStep:
             flags |= RecordFlag.SKIPPED_BY_SCALER
             source = NormSource.SCALER_SKIP
         _add_coefficient(scalars)
-        if scalars.get(Quantity.CLIP_COEFFICIENT, 1.0) < 1.0:
+        if source is not NormSource.SCALER_SKIP and scalars.get(Quantity.CLIP_COEFFICIENT, 1.0) < 1.0:
             flags |= RecordFlag.CLIPPED
         narrow = _narrow(row)
         total = None if draft.ships_rows else float(np.sqrt(np.nansum(row * row)))

@@ -31,6 +31,9 @@ class Watch(Protocol):
     def scaler_begins(self, scale: Tensor | None) -> None:
         """A loss scaler is about to step the optimizer."""
 
+    def unscaled(self) -> None:
+        """The loss scaler has divided the gradients by its scale."""
+
     def scaler_ended(self) -> None:
         """The loss scaler is done with the optimizer, which it may have skipped."""
 

@@ -28,7 +28,7 @@ from seismograd.record import Quantity
 
 _log = logging.getLogger("seismograd")
 
-# A job that has not logged a loss for so many steps will not log one for the next: nothing is waited for.
+# A job that has not logged a loss after any of its first steps logs before them or never: nothing is waited for.
 _STOP_WAITING_AFTER = 20
 # Running totals of our own cost: the sender tells them at most once a second anyway.
 _HEALTH_EVERY = 8
@@ -67,6 +67,7 @@ class Session:
         self._last_step: int | None = None
         self._warned_ring = False
         self._steps_without_loss = 0
+        self._logs_after_steps = False
         self._series = [
             Series(index, OptimizerWatch(optimizer, guard, self._budget(), self._begin_step, self._emit), first_step)
             for index, optimizer in enumerate(self._optimizers)
@@ -97,7 +98,6 @@ class Session:
         """Loss, data and number of one step; see the class for which."""
         if capturing():
             return
-        self._steps_without_loss = 0
         first = self._series[0]
         if skipped:
             self._note(loss, data)
@@ -121,6 +121,7 @@ class Session:
             # More may follow in a call of its own.
             held.draft.data = identify_data(data) or held.draft.data
             return
+        self._logs_after_steps = True
         self._add(held, Logged(host_or_copy(loss), identify_data(data)))
         self._release(first)
 
@@ -181,9 +182,12 @@ class Session:
         logged, self._logged = self._logged, None
         if logged is not None:
             self._add(series.held, logged)
-        if series.held.draft.logged or self._steps_without_loss >= _STOP_WAITING_AFTER:
+        if series.held.draft.logged or not self._waits_for_loss():
             self._release(series)
         self._at_step_boundary()
+
+    def _waits_for_loss(self) -> bool:
+        return self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER
 
     def _ships_rows(self) -> bool:
         return self._placement.ships_rows and self._options.capture == "layers"
@@ -195,7 +199,7 @@ class Session:
             return
         if series.index == 0:
             self._last_step = held.step
-            self._steps_without_loss = 0 if held.draft.logged else self._steps_without_loss + 1
+            self._steps_without_loss += not held.draft.logged
         number = series.numbering.settle(held.step)
         heading = Heading(
             series.index,

@@ -131,6 +131,10 @@ class OptimizerWatch:
         """A loss scaler is about to step the optimizer."""
         self._guard("loss scaler", self._note_scale, scale)
 
+    def unscaled(self) -> None:
+        """The loss scaler has divided the gradients by its scale."""
+        self._guard("loss scaler", self._harvest.gradients_changed)
+
     def scaler_ended(self) -> None:
         """The loss scaler is done with the optimizer, which it may have skipped."""
         self._timed(self._end_scaler)
@@ -277,6 +281,8 @@ class OptimizerWatch:
     def begin_sampling(self) -> None:
         """Decides about the first step; called once, before training."""
         self._sampled = self._budget.samples(0)
+        if self._sampled:
+            self._guard("local norms", self.arm_local)
 
     def arm_local(self) -> None:
         """Watches the next backward pass for local gradients, if other ranks will mix them."""

@@ -1,0 +1,97 @@
+"""The numbers themselves: equal to torch's to the last bit where torch is followed, true where torch gives up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from seismograd.capture import norms
+
+
+def gradients_of(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(size, generator=generator) * scale).to(dtype) for size in sizes]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=12),
+    scale=st.sampled_from([1e-6, 1e-2, 1.0, 37.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_the_total_norm_has_the_bits_of_torch(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) -> None:
+    gradients = gradients_of(dtype, sizes, scale, seed)
+    expected = torch.nn.utils.get_total_norm(gradients)
+
+    measured = norms.torch_norm(gradients, None)
+
+    assert measured is not None
+    assert measured.total.dtype == expected.dtype
+    assert torch.equal(measured.total, expected)
+
+
+def test_gradients_of_several_types_give_the_bits_of_torch() -> None:
+    gradients = gradients_of(torch.float32, [5, 900], 1.0, 1) + gradients_of(torch.bfloat16, [70, 3], 1.0, 2)
+    gradients = [gradients[2], gradients[0], gradients[3], gradients[1]]
+
+    measured = norms.torch_norm(gradients, None)
+
+    assert measured is not None
+    assert torch.equal(measured.total, torch.nn.utils.get_total_norm(gradients))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_of_host_tensors_small_and_large_are_true(dtype: torch.dtype) -> None:
+    gradients = gradients_of(dtype, [1, 9_999, 10_001, 400_000], 3.0, 4)
+    gradients.append(torch.randn(30, 40, dtype=dtype).t())  # not contiguous
+
+    found = norms.host_norms(gradients, [0, 1, 4], [2, 3])
+
+    expected = [float(torch.linalg.vector_norm(gradient.double())) for gradient in gradients]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("magnitude", [1e30, 1e-30])
+def test_a_norm_whose_squares_leave_float32_is_rescued(magnitude: float) -> None:
+    found = norms.census(torch.full((4,), magnitude))
+
+    assert found.norm == pytest.approx(2 * magnitude)
+    assert found.nonfinite == 0
+
+
+def test_a_norm_whose_squares_leave_even_float64_is_rescued() -> None:
+    assert norms.census(torch.full((4,), 1e200, dtype=torch.float64)).norm == pytest.approx(2e200)
+    assert norms.census(torch.full((4,), 1e-200, dtype=torch.float64)).norm == pytest.approx(2e-200)
+
+
+def test_non_finite_elements_are_counted_by_kind_and_left_out_of_the_norm() -> None:
+    gradient = torch.tensor([3.0, math.nan, 4.0, math.inf, math.inf, -math.inf])
+
+    assert norms.census(gradient) == norms.Census(5.0, 1, 2, 1)
+    assert norms.device_census([gradient, torch.ones(9)]).tolist() == [[5.0, 1.0, 2.0, 1.0], [3.0, 0.0, 0.0, 0.0]]
+
+
+def test_sparse_complex_empty_and_half_gradients_have_norms() -> None:
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[1, 1, 3]]), torch.tensor([1.0, 2.0, 4.0]), (6,), check_invariants=True
+    )
+    assert float(norms.norm_of(sparse)) == pytest.approx(5.0)  # duplicates add up: 3 and 4
+    assert float(norms.norm_of(torch.tensor([3 + 4j, 0j]))) == pytest.approx(5.0)
+    assert float(norms.norm_of(torch.empty(0))) == 0.0
+    assert float(norms.norm_of(torch.full((4,), 60000.0, dtype=torch.float16))) == pytest.approx(120000.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("foreach", [False, None])
+def test_what_torch_had_better_do_itself_is_left_to_it(foreach: bool | None) -> None:
+    class Special(Tensor):
+        pass
+
+    gradients = [torch.ones(3), torch.ones(3).as_subclass(Special)] if foreach is None else [torch.ones(3)]
+    assert norms.torch_norm(gradients, foreach) is None
