@@ -10,9 +10,7 @@ Nothing here ever raises into training but a wrong call signature: what fails is
 
 from __future__ import annotations
 
-import atexit
 import logging
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 from seismograd.capture.collective import any_rank
 from seismograd.capture.session import Session
 from seismograd.directives import Directives, Outcome
+from seismograd.ending import Ending, describe_error
 from seismograd.options import OptionError, Options
 from seismograd.outbox.sender import FlushReport, Sender, SenderState
 from seismograd.outbox.transport import Transport
@@ -50,6 +49,16 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
             self.broken[feature] = f"{type(error).__name__}: {error}"
             _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=True)
+            return None
+
+    def attempt(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
+        """The same for what the user calls: a wrong call is said once, and the next one may be right."""
+        try:
+            return function(*arguments, **keywords)
+        except Exception as error:  # noqa: BLE001 - training first: not even a wrong call may end it
+            if feature not in self.broken:
+                self.broken[feature] = f"{type(error).__name__}: {error}"
+                _log.warning("a call of %s was ignored, training goes on: %s", feature, self.broken[feature])
             return None
 
 
@@ -135,14 +144,14 @@ class Monitor:
         self._callbacks: list[Callable[[AlertNotice], object]] = []
         self._stop_calls = 0
         self._checkpoint_calls = 0
-        self._failure = ""
+        self._ending: Ending | None = None
         self._report: FlushReport | None = None
 
     def begin(self, session: Session | None) -> None:
         """Takes the session that `watch()` has made, and arranges for the end of the process."""
         self._session = session
-        if session is not None:
-            _arrange_end(self)
+        if session is not None and self._sender is not None:
+            self._ending = Ending(self, self._sender.finish)
 
     # ---------------------------------------------------------------------------------------- the job tells
 
@@ -164,12 +173,12 @@ class Monitor:
             skipped: the job has looked at the gradients and will not make this step.
         """
         if self._session is not None and self._report is None:
-            self._guard("log", self._session.log, loss, batch, step, skipped=skipped)
+            self._guard.attempt("log", self._session.log, loss, batch, step, skipped=skipped)
 
     def checkpoint_saved(self, step: int, path: str) -> None:
         """Says that the job has written a checkpoint, so that an alert can name the last good one."""
         if self._sender is not None:
-            self._guard("checkpoints", self._sender.checkpoint_saved, int(step), str(path))
+            self._guard.attempt("checkpoint_saved", self._sender.checkpoint_saved, step, str(path))
 
     def on_alert(self, callback: Callable[[AlertNotice], object]) -> None:
         """Calls `callback(notice)` for alerts of this run, in the training thread at the end of a step.
@@ -232,6 +241,8 @@ class Monitor:
         if self._report is not None:
             return self._report
         self._report = FlushReport()
+        if self._ending is not None:
+            self._ending.cancel()
         if self._session is not None:
             self._guard("the end", self._session.close)
         if self._sender is not None and self._options is not None:
@@ -278,17 +289,6 @@ class Monitor:
                     _log.exception("the callback %r failed and is not called again", callback)
                     self._callbacks.remove(callback)
 
-    def process_ends(self) -> None:
-        """At the end of the process, when nobody has called finish()."""
-        if self._failure:
-            self.finish("failed", self._failure)
-        else:
-            self.finish()
-
-    def process_failed(self, error: BaseException) -> None:
-        """An exception has reached the top of the program."""
-        self._failure = describe_error(error)
-
     def _receive_directives(self) -> None:
         if self._sender is not None:
             self._directives.receive(self._sender.take_directives())
@@ -296,27 +296,3 @@ class Monitor:
     def _report_directive(self, directive_id: str, outcome: Outcome, reason: str) -> None:
         if self._sender is not None:
             self._guard("directives", self._sender.directive_outcome, directive_id, outcome, reason)
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception's type and message, in one line of at most 500 characters."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}"[:500] if message else type(error).__name__
-
-
-def _arrange_end(monitor: Monitor) -> None:
-    """Lets a forgotten monitor finish with its process, and one whose program fails say why."""
-    reference = weakref.ref(monitor)
-    previous = sys.excepthook
-
-    def note_failure(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if (found := reference()) is not None:
-            found.process_failed(error)
-        previous(kind, error, traceback)
-
-    def end() -> None:
-        if (found := reference()) is not None:
-            found.process_ends()
-
-    sys.excepthook = note_failure
-    atexit.register(end)

@@ -58,7 +58,9 @@ class Session:
         self._sender = sender
         self._config = config
         self._optimizers = list(optimizers)
+        self._guard = guard
         self._at_step_boundary = at_step_boundary
+        self._series: list[Series] = []
         self._ordinal = registry.next_monitor()
         self._identity: Identity | None = None
         self._placement = Placement()
@@ -266,6 +268,11 @@ class Session:
         """Hands over what still waits for a loss."""
         for series in self._series:
             self._release(series)
+
+    def __del__(self) -> None:
+        """A watch that is dropped without an end still delivers its last step."""
+        if self._series:
+            self._guard("the end", self.flush)
 
     def close(self) -> None:
         """Removes every hook, releases what waits, and lets torch be as it was."""

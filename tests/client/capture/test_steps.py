@@ -344,15 +344,21 @@ def test_parameters_added_or_thawed_later_make_a_new_catalog(watch: Watch) -> No
     extra = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watched = watch(model, optimizer)
+
+    def step(records: int) -> None:
+        optimizer.step()
+        watched.monitor.log(loss=0.0)
+        assert watched.ledger.wait_for(lambda ledger: len(ledger.records()) == records)
+
     loss_of(model).backward()
-    optimizer.step()
+    step(1)
     model[0].requires_grad_(True)
     loss_of(model).backward()
     expected = true_norms(model.parameters())
-    optimizer.step()
+    step(2)
     optimizer.add_param_group({"params": extra.parameters()})
     extra(torch.ones(3)).sum().backward()
-    optimizer.step()
+    step(3)
 
     records = watched.records()
 
