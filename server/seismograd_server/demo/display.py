@@ -141,7 +141,10 @@ def alert_text(run: str, alert: SeenAlert) -> Text:
     """An alert in one line, or more on a terminal."""
     text = Text("  ! ", style=STYLES.get(alert.severity, ""))
     text.append(f"{alert.severity} {alert.signature}", style=STYLES.get(alert.severity, ""))
-    return text.append(f" at step {alert.opened_step} of {printable(run)}: {printable(alert.reason)}", style="default")
+    return text.append(
+        f" at step {alert.critical_step or alert.opened_step} of {printable(run)}: {printable(alert.reason)}",
+        style="default",
+    )
 
 
 def drawn(pictures: Sequence[Picture], width: int, *, graphic: bool) -> RenderableType:

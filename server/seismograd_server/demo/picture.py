@@ -12,7 +12,13 @@ FAILED_TIMES_BEST = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SeenAlert:
-    """An alert of a run; `critical_step` is the step at which it was first critical, None = it never was."""
+    """An alert of a run, as it was when it became critical, or when it opened if it never did.
+
+    Attributes:
+        critical_step: the step at which it was first critical; None = it never was.
+        reason: what was said then.
+        inhibited: whether a worse alert speaks for it.
+    """
 
     alert_id: str
     signature: str
@@ -22,6 +28,7 @@ class SeenAlert:
     reason: str
     leading_rank: int | None
     leading_layer: str | None
+    inhibited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +87,18 @@ def series_of(answer: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 def alert_of(answer: dict[str, Any]) -> SeenAlert:
     """An alert of the API with its history."""
-    critical = [event["step"] for event in answer["history"] if event["severity"] == "critical"]
+    told = sorted(answer["history"], key=lambda event: event["step"])
+    critical = next((event for event in told if event["severity"] == "critical"), None)
+    first = critical or next(iter(told), answer)
     evidence = answer["evidence"]
     return SeenAlert(
         alert_id=answer["alert_id"],
         signature=answer["signature"],
         severity=answer["severity"],
         opened_step=answer["opened_step"],
-        critical_step=min(critical, default=None),
-        reason=answer["reason"],
+        critical_step=critical["step"] if critical else None,
+        reason=first["reason"],
         leading_rank=evidence["leading_rank"],
         leading_layer=evidence["leading_layer"],
+        inhibited=bool(answer["inhibited_by"]),
     )

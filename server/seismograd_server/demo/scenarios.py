@@ -55,7 +55,7 @@ SCENARIOS = {
         Scenario(
             name="mlp",
             module="seismograd.examples.deep_mlp",
-            model="fifty linear layers, one after the other",
+            model="a residual network of fifty layers",
             push="no clipping, and a weight decay with the wrong sign",
             settings=("--weight-decay", "-0.022", *_WITHOUT_CLIPPING),
         ),

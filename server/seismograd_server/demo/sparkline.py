@@ -36,5 +36,6 @@ def _bar(stretch: Sequence[float], low: float, high: float) -> str:
     value = max(stretch)
     if value <= low or high <= low:
         return BARS[0]
-    place = math.log(value / low) / math.log(high / low)
+    # Differences of logarithms: the quotient of two norms may overflow.
+    place = (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
     return BARS[min(len(BARS) - 1, round(place * (len(BARS) - 1)))]

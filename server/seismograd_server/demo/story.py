@@ -99,7 +99,8 @@ class Story:
         for alert in picture.alerts:
             if alert.alert_id not in self._alerts:
                 self._alerts[alert.alert_id] = time.monotonic()
-                self._screen.alert(picture.run, alert)
+                if not alert.inhibited:
+                    self._screen.alert(picture.run, alert)
         self._screen.update(self._pictures)
 
     @staticmethod
