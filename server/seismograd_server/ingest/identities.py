@@ -6,7 +6,7 @@ import json
 
 from seismograd_proto.v1 import telemetry
 from seismograd_server.errors import InvalidBatchError
-from seismograd_server.ingest.limits import IngestLimits, check_name, check_tag, shortened
+from seismograd_server.ingest.limits import IngestLimits, check_name, check_path_name, check_tag, shortened
 from seismograd_server.model import Catalog, Composition, OptimizerInfo, Parameter, RankIdentity, RunKey
 
 _INT63 = 2**63
@@ -26,6 +26,8 @@ def decode_identity(request: telemetry.OpenRunRequest, limits: IngestLimits, now
         raise InvalidBatchError("tags", f"are {len(request.tags)}: at most {limits.max_tags}")
     if len(request.optimizers) > limits.max_optimizers:
         raise InvalidBatchError("optimizers", f"are {len(request.optimizers)}: at most {limits.max_optimizers}")
+    if len({each.optimizer for each in request.optimizers}) != len(request.optimizers):
+        raise InvalidBatchError("optimizers.optimizer", "stands twice: each optimizer has an index of its own")
     for key, value in request.tags.items():
         check_tag(key, value, limits)
 
@@ -36,8 +38,8 @@ def decode_identity(request: telemetry.OpenRunRequest, limits: IngestLimits, now
     client_time = request.client_time_unix_seconds
     return RankIdentity(
         key=RunKey(
-            check_name("project", request.project, limits),
-            check_name("run", request.run, limits),
+            check_path_name("project", request.project, limits),
+            check_path_name("run", request.run, limits),
         ),
         launch_id=check_name("launch_id", request.launch_id, limits),
         rank=request.rank,
@@ -137,4 +139,19 @@ def _json(field: str, text: str, limits: IngestLimits) -> str:
         raise InvalidBatchError(field, f"is not JSON: {shortened(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise InvalidBatchError(field, "is not a JSON object")
+    if _is_deeper(value, limits.max_config_depth):
+        raise InvalidBatchError(field, f"is nested deeper than {limits.max_config_depth} levels: flatten it")
     return text
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value has more levels; walks level by level, because recursion is what this protects."""
+    inside = [value]
+    for _ in range(levels):
+        inside = [
+            inner
+            for each in inside
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, (dict, list)) for each in inside)

@@ -18,11 +18,14 @@ class IngestLimits:
 
     Attributes:
         max_frame_bytes: of one message, after decompression. Frames of ours are tens of kilobytes.
+        max_message_bytes: of one message that holds catalogs: one of `max_parameters`, whose names are a hundred
+            characters long, is 10 MB. Clients keep frames of records to `max_frame_bytes`.
         max_batch_records: of one batch; a client that is a day behind sends many batches.
         max_parameters: of one catalog; the largest dense models have some ten thousand tensors.
         max_name_bytes: of names, ids and tag values.
         max_tags: of one run.
         max_config_bytes: of a run's configuration and of an optimizer's hyper-parameters, as JSON.
+        max_config_depth: levels of the same; readers walk it by recursion, and no configuration is a maze.
         max_world_size: ranks of a launch.
         max_optimizers: watched by one run.
         max_dimensions: of one parameter.
@@ -31,11 +34,13 @@ class IngestLimits:
     """
 
     max_frame_bytes: int = 4 * 2**20
+    max_message_bytes: int = 16 * 2**20
     max_batch_records: int = 2_000
     max_parameters: int = 65_536
     max_name_bytes: int = 256
     max_tags: int = 32
     max_config_bytes: int = 64 * 2**10
+    max_config_depth: int = 64
     max_world_size: int = 65_536
     max_optimizers: int = 64
     max_dimensions: int = 16
@@ -56,6 +61,21 @@ def check_name(field: str, value: str, limits: IngestLimits, *, required: bool =
         raise InvalidBatchError(field, f"is longer than {limits.max_name_bytes} bytes: shorten it")
     if _CONTROL.search(value):
         raise InvalidBatchError(field, "holds control characters: remove them")
+    return value
+
+
+def check_path_name(field: str, value: str, limits: IngestLimits) -> str:
+    """Give a project's or a run's name back if it may also stand in an address.
+
+    Raises:
+        InvalidBatchError: as `check_name`, or no browser and no command could name it.
+    """
+    check_name(field, value, limits)
+    # Every client resolves these two as steps of a path before it sends them, however they are escaped.
+    if value in {".", ".."}:
+        raise InvalidBatchError(field, f"is {value!r}, which no address can hold: give it another name")
+    if not value.strip():
+        raise InvalidBatchError(field, "is blank: give it a name that can be seen")
     return value
 
 

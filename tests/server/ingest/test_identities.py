@@ -71,8 +71,14 @@ def test_a_client_that_does_not_tell_its_time_has_no_skew() -> None:
         ({"config_json": "[1]"}, "config_json"),
         ({"config_json": '{"a": "' + "x" * 70_000 + '"}'}, "config_json"),
         ({"config_json": "[" * 60_000}, "config_json"),
+        ({"config_json": '{"a": ' + "[" * 64 + "]" * 64 + "}"}, "config_json"),
+        ({"run": "."}, "run"),
+        ({"run": ".."}, "run"),
+        ({"project": ".."}, "project"),
+        ({"run": " \u3000"}, "run"),
         ({"optimizers": [telemetry.OptimizerInfo(optimizer=64)]}, "optimizers.optimizer"),
         ({"optimizers": [telemetry.OptimizerInfo()] * 65}, "optimizers"),
+        ({"optimizers": [telemetry.OptimizerInfo()] * 2}, "optimizers.optimizer"),
         ({"host": telemetry.HostInfo(hostname="a\x00b")}, "host.hostname"),
     ],
 )
@@ -125,3 +131,8 @@ def test_a_text_is_cut_at_a_characters_boundary() -> None:
     cut = shortened("ü" * 100, 20)
     assert len(cut.encode()) <= 20
     assert cut.endswith("...")
+
+
+def test_a_configuration_of_64_levels_is_taken() -> None:
+    text = '{"a": ' + "[" * 63 + "]" * 63 + "}"
+    assert decode_identity(request(config_json=text), LIMITS, now=0.0).config_json == text
