@@ -17,6 +17,8 @@ from seismograd_server.model import Float64, Int64
 _WIDTH = 920.0
 # A loss that spans more than this cannot be read on a linear axis.
 _LOG_RANGE = 50.0
+# Beyond it a loss is drawn at the edge: the distance between two such numbers would overflow.
+_LOSS_SHOWN = 1e300
 # Curves beyond this many are one grey band; the suspect is always drawn.
 _MOST_RANKS = 64
 
@@ -81,7 +83,8 @@ def norm_chart(
 
 def loss_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identifier: str) -> str:
     """The training loss; logarithmic where it spans too much. Empty when no finite loss is known."""
-    finite = data.loss[np.isfinite(data.loss)]
+    loss = np.clip(data.loss, -_LOSS_SHOWN, _LOSS_SHOWN)
+    finite = loss[np.isfinite(loss)]
     if not len(finite):
         return ""
     frame = svg.Frame(_WIDTH, 190, top=20)
@@ -95,7 +98,7 @@ def loss_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identif
         scale = LinearScale(low - margin, high + margin, frame.y0, frame.y1, wanted=4)
     parts = [_incident(frame, steps, moments, data), svg.horizontal_grid(frame, scale.ticks())]
     parts.append(svg.step_axis(frame, steps.ticks()))
-    parts.append(svg.curve(svg.steps_to_places(steps, data.steps), scale.places(data.loss), "loss"))
+    parts.append(svg.curve(svg.steps_to_places(steps, data.steps), scale.places(loss), "loss"))
     if len(data.broken_loss_steps):
         places = svg.steps_to_places(steps, data.broken_loss_steps)
         parts.append(svg.crosses(places, frame.y1 + 6, "broken", "steps with a loss of NaN or Inf"))

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seismograd_server.display import svg
+from seismograd_server.display.charts import Moments, loss_chart
+from seismograd_server.display.curves import curve_data
 from seismograd_server.display.scale import LinearScale, LogScale
 from seismograd_server.display.text import file_stem, printable
 from seismograd_server.display.thinning import kept_points
+from tests.support.histories import make_series
 
 
 @pytest.mark.parametrize("module", ["numbers", "text", "thinning"])
@@ -66,6 +69,13 @@ def test_a_step_axis_has_round_whole_ticks() -> None:
 def test_a_scale_of_one_value_does_not_divide_by_zero() -> None:
     assert np.isfinite(LinearScale(5, 5, 0, 900).places(np.array([5.0]))).all()
     assert len(LinearScale(5, 5, 0, 900).ticks()) == 1
+
+
+def test_losses_at_the_ends_of_float64_are_drawn() -> None:
+    series = make_series([1.0, 2.0, 3.0], loss=[1.7e308, 3.0, -1.7e308])
+    data = curve_data(series, 0, 2, None)
+    assert data is not None
+    assert "<svg" in loss_chart(data, [], Moments(), "loss")
 
 
 def test_a_curve_breaks_where_a_value_is_missing() -> None:
