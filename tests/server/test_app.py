@@ -126,6 +126,30 @@ def test_one_process_serves_telemetry_queries_health_pages_and_metrics(tmp_path:
     run(story)
 
 
+def test_the_largest_catalog_that_is_allowed_fits_into_one_message(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            started(settings_of(tmp_path)) as server,
+            aio.insecure_channel(str(server.grpc_address)) as channel,
+        ):
+            call = channel.unary_unary(
+                method_path(TELEMETRY_SERVICE, "OpenRun"),
+                request_serializer=telemetry.OpenRunRequest.SerializeToString,
+                response_deserializer=telemetry.OpenRunResponse.FromString,
+            )
+            parameters = [
+                telemetry.Parameter(name=f"model.layers.{index}.feed_forward.experts.down_projection.weight")
+                for index in range(65_536)
+            ]
+            request = telemetry.OpenRunRequest(project="mt", run="large", launch_id="large", world_size=1)
+            request.session_id = "session"
+            request.catalogs.append(telemetry.Catalog(parameters=parameters))
+            assert request.ByteSize() > settings_of(tmp_path).max_frame_bytes
+            assert (await call(request)).rank_handle
+
+    run(story)
+
+
 def test_a_stop_is_quick_with_open_streams_and_the_next_start_goes_on(tmp_path: Path) -> None:
     async def story() -> None:
         async with started(settings_of(tmp_path)) as server:

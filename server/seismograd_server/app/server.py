@@ -151,7 +151,8 @@ class Server:
         )
         log.start()
         self._stack.push_async_callback(log.stop)
-        server = aio.server(options=(*_GRPC_OPTIONS, ("grpc.max_receive_message_length", settings.max_frame_bytes)))
+        largest = ("grpc.max_receive_message_length", how.limits.max_message_bytes)
+        server = aio.server(options=(*_GRPC_OPTIONS, largest))
         servicer = TelemetryServicer(
             log, self._pipeline, self.instruments, how.limits, run_url=self._run_url, clock=self._clock
         )

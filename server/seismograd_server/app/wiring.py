@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
 from seismograd_server.config import Settings, secret_of
 from seismograd_server.detect.align import Patience
@@ -57,6 +59,7 @@ def target_configs(settings: Settings) -> list[TargetConfig]:
 def log_settings(settings: Settings) -> LogSettings:
     """How frames are collected, and what a client may send."""
     limits = IngestLimits(max_frame_bytes=settings.max_frame_bytes)
+    limits = replace(limits, max_message_bytes=max(limits.max_message_bytes, limits.max_frame_bytes))
     return LogSettings(settings.tick_milliseconds / 1000, settings.max_inflight_bytes, limits)
 
 

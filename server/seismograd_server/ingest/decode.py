@@ -100,7 +100,11 @@ class _Frame:
         return found
 
     def _catalogs(self, known_handles: Collection[int]) -> tuple[tuple[int, Catalog], ...]:
-        handles = {each.rank_handle for each in self._frame.batches} or set(known_handles)
+        frame = self._frame
+        handles = {each.rank_handle for each in frame.batches} or set(known_handles)
+        if not handles:
+            handles = {each.rank_handle for each in frame.drops} | {each.rank_handle for each in frame.health}
+            handles |= {each.rank_handle for each in frame.checkpoints}
         decoded = []
         for wire in self._frame.catalogs:
             try:

@@ -20,7 +20,7 @@ from typing import TypeVar, cast
 import structlog
 
 from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError, StorageFencedError
-from seismograd_server.ingest.decode import Decoder
+from seismograd_server.ingest.decode import Decoder, FrameError
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.stream import Frame, Outcome, Stream
 from seismograd_server.instruments import Instruments
@@ -235,8 +235,12 @@ class Log:
         outcomes: list[Outcome] = []
         for stream, own in by_stream.items():
             try:
-                arrival = self._decoder.decode(b"".join([frame.data for frame in own]), stream.handles)
+                data = b"".join([stream.unclaimed, *(frame.data for frame in own)])
+                arrival = self._decoder.decode(data, stream.handles)
                 stream.speak_for(arrival.handles)
+                # A new stream may begin with nothing but catalogs, which do not say whose they are: they are read
+                # again with what comes next.
+                stream.unclaimed = b"" if stream.handles else self._bounded(data)
                 decoded.append((stream, own, arrival))
             except (IngestError, StorageError) as error:
                 outcomes.append(Outcome(stream, len(own), None, error))
@@ -245,6 +249,11 @@ class Log:
         for own in by_stream.values():
             self._instruments.ingest_request_duration.observe(arrived - own[0].arrived)
         return outcomes
+
+    def _bounded(self, unclaimed: bytes) -> bytes:
+        if len(unclaimed) > self._settings.limits.max_message_bytes:
+            raise FrameError("catalogs: come without any batch, and are too many to be kept: send records with them")
+        return unclaimed
 
     def _ingest(self, decoded: Sequence[tuple[Stream, list[Frame], Arrival]], now: float) -> list[Outcome]:
         """Store all streams together; when that fails for a reason of one of them, each alone."""

@@ -34,6 +34,7 @@ from seismograd_server.ingest.limits import IngestLimits, shortened
 from seismograd_server.ingest.log import Log
 from seismograd_server.ingest.stream import Stream, watermark_message
 from seismograd_server.instruments import Instruments
+from seismograd_server.model import Catalog
 from seismograd_server.pipeline import Pipeline
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +44,9 @@ Context: TypeAlias = Any
 # A busy database is free again after a moment; a full or failing disk takes a person.
 _BUSY_RETRY_SECONDS = 1
 _FAILED_RETRY_SECONDS = 10
+# Parameters that are checked on the event loop, in some ten milliseconds. Tens of thousands take seconds, and every
+# other stream lives there too.
+_CHECKED_AT_ONCE = 1_000
 _STATUSES: tuple[tuple[type[SeismogradError], grpc.StatusCode], ...] = (
     (InvalidBatchError, grpc.StatusCode.INVALID_ARGUMENT),
     (FrameError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -95,9 +99,8 @@ class TelemetryServicer:
         return handler
 
     async def _open_run(self, request: telemetry.OpenRunRequest) -> telemetry.OpenRunResponse:
-        now = self._clock()
-        identity = decode_identity(request, self._limits, now)
-        catalogs = [decode_catalog(each, self._limits) for each in request.catalogs]
+        identity = decode_identity(request, self._limits, self._clock())
+        catalogs = await self._catalogs(request)
         opened = await self._log.call(lambda at: self._pipeline.open_rank(identity, catalogs, at))
         return telemetry.OpenRunResponse(
             rank_handle=opened.handle,
@@ -109,6 +112,14 @@ class TelemetryServicer:
             ),
             run_url=self._run_url(request.project, request.run),
         )
+
+    async def _catalogs(self, request: telemetry.OpenRunRequest) -> list[Catalog]:
+        def decoded() -> list[Catalog]:
+            return [decode_catalog(each, self._limits) for each in request.catalogs]
+
+        if sum(len(each.parameters) for each in request.catalogs) <= _CHECKED_AT_ONCE:
+            return decoded()
+        return await asyncio.to_thread(decoded)
 
     async def _close_run(self, request: telemetry.CloseRunRequest) -> telemetry.CloseRunResponse:
         outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"

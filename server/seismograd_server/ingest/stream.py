@@ -14,10 +14,14 @@ _KEPT = 1_000
 
 
 class Stream:
-    """Used on the event loop; the worker only reads and replaces `handles`, which are never changed in place."""
+    """Used on the event loop; the worker only reads and replaces `handles`, which are never changed in place.
+
+    `unclaimed` is the worker's alone.
+    """
 
     def __init__(self) -> None:
         self.handles: frozenset[int] = frozenset()
+        self.unclaimed = b""  # catalogs that came before any word of whose they are; the worker's
         self.waiting = 0  # frames that are not answered yet
         self._marks: dict[StreamKey, Watermark] = {}
         self._rejections: list[Rejection] = []

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 from seismograd_server.errors import SeismogradError, StorageBusyError, StorageFencedError
+from seismograd_server.ingest.identities import decode_catalog
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import Log, LogSettings
 from seismograd_server.ingest.servicer import TelemetryServicer
@@ -407,3 +408,61 @@ def test_many_streams_share_one_worker() -> None:
             assert all(view.tally.steps == 64 for view in server.pipeline.snapshot().runs)
 
     run(story)
+
+
+def test_a_stream_may_begin_with_a_catalog_alone() -> None:
+    async def story() -> None:
+        async with service(LogSettings(tick_seconds=0.001)) as server:
+            handle = (await server.open(catalogs=[])).rank_handle
+            call = server.stream()
+            catalog = telemetry.Catalog(parameters=[telemetry.Parameter(name=name) for name in "abc"])
+            ticked = asyncio.Event()
+            detect, loop = server.pipeline.detect, asyncio.get_running_loop()
+
+            def detect_and_tell(now: float) -> bool:
+                loop.call_soon_threadsafe(ticked.set)
+                return detect(now)
+
+            server.pipeline.detect = detect_and_tell  # type: ignore[method-assign]  # to see a tick pass
+            await call.write(telemetry.StreamStepsRequest(catalogs=[catalog]).SerializeToString())
+            for _ in range(3):  # one tick may be under way, the next one takes the frame
+                ticked.clear()
+                await ticked.wait()
+            await call.write(frame(wire(handle, 0, healthy_norms(16))))
+            answers = await durable(call, 16)
+            assert not any(answer.rejections for answer in answers)
+            assert server.stored() == 16
+
+    run(story)
+
+
+def test_catalogs_of_nobody_are_kept_only_so_long() -> None:
+    async def story() -> None:
+        limits = IngestLimits(max_message_bytes=1000)
+        async with service(LogSettings(limits=limits)) as server:
+            call = server.stream()
+            catalog = telemetry.Catalog(parameters=[telemetry.Parameter(name="x" * 200)] * 6)
+            await call.write(telemetry.StreamStepsRequest(catalogs=[catalog]).SerializeToString())
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "catalogs" in (await call.details())
+
+    run(story)
+
+
+def test_the_event_loop_is_free_while_a_large_catalog_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set[int]()
+
+    def decode_and_note(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return decode_catalog(*arguments)
+
+    monkeypatch.setattr("seismograd_server.ingest.servicer.decode_catalog", decode_and_note)
+
+    async def story() -> None:
+        async with service() as server:
+            parameters = [telemetry.Parameter(name=f"layer.{index}") for index in range(1_001)]
+            await server.open(catalogs=[telemetry.Catalog(parameters=parameters)])
+
+    run(story)
+    assert threads
+    assert threading.get_ident() not in threads
