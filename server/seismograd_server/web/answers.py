@@ -49,6 +49,25 @@ async def in_thread(work: Callable[[], _Answer]) -> _Answer:
     return await asyncio.to_thread(work)
 
 
+class Turns:
+    """Blocking work off the event loop, a few pieces at a time; the others wait their turn.
+
+    Whoever reads long runs would otherwise take every worker thread, and what scrapes and notifies needs one as well.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = asyncio.Semaphore(most)
+
+    async def __call__(self, work: Callable[[], _Answer]) -> _Answer:
+        """Run it when it is its turn."""
+        async with self._free:
+            return await asyncio.to_thread(work)
+
+    async def json(self, answer: Callable[[], Any]) -> Response:
+        """The answer as JSON, which is written in the thread too: a large one takes as long as reading it."""
+        return await self(lambda: json_answer(answer()))
+
+
 def key_of(request: Request) -> RunKey:
     """The run that a path names."""
     return RunKey(unescaped(request.path_params["project"]), unescaped(request.path_params["run"]))

@@ -27,7 +27,7 @@ from seismograd_server.reading.layers import read_layer_window, thinned
 from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
-from seismograd_server.web.answers import choice_of, in_thread, json_answer, key_of, limit_of, number_of
+from seismograd_server.web.answers import Turns, choice_of, key_of, limit_of, number_of
 from seismograd_server.web.bodies import person_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Postmortem, WebSettings
@@ -40,6 +40,8 @@ _MOST_POINTS = 20_000
 _LAYER_STEPS = 240
 _LAYER_COLUMNS = 120
 _MOST_COLUMNS = 1000
+# Numbers in the answer: some five megabytes of JSON. A model of very many layers gets fewer columns.
+_MOST_VALUES = 2**19
 _WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
 _NUMBERS = {
     "time": "times",
@@ -62,7 +64,10 @@ class Api:
         postmortem: Postmortem,
         settings: WebSettings,
         clock: Callable[[], float],
+        *,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._database = database
         self._snapshot = snapshot
         self._postmortem = postmortem
@@ -86,7 +91,7 @@ class Api:
                 "next": str(shown[-1].run_id) if len(runs) > limit else None,
             }
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     def _linked(self, values: Json, key: RunKey) -> Json:
         return {**values, "url": f"{self._settings.external_url}{run_path(key)}"}
@@ -115,7 +120,7 @@ class Api:
                 "loss": number(view.tally.loss) if view else None,
             }
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /api/v1/runs/{project}/{run}: the run and everything of it, unless it is still running."""
@@ -131,7 +136,7 @@ class Api:
                 transaction.runs.delete(run.run_id)
             return {"deleted": True, "project": key.project, "run": key.run}
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def series(self, request: Request) -> Response:
         """GET .../series: columns over closed steps; thinned to `points` with every extreme kept."""
@@ -146,7 +151,7 @@ class Api:
             series = read_series(self._database, run.run_id, optimizer, first, last)
             return {"project": key.project, "run": key.run, "optimizer": optimizer, **series_json(series, points)}
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def layers(self, request: Request) -> Response:
         """GET .../layers: per-layer norms of a range of steps, the largest of each column of steps."""
@@ -168,7 +173,7 @@ class Api:
             )
             if composed is None:
                 return empty
-            window = thinned(composed.layers, columns)
+            window = thinned(composed.layers, min(columns, max(1, _MOST_VALUES // len(composed.layers.names))))
             return {
                 **empty,
                 "layers": list(window.names),
@@ -176,7 +181,7 @@ class Api:
                 "grad_norm": [column(row.astype(np.float64)) for row in window.norms],
             }
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def run_alerts(self, request: Request) -> Response:
         """GET .../alerts: the alerts of one run."""
@@ -203,7 +208,7 @@ class Api:
                 "next": shown[-1].alert_id if len(alerts) > limit else None,
             }
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def alert(self, request: Request) -> Response:
         """GET /api/v1/alerts/{id}: the alert with its history."""
@@ -226,7 +231,7 @@ class Api:
             ]
             return {**alert_json(alert), "history": events}
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def acknowledge(self, request: Request) -> Response:
         """POST /api/v1/alerts/{id}/ack with {"by": "name"}: somebody has taken it on."""
@@ -237,13 +242,13 @@ class Api:
             with self._database.begin() as transaction:
                 return alert_json(transaction.alerts.acknowledge(alert_id, person, self._clock()))
 
-        return json_answer(await in_thread(answer))
+        return await self._turns.json(answer)
 
     async def postmortem(self, request: Request) -> Response:
         """GET .../postmortem?format=html|md|json: the report as a file."""
         key = key_of(request)
         file_format = request.query_params.get("format") or "html"
-        document = await in_thread(lambda: self._postmortem(key, file_format, self._clock()))
+        document = await self._turns(lambda: self._postmortem(key, file_format, self._clock()))
         headers = {"content-disposition": f'inline; filename="{document.file_name}"'}
         if document.content_security_policy:
             headers["content-security-policy"] = document.content_security_policy

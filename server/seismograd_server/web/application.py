@@ -20,7 +20,7 @@ from seismograd_server.display.look import shared_css
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
 from seismograd_server.store.database import Database
-from seismograd_server.web.answers import in_thread, json_answer
+from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
 from seismograd_server.web.links import EscapedPaths
@@ -29,6 +29,9 @@ from seismograd_server.web.settings import Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
 _STATIC = Path(__file__).parent / "static"
+# Pages and answers of the API that are made at once. They compute under one interpreter lock, so that more would
+# only be slower each; the smallest machine's five worker threads leave one to `/metrics` and the notifications.
+_READING_AT_ONCE = 4
 
 
 def create_app(
@@ -52,8 +55,9 @@ def create_app(
         settings: see WebSettings.
         clock: Unix seconds.
     """
-    api = Api(database, snapshot, postmortem, settings, clock)
-    pages = Pages(database, snapshot, settings, clock)
+    turns = Turns(_READING_AT_ONCE)
+    api = Api(database, snapshot, postmortem, settings, clock, turns=turns)
+    pages = Pages(database, snapshot, settings, clock, turns=turns)
 
     async def health(_request: Request) -> Response:
         return json_answer({"status": "ok", "version": version("seismograd"), "time": clock()})

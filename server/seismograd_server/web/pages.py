@@ -26,7 +26,7 @@ from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
-from seismograd_server.web.answers import in_thread, json_answer, key_of, number_of, status_of
+from seismograd_server.web.answers import Turns, json_answer, key_of, number_of, status_of
 from seismograd_server.web.api import view_of
 from seismograd_server.web.bodies import small_body
 from seismograd_server.web.links import run_path
@@ -51,7 +51,10 @@ class Pages:
         snapshot: Callable[[], Snapshot],
         settings: WebSettings,
         clock: Callable[[], float],
+        *,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._database = database
         self._snapshot = snapshot
         self._settings = settings
@@ -73,7 +76,7 @@ class Pages:
         """GET /: all runs, newest first; those that fire stand above."""
         project = request.query_params.get("project") or None
         before = number_of(request, "before")
-        return self._page("fleet.html", await in_thread(lambda: self._fleet(project, before)))
+        return await self._turns(lambda: self._page("fleet.html", self._fleet(project, before)))
 
     def _fleet(self, project: str | None, before: int | None) -> dict[str, Any]:
         now = self._clock()
@@ -107,7 +110,7 @@ class Pages:
             series = read_series(self._database, run.run_id, 0)
             return self._run(run, series, alerts, max((each.step for each in checkpoints), default=None))
 
-        return self._page("run.html", await in_thread(read))
+        return await self._turns(lambda: self._page("run.html", read()))
 
     def _run(self, run: Run, series: Series, alerts: list[Alert], checkpoint: int | None) -> dict[str, Any]:
         now = self._clock()
@@ -162,7 +165,7 @@ class Pages:
             with self._database.begin() as transaction:
                 return transaction.alerts.acknowledge(alert_id, person, self._clock())
 
-        alert = await in_thread(acknowledged)
+        alert = await self._turns(acknowledged)
         return RedirectResponse(run_path(alert.key), status_code=303)
 
     async def failed(self, request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from starlette.applications import Starlette
 
 from seismograd_server.errors import StorageBusyError
 from seismograd_server.model import Snapshot
+from seismograd_server.reading.encoding import dumps
+from seismograd_server.web import answers, api
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_norms
 
@@ -229,3 +232,44 @@ def test_a_busy_store_is_a_503_and_a_crash_a_500_without_its_details(stocked: St
     response = ask(stocked.app(snapshot=broken), connect, "GET", "/api/v1/runs/mt/healthy")
     assert response.status_code == 500
     assert "secret" not in response.text
+
+
+def test_layers_of_a_model_of_very_many_layers_are_bounded(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_MOST_VALUES", 12)
+    window = get("/api/v1/runs/mt/healthy/layers").json()
+    assert len(window["layers"]) == 3
+    assert len(window["steps"]) == 4
+
+
+def test_answers_are_written_off_the_event_loop(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set[int]()
+
+    def dumps_and_note(value: Any) -> str:
+        threads.add(threading.get_ident())
+        return dumps(value)
+
+    monkeypatch.setattr(answers, "dumps", dumps_and_note)
+    assert get("/api/v1/runs/mt/healthy/series").status_code == 200
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_the_metrics_come_however_many_pages_are_being_made(stocked: Stocked, connect: Connect) -> None:
+    gate = threading.Event()
+
+    def slow(*_arguments: Any) -> Any:
+        gate.wait(60)
+        raise StorageBusyError("slow")
+
+    app = stocked.app(postmortem=slow)
+
+    async def story() -> None:
+        async with connect(app) as client, asyncio.timeout(60):
+            pages = [asyncio.create_task(client.get("/runs/mt/healthy/postmortem")) for _ in range(64)]
+            await asyncio.sleep(0)
+            assert (await client.get("/metrics")).status_code == 200
+            assert not any(page.done() for page in pages)
+            gate.set()
+            assert {(await page).status_code for page in pages} == {503}
+
+    asyncio.run(story())
