@@ -1,6 +1,6 @@
 """The in-process log: frames from the event loop to one worker thread, in ticks, and acks back.
 
-    append(stream, frame)  --20 ms-->  one decode per stream, one transaction, one answer per stream  -->  detect
+    append(stream, frame)  --20 ms-->  one decode per stream, one transaction, one ack per stream  -->  detect
 
 The event loop never commits and never detects; the worker never touches a socket. What is in flight is bounded in
 bytes: when it is full, streams are not read until there is room, which gRPC's flow control hands on to the clients.
@@ -19,12 +19,12 @@ from typing import TypeVar, cast
 
 import structlog
 
-from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError, StorageFencedError
-from seismograd_server.ingest.decode import Decoder, FrameError
+from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError
 from seismograd_server.ingest.limits import IngestLimits
+from seismograd_server.ingest.storing import Storing
 from seismograd_server.ingest.stream import Frame, Outcome, Stream
 from seismograd_server.instruments import Instruments
-from seismograd_server.pipeline import Arrival, Notice, Pipeline, Receipt
+from seismograd_server.pipeline import Notice, Pipeline
 
 _log = structlog.get_logger(__name__)
 _Answer = TypeVar("_Answer")
@@ -77,7 +77,7 @@ class Log:
         self._clock = clock
         self._on_fatal = on_fatal
         self._on_commit = on_commit
-        self._decoder = Decoder(pipeline.book.catalog, settings.limits)
+        self._storing = Storing(pipeline, settings.limits, instruments)
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
@@ -141,7 +141,10 @@ class Log:
             self._work.set()
 
     async def call(self, function: Callable[[float], _Answer], *, behind_frames: bool = False) -> _Answer:
-        """Run a function of `now` on the worker; with `behind_frames`, behind every frame that is here already.
+        """Run a function of `now` on the worker.
+
+        With `behind_frames`, it runs behind every frame that is here already, and is answered when those that were
+        stored in the same tick have been judged.
 
         Raises:
             StorageBusyError: the server is stopping.
@@ -162,16 +165,14 @@ class Log:
         self._work.set()
         return await future
 
-    def _delivered(self, outcomes: Sequence[Outcome], size: int, answers: Sequence[Callable[[], None]]) -> None:
-        """Hand a tick's answers to their streams and callers."""
+    def _delivered(self, outcomes: Sequence[Outcome], size: int) -> None:
+        """Hand a tick's outcomes to their streams."""
         self._inflight -= size
         self._instruments.ingest_inflight_bytes.set(self._inflight)
         if self._inflight < self._settings.max_inflight_bytes:
             self._room.set()
         for outcome in outcomes:
             outcome.stream.take(outcome)
-        for answer in answers:
-            answer()
 
     def _notify(self, notices: Sequence[Notice], runs: dict[int, int]) -> None:
         """Send alerts down the streams of their runs; `runs` maps rank handles to runs."""
@@ -211,76 +212,24 @@ class Log:
             self._calls = [each for each in self._calls if full and each.behind_frames]
         self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
         now = self._clock()
-        outcomes = self._store(frames, now) if frames else []
-        answers = [call.work(now) for call in calls]
+        if frames:
+            # Durable is all that an ack says: however slow the detectors are, no client waits for them.
+            self._post(self._delivered, self._storing.store(frames, now), sum(len(frame.data) for frame in frames))
+        answers = [(call.behind_frames, call.work(now)) for call in calls]
+        self._post(_give, [answer for behind_frames, answer in answers if not behind_frames])
         if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:
             self._heard_at = now
             self._hear(now)
         try:
             behind = self._pipeline.detect(now)
         finally:
-            # Answered last: who has an ack, or has closed a run, finds its steps judged when it asks.
-            self._post(self._delivered, outcomes, sum(len(frame.data) for frame in frames), answers)
+            # Farewells come last: who has closed a run finds it ended, and its steps judged, when it asks.
+            self._post(_give, [answer for behind_frames, answer in answers if behind_frames])
         notices = self._pipeline.take_notices()
         if notices:
             self._on_commit()
             self._post(self._notify, notices, self._runs())
         return behind
-
-    def _store(self, frames: Sequence[Frame], now: float) -> list[Outcome]:
-        by_stream: dict[Stream, list[Frame]] = {}
-        for frame in frames:
-            by_stream.setdefault(frame.stream, []).append(frame)
-        decoded: list[tuple[Stream, list[Frame], Arrival]] = []
-        outcomes: list[Outcome] = []
-        for stream, own in by_stream.items():
-            try:
-                data = b"".join([stream.unclaimed, *(frame.data for frame in own)])
-                arrival = self._decoder.decode(data, stream.handles)
-                stream.speak_for(arrival.handles)
-                # A new stream may begin with nothing but catalogs, which do not say whose they are: they are read
-                # again with what comes next.
-                stream.unclaimed = b"" if stream.handles else self._bounded(data)
-                decoded.append((stream, own, arrival))
-            except (IngestError, StorageError) as error:
-                outcomes.append(Outcome(stream, len(own), None, error))
-        outcomes += self._ingest(decoded, now)
-        arrived = time.perf_counter()
-        for own in by_stream.values():
-            self._instruments.ingest_request_duration.observe(arrived - own[0].arrived)
-        return outcomes
-
-    def _bounded(self, unclaimed: bytes) -> bytes:
-        if len(unclaimed) > self._settings.limits.max_message_bytes:
-            raise FrameError("catalogs: come without any batch, and are too many to be kept: send records with them")
-        return unclaimed
-
-    def _ingest(self, decoded: Sequence[tuple[Stream, list[Frame], Arrival]], now: float) -> list[Outcome]:
-        """Store all streams together; when that fails for a reason of one of them, each alone."""
-        if not decoded:
-            return []
-        try:
-            receipts: Sequence[Receipt] = self._pipeline.ingest([arrival for *_, arrival in decoded], now)
-        except StorageFencedError:
-            raise
-        except StorageBusyError as error:
-            self._instruments.storage_errors.labels(op="ingest").inc()
-            return [Outcome(stream, len(own), None, error) for stream, own, _ in decoded]
-        except Exception as error:  # noqa: BLE001 (one stream's trouble must not cost the others their records)
-            if len(decoded) > 1:
-                return [outcome for one in decoded for outcome in self._ingest([one], now)]
-            if isinstance(error, StorageError):
-                self._instruments.storage_errors.labels(op="ingest").inc()
-                self._pipeline.probe()
-            elif not isinstance(error, IngestError):
-                _log.exception("a stream's records could not be stored")
-                error = StorageError(f"the records could not be stored: {type(error).__name__}")
-            stream, own, _ = decoded[0]
-            return [Outcome(stream, len(own), None, error)]
-        return [
-            Outcome(stream, len(own), receipt, None)
-            for (stream, own, _), receipt in zip(decoded, receipts, strict=True)
-        ]
 
     def _hear(self, now: float) -> None:
         for handle in {handle for stream in list(self._streams) for handle in stream.handles}:
@@ -297,6 +246,11 @@ class Log:
     def _post(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _give(answers: Sequence[Callable[[], None]]) -> None:
+    for answer in answers:
+        answer()
 
 
 def _resolve(future: asyncio.Future[_Answer], answer: _Answer | None, error: Exception | None) -> None:

@@ -8,6 +8,10 @@ Between the two lies nothing but memory: whatever is stored and not yet judged i
 (`restoring.py`), and judged as if nothing had happened. When transaction 2 fails, the runs concerned are thrown away in
 memory and rebuilt from the store: the same path as a restart, so that there is only one to get right.
 
+An ack says that records are durable, and nothing about what the detectors think of them: it is given between the
+two, so that a detector that is slow, or a run that is far behind, costs no client its memory. A farewell is answered
+behind transaction 2, for whoever ends a run wants to see how it ended.
+
 Everything here runs on one thread (the log's worker), except `snapshot`. Time is an argument.
 """
 

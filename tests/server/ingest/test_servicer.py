@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import structlog
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import aio
@@ -277,10 +278,13 @@ def test_a_busy_store_is_unavailable_with_the_time_to_come_back_and_nothing_is_l
         async with service() as server:
             handle = (await server.open()).rank_handle
             server.failure = StorageBusyError("database: the disk is full")
-            call = server.stream()
-            await call.write(frame(wire(handle, 0, healthy_norms(16))))
-            with pytest.raises(aio.AioRpcError) as caught:
-                await durable(call, 16)
+            with structlog.testing.capture_logs() as lines:
+                for _ in range(3):
+                    call = server.stream()
+                    await call.write(frame(wire(handle, 0, healthy_norms(16))))
+                    with pytest.raises(aio.AioRpcError) as caught:
+                        await durable(call, 16)
+            assert [line["reason"] for line in lines] == ["database: the disk is full"], "told once, not at every tick"
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             trailers = dict(caught.value.trailing_metadata())
             info = RetryInfo()
@@ -401,6 +405,7 @@ def test_many_streams_share_one_worker() -> None:
                     await call.write(frame(wire(handle, first, healthy_norms(8))))
                 await durable(call, 64)
                 await call.done_writing()
+                await server.close(handle)  # its steps have been judged then
 
             await asyncio.gather(*(one(index) for index in range(30)))
             assert threading.active_count() <= before + 2
@@ -466,3 +471,28 @@ def test_the_event_loop_is_free_while_a_large_catalog_is_checked(monkeypatch: py
     run(story)
     assert threads
     assert threading.get_ident() not in threads
+
+
+def test_no_ack_waits_for_the_detectors_but_a_farewell_does() -> None:
+    async def story() -> None:
+        async with service(LogSettings(tick_seconds=0.001)) as server:
+            handle = (await server.open()).rank_handle
+            call = server.stream()
+            gate = threading.Event()
+            detect = server.pipeline.detect
+
+            def slowly(now: float) -> bool:
+                if server.pipeline.waiting_bytes():
+                    gate.wait(50)
+                return detect(now)
+
+            server.pipeline.detect = slowly  # type: ignore[method-assign]  # a detector that takes its time
+            await call.write(frame(wire(handle, 0, healthy_norms(16))))
+            await durable(call, 16)
+            assert not server.pipeline.snapshot().runs[0].tally.steps
+            farewell = asyncio.create_task(server.close(handle))
+            gate.set()
+            await farewell
+            assert server.pipeline.snapshot().runs[0].tally.steps == 16
+
+    run(story)
