@@ -6,7 +6,12 @@ advance are initialised to 0, so that a rate exists before the first event.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 # `_created` series double the number of series and no rule of ours reads them.
 disable_created_metrics()
@@ -15,6 +20,31 @@ disable_created_metrics()
 _DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # From record to durable: half a second of client batching is normal, minutes mean a spool being delivered.
 _DELAY_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
+
+
+class ProjectSummary(Collector):
+    """Counts and sums by project, added to by totals: clients report running totals and not each of their steps.
+
+    METRICS would like a histogram; of totals, count and sum are what is known.
+    """
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._totals: dict[str, tuple[int, float]] = {}
+        registry.register(self)
+
+    def add(self, project: str, count: int, seconds: float) -> None:
+        """Add to a project's totals."""
+        known_count, known_seconds = self._totals.get(project, (0, 0.0))
+        self._totals[project] = (known_count + count, known_seconds + seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        """The family, for the registry; from any thread."""
+        family = SummaryMetricFamily(self._name, self._documentation, labels=["project"])
+        for project, (count, seconds) in list(self._totals.items()):
+            family.add_metric([project], count, seconds)
+        yield family
 
 
 class Instruments:
@@ -117,6 +147,11 @@ class Instruments:
             "Bytes in clients' spools, as they reported.",
             ["project"],
             registry=registry,
+        )
+        self.client_hook_duration = ProjectSummary(
+            "seismograd_client_hook_duration_seconds",
+            "Time that watching took of the training threads, per hooked step, as clients reported.",
+            registry,
         )
         for result in ("accepted", "duplicate", "rejected"):
             self.ingest_records.labels(result=result)

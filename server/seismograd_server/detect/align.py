@@ -111,6 +111,13 @@ class Aligner:
         """Note a sign of life."""
         self._heard_at[rank] = max(self._heard_at[rank], now)
 
+    def follow_clock(self, seconds: float) -> None:
+        """The clock has been set forward by so much (back, when negative): nothing has waited longer for that."""
+        self._heard_at = [heard_at + seconds for heard_at in self._heard_at]
+        self._pieces = [
+            [replace(piece, arrived_at=piece.arrived_at + seconds) for piece in pieces] for pieces in self._pieces
+        ]
+
     def end(self, rank: int) -> None:
         """Stop waiting for a rank that has said farewell (until it sends something after all)."""
         self._ended.add(rank)

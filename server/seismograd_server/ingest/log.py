@@ -31,6 +31,8 @@ _Answer = TypeVar("_Answer")
 
 # Without frames, time still closes steps and loses runs: this often is looked.
 _IDLE_SECONDS = 0.25
+# What is slewed moves far less between two ticks; what is set moves by more, or harms nothing.
+_JUMP_SECONDS = 1.0
 # How often the ranks behind open streams count as alive.
 _HEAR_SECONDS = 1.0
 # A client that has waited so long for room is told to come back later.
@@ -68,6 +70,7 @@ class Log:
         instruments: Instruments,
         *,
         clock: Callable[[], float] = time.time,
+        steady_clock: Callable[[], float] = time.monotonic,
         on_fatal: Callable[[SeismogradError], None] = lambda error: None,  # noqa: ARG005 (nobody to tell)
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -75,6 +78,7 @@ class Log:
         self._settings = settings
         self._instruments = instruments
         self._clock = clock
+        self._steady_clock = steady_clock
         self._on_fatal = on_fatal
         self._on_commit = on_commit
         self._storing = Storing(pipeline, settings.limits, instruments)
@@ -89,6 +93,7 @@ class Log:
         self._room.set()
         self._streams: set[Stream] = set()
         self._heard_at = 0.0
+        self._looked: tuple[float, float] | None = None  # both clocks at the last tick
         self._thread = threading.Thread(target=self._run, name="seismograd-log", daemon=True)
         instruments.ingest_limit_bytes.set(settings.max_inflight_bytes)
 
@@ -212,6 +217,7 @@ class Log:
             self._calls = [each for each in self._calls if full and each.behind_frames]
         self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
         now = self._clock()
+        self._follow_clock(now)
         if frames:
             # Durable is all that an ack says: however slow the detectors are, no client waits for them.
             self._post(self._delivered, self._storing.store(frames, now), sum(len(frame.data) for frame in frames))
@@ -230,6 +236,16 @@ class Log:
             self._on_commit()
             self._post(self._notify, notices, self._runs())
         return behind
+
+    def _follow_clock(self, now: float) -> None:
+        """See whether the clock has been set (or the machine has slept) since the last tick: no wait ends by that."""
+        steady = self._steady_clock()
+        if self._looked is not None:
+            jump = (now - self._looked[0]) - (steady - self._looked[1])
+            if abs(jump) >= _JUMP_SECONDS:
+                _log.warning("the clock has been set", seconds=round(jump, 1))
+                self._pipeline.follow_clock(jump)
+        self._looked = (now, steady)
 
     def _hear(self, now: float) -> None:
         for handle in {handle for stream in list(self._streams) for handle in stream.handles}:

@@ -134,20 +134,19 @@ class TelemetryServicer:
         stream = Stream()
         self._log.attach(stream)
         reader = asyncio.create_task(self._read(stream, context))
-        code = grpc.StatusCode.OK
         try:
             while (response := await stream.answer(self._clock())) is not None:
                 await context.write(response.SerializeToString())
+            self._count("StreamSteps", grpc.StatusCode.OK)
         except SeismogradError as error:
-            code = status_of(error)
+            self._count("StreamSteps", status_of(error))
             await abort(context, error)
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            self._count("StreamSteps", grpc.StatusCode.CANCELLED)
             raise
         finally:
             reader.cancel()
             self._log.detach(stream)
-            self._instruments.ingest_requests.labels(method="StreamSteps", code=code.name).inc()
 
     async def _read(self, stream: Stream, context: Context) -> None:
         try:
@@ -165,23 +164,27 @@ class TelemetryServicer:
         """Count calls by status, and turn errors of the domain into statuses."""
 
         async def handle(request: object, context: Context) -> object:
-            code = grpc.StatusCode.OK
             try:
-                return await function(request)
+                answer = await function(request)
             except SeismogradError as error:
-                code = status_of(error)
+                self._count(method, status_of(error))
                 await abort(context, error)
-            except aio.AbortError:
+            except asyncio.CancelledError:
+                self._count(method, grpc.StatusCode.CANCELLED)
                 raise
             except Exception:
-                code = grpc.StatusCode.INTERNAL
+                self._count(method, grpc.StatusCode.INTERNAL)
                 _log.exception("a call failed", method=method)
-                await context.abort(code, f"{method} failed: the server's log says why")
+                await context.abort(grpc.StatusCode.INTERNAL, f"{method} failed: the server's log says why")
                 raise
-            finally:
-                self._instruments.ingest_requests.labels(method=method, code=code.name).inc()
+            self._count(method, grpc.StatusCode.OK)
+            return answer
 
         return handle
+
+    def _count(self, method: str, code: grpc.StatusCode) -> None:
+        """Before the client hears: who has an answer finds it counted."""
+        self._instruments.ingest_requests.labels(method=method, code=code.name).inc()
 
 
 def status_of(error: SeismogradError) -> grpc.StatusCode:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from seismograd_server.detect.tally import window_max
 from seismograd_server.model import RunState, RunView, Signature, Tally, Visibility
 
-# Beyond this a run would cost its Prometheus more than its worth; the fixed families need 27.
+# Beyond this a run would cost its Prometheus more than its worth; the fixed families need 28.
 SERIES_PER_RUN = 64
 
 # A series of one run in a family: what it has besides `project` and `run`, and its value.
@@ -45,10 +45,10 @@ def _known(value: float | None) -> Iterable[Series]:
 def _info(view: RunView) -> Iterable[Series]:
     run = view.run
     labels = {
-        "name": run.tags.get("name", ""),
+        "name": run.tags.get("name", run.key.run),
         "framework": run.framework,
         "strategy": run.strategy,
-        "dtype": run.tags.get("dtype", ""),
+        "dtype": view.dtype or run.tags.get("dtype", ""),
         "attempt": str(run.attempts),
     }
     return ((labels, 1.0),)
@@ -106,6 +106,14 @@ RUN_STATE: tuple[Family, ...] = (
     ),
 )
 
+CLIENT: tuple[Family, ...] = (
+    _gauge(
+        "seismograd_client_clock_skew_seconds",
+        "How far the clock of the rank that is farthest off is ahead of the server's.",
+        lambda view: view.clock_skew_seconds,
+    ),
+)
+
 GRADIENT: tuple[Family, ...] = (
     _gauge(
         "seismograd_run_grad_norm",
@@ -160,7 +168,7 @@ COUNTERS: tuple[Family, ...] = (
 )
 
 # One series each, but for the info's one, the four states and the two reasons for skipping a step.
-_FIXED_SERIES = len(RUN_STATE) + len(GRADIENT) + len(COUNTERS) + (len(RunState) - 1) + 1
+_FIXED_SERIES = len(RUN_STATE) + len(CLIENT) + len(GRADIENT) + len(COUNTERS) + (len(RunState) - 1) + 1
 
 DETECTION: tuple[Family, ...] = (
     Family("seismograd_run_signatures_total", "counter", "Alerts opened, by signature.", _signatures_total),
@@ -172,4 +180,4 @@ DETECTION: tuple[Family, ...] = (
     ),
 )
 
-RUN_FAMILIES: tuple[Family, ...] = RUN_STATE + GRADIENT + COUNTERS + DETECTION
+RUN_FAMILIES: tuple[Family, ...] = RUN_STATE + CLIENT + GRADIENT + COUNTERS + DETECTION

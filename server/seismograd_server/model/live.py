@@ -44,6 +44,8 @@ class RunView:
     tally: Tally
     active: Mapping[Signature, Severity]  # firing alerts by signature
     statuses: tuple[DetectorStatus, ...]
+    dtype: str = ""  # that most elements of the gradient have; empty = not known yet
+    clock_skew_seconds: float | None = None  # client minus server, of the rank that is farthest off; None = none told
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from seismograd_server.model import (
     Alert,
     AlertState,
     DetectorStatus,
+    Health,
     Launch,
     RecordKind,
     Run,
@@ -81,6 +82,8 @@ class RunEngine:
     seen: dict[int, float] = field(default_factory=dict)  # handle -> when, since the last chores
     open_alerts: list[Alert] = field(default_factory=list)  # as last read
     chores_at: float = 0.0
+    recorded_at: float | None = None  # when its latest records arrived; None = none since it is in memory
+    skews: dict[int, float] = field(default_factory=dict)  # rank -> seconds its clock is ahead of ours
 
     @property
     def run_id(self) -> int:
@@ -97,7 +100,7 @@ class RunEngine:
         if launch.launch_row == self.launch.launch_row:
             return
         self.launch = launch
-        self.opened, self.farewells = set(), {}
+        self.opened, self.farewells, self.skews = set(), {}, {}
         for series in self.series.values():
             series.begin(launch, now)
 
@@ -122,7 +125,20 @@ class RunEngine:
         if batch.kind is not RecordKind.STEP or sender.rank.launch_row != self.launch.launch_row:
             return
         self.opened.add(sender.rank.rank)
+        self.recorded_at = now
         self.series_of(batch.optimizer, now).offer(sender, batch, now, segment)
+
+    def report(self, sender: Sender, health: Health) -> None:
+        """A rank has told how it fares."""
+        if sender.rank.launch_row == self.launch.launch_row:
+            self.skews[sender.rank.rank] = health.clock_skew_seconds
+
+    def follow_clock(self, seconds: float) -> None:
+        """The clock has been set: silence is not longer or shorter for that."""
+        self.heard_at += seconds
+        self.chores_at += seconds
+        for series in self.series.values():
+            series.follow_clock(seconds)
 
     def settle(self, sender: Sender, optimizer: int) -> None:
         """The watermark of a rank's stream may have moved."""
@@ -150,6 +166,15 @@ class RunEngine:
             for rank in self.farewells:
                 found.aligner.end(rank)
         return found
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the run is over and nothing of it can change by itself any more: it is only still shown."""
+        return (
+            self.run.state is not RunState.RUNNING
+            and not self.open_alerts
+            and not any(series.waits for series in self.series.values())
+        )
 
     @property
     def behind(self) -> bool:
@@ -199,12 +224,7 @@ class RunEngine:
 
     def may_leave(self, now: float) -> bool:
         """Whether nothing of the run needs to be live any more."""
-        return (
-            self.run.state is not RunState.RUNNING
-            and not self.open_alerts
-            and now - max(self.run.ended_at or 0.0, self.heard_at) > self.settings.view_seconds
-            and not any(series.aligner.pending for series in self.series.values())
-        )
+        return self.at_rest and now - max(self.run.ended_at or 0.0, self.heard_at) > self.settings.view_seconds
 
     def view(self) -> RunView:
         """The run as pages and metrics show it."""
@@ -215,4 +235,6 @@ class RunEngine:
         statuses: tuple[DetectorStatus, ...] = ()
         if self.series:
             statuses = self.series[min(self.series)].watch.statuses()
-        return RunView(self.run, self.tally, active, statuses)
+        dtype = self.series[min(self.series)].dtype if self.series else ""
+        skew = max(self.skews.values(), key=abs, default=None)
+        return RunView(self.run, self.tally, active, statuses, dtype, skew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import structlog
@@ -38,6 +39,7 @@ class Fleet:
         self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
         self._snapshot = Snapshot(0.0)
         self._turn = 0
+        self._looked_at = 0.0  # when deleted runs were last looked for
 
     def __iter__(self) -> Iterator[RunEngine]:
         return iter(list(self._engines.values()))
@@ -89,8 +91,19 @@ class Fleet:
         """What is in memory of a run is not what the store says: build it anew before it is judged again."""
         self._stale.add(run_id)
 
+    def follow_clock(self, seconds: float) -> None:
+        """The clock has been set; see `Pipeline.follow_clock`."""
+        self._looked_at += seconds
+        for engine in self:
+            engine.follow_clock(seconds)
+
     def refresh(self, now: float) -> None:
-        """Build anew what is distrusted."""
+        """Let go of runs that have been deleted, and build anew what is distrusted."""
+        if self._engines and now - self._looked_at >= self._settings.chores_seconds:
+            self._looked_at = now
+            with contextlib.suppress(StorageBusyError), self._database.read() as transaction:
+                for run_id in self._engines.keys() - transaction.runs.existing(self._engines):
+                    self._forget(run_id)
         for run_id in sorted(self._stale):
             self._load(run_id, now)
 

@@ -46,7 +46,7 @@ def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, now: f
         closed = each.closed
         series = engine.series[closed.optimizer]
         series.ordinal = transaction.steps.append(engine.run_id, closed.launch_row, closed.optimizer, closed.block)
-    _progress(transaction, job)
+    _progress(transaction, job, now)
     _alerts(transaction, job, now)
     for transition in job.transitions:
         if transition.notify:
@@ -61,13 +61,13 @@ def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, now: f
     _checkpoint(transaction, job, now)
 
 
-def _progress(transaction: Transaction, job: Job) -> None:
+def _progress(transaction: Transaction, job: Job, now: float) -> None:
     engine = job.engine
     if not job.judged:
         return
     blocks = [each.closed.block for each in job.judged if each.closed.optimizer == min(engine.series)]
-    latest = max(float(each.closed.block.times.max()) for each in job.judged)
-    last_record_at = max(latest, engine.run.last_record_at or latest)
+    # By this server's clock, not by the stamps of the records: a client that is a day ahead must not hide its silence.
+    last_record_at = next((at for at in (engine.recorded_at, engine.run.last_record_at) if at is not None), now)
     engine.run = replace(
         engine.run,
         last_step=int(blocks[-1].steps[-1]) if blocks else engine.run.last_step,

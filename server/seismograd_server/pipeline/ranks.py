@@ -67,6 +67,14 @@ class RankBook:
         """The senders of a run that are in the book."""
         return [sender for sender in self._senders.values() if sender.rank.run_id == run_id]
 
+    def spooled_bytes(self, project: str) -> int:
+        """What the ranks of a project that have not ended said they hold in their spools."""
+        return sum(
+            sender.health.spool_bytes
+            for sender in self._senders.values()
+            if sender.health is not None and sender.project == project and sender.rank.ended_at is None
+        )
+
     def forget(self, run_id: int) -> None:
         """Forget the ranks of a run, which may have been deleted."""
         self._senders = {handle: each for handle, each in self._senders.items() if each.rank.run_id != run_id}

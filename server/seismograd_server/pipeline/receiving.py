@@ -6,7 +6,7 @@ changes nothing. Records that were refused or dropped count as received: a hole 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seismograd_server.instruments import Instruments
@@ -76,20 +76,28 @@ def commit_to_book(intake: Intake, book: RankBook, arrivals: Sequence[Arrival]) 
     return receipts
 
 
-def report_health(intake: Intake, book: RankBook, instruments: Instruments, spools: dict[int, tuple[str, int]]) -> None:
-    """Count what clients say they dropped: their totals only rise, so that the difference to the last one is new."""
+def report_health(intake: Intake, book: RankBook, instruments: Instruments) -> None:
+    """Count what clients say of themselves: their totals only rise, so that the difference to the last one is new."""
     for handle, health in intake.health.items():
         sender = book.sender(handle)
-        before: Mapping[str, int] = sender.health.dropped_records if sender.health is not None else {}
+        last = sender.health
+        before: Mapping[str, int] = last.dropped_records if last is not None else {}
+        calls, seconds = (last.hook_calls, last.hook_seconds) if last is not None else (0, 0.0)
+        if health.hook_calls >= calls:
+            spent = max(0.0, health.hook_seconds - seconds)
+            instruments.client_hook_duration.add(sender.project, health.hook_calls - calls, spent)
         for reason, total in health.dropped_records.items():
             if total > before.get(reason, 0):
                 counter = instruments.client_dropped_records.labels(project=sender.project, reason=reason)
                 counter.inc(total - before.get(reason, 0))
         sender.health = health
-        spools[handle] = (sender.project, health.spool_bytes)
-    for project in {book.sender(handle).project for handle in intake.health}:
-        spooled = sum(size for owner, size in spools.values() if owner == project)
-        instruments.client_spool_bytes.labels(project=project).set(spooled)
+    show_spools(book, instruments, {book.sender(handle).project for handle in intake.health})
+
+
+def show_spools(book: RankBook, instruments: Instruments, projects: Iterable[str]) -> None:
+    """Show what the ranks of some projects that have not ended hold in their spools."""
+    for project in projects:
+        instruments.client_spool_bytes.labels(project=project).set(book.spooled_bytes(project))
 
 
 def count(intake: Intake, instruments: Instruments, now: float) -> None:

@@ -51,6 +51,12 @@ def load_engine(transaction: Transaction, run_id: int, settings: PipelineSetting
             engine.settle(sender, optimizer)
         if rank.ended_at is not None:
             engine.say_farewell(sender)
+    present = {rank.handle: rank.rank for rank in ranks[engine.launch.launch_row]}
+    engine.skews = {
+        present[health.rank_handle]: health.clock_skew_seconds
+        for health in transaction.runs.health(run_id)
+        if health.rank_handle in present
+    }
     engine.open_alerts = transaction.alerts.open_for_run(run_id)
     opened = transaction.alerts.list(run.key.project, run.key.run, limit=_ALERTS)
     engine.count_signatures(Counter(alert.signature.value for alert in opened))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from dataclasses import dataclass
 
 from seismograd_server.detect import tally as tallies
@@ -11,7 +12,7 @@ from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
-from seismograd_server.model import ClosedBlock, Launch, StepBatch, Tally
+from seismograd_server.model import Catalog, ClosedBlock, Launch, StepBatch, Tally
 from seismograd_server.pipeline.ranks import Sender
 
 _MAGIC = b"SGP1"
@@ -95,6 +96,7 @@ class Series:
         self.tally = Tally()
         self.ordinal = 0  # of the last block stored
         self.saved_at: float | None = None  # when the last checkpoint was stored; None = never
+        self.dtype = ""  # that most elements of the gradient have, as the first rank known holds them
         self.attempt = 0
         self._patience = patience
         self._config = config
@@ -120,6 +122,11 @@ class Series:
         """When the record that has waited longest for its step to close arrived."""
         return self._aligner.oldest_arrival if self._aligner is not None else None
 
+    @property
+    def waits(self) -> bool:
+        """Whether any record is still to be judged."""
+        return bool(self._ready) or (self._aligner is not None and self._aligner.pending)
+
     def begin(
         self,
         launch: Launch,
@@ -141,6 +148,7 @@ class Series:
         for (optimizer, version), catalog in sender.catalogs.items():
             if optimizer == self.optimizer:
                 self.composer.catalogs[sender.rank.rank, version] = catalog
+                self.dtype = self.dtype or _dtype_of(catalog)
 
     def offer(self, sender: Sender, batch: StepBatch, now: float, segment: int) -> None:
         """Take new records of a rank of the open launch."""
@@ -181,6 +189,13 @@ class Series:
             watch=self.watch.to_bytes(),
         )
 
+    def follow_clock(self, seconds: float) -> None:
+        """The clock has been set: what has waited goes on waiting as long as it would have."""
+        if self.saved_at is not None:
+            self.saved_at += seconds
+        if self._aligner is not None:
+            self._aligner.follow_clock(seconds)
+
     def _close(self, now: float, *, everything: bool, most: int | None = None) -> list[Closed]:
         if self._launch is None or self._aligner is None or self._composer is None:
             return []
@@ -192,3 +207,10 @@ class Series:
             for closing in closings
             for block in self._composer.compose(closing)
         ]
+
+
+def _dtype_of(catalog: Catalog) -> str:
+    elements = Counter[str]()
+    for parameter in catalog.parameters:
+        elements[parameter.dtype] += parameter.numel
+    return max(elements, key=lambda dtype: elements[dtype], default="")

@@ -30,7 +30,7 @@ from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, write
 from seismograd_server.pipeline.ranks import RankBook, Sender, read_sender
-from seismograd_server.pipeline.receiving import Intake, commit_to_book, count, report_health, take_in
+from seismograd_server.pipeline.receiving import Intake, commit_to_book, count, report_health, show_spools, take_in
 from seismograd_server.store.database import Database, Transaction
 
 FailurePoint = Callable[[str], None]
@@ -60,7 +60,6 @@ class Pipeline:
         self._book = RankBook(database)
         self._fleet = Fleet(database, instruments, settings, self._book)
         self._notices: list[Notice] = []
-        self._spools: dict[int, tuple[str, int]] = {}
         self._failed_at: float | None = None  # when the store last refused what was judged
 
     @property
@@ -82,6 +81,8 @@ class Pipeline:
             pass
         with self._database.begin() as transaction:
             for engine in self._fleet:
+                if engine.at_rest:
+                    continue  # saved when it ended
                 save_states(transaction, engine, engine.series.keys(), now)
 
     def snapshot(self) -> Snapshot:
@@ -91,6 +92,11 @@ class Pipeline:
     def waiting_bytes(self) -> int:
         """Bytes of durable records that wait to be judged, about."""
         return sum(engine.waiting_bytes for engine in self._fleet)
+
+    def follow_clock(self, seconds: float) -> None:
+        """The clock has been set forward by so much (back, when negative): no wait ends sooner or later for that."""
+        self._failed_at = None if self._failed_at is None else self._failed_at + seconds
+        self._fleet.follow_clock(seconds)
 
     def take_notices(self) -> list[Notice]:
         """Alerts that changed since the last call."""
@@ -136,6 +142,7 @@ class Pipeline:
         if engine is not None:
             engine.hear(sender, now)
             engine.say_farewell(sender)
+        show_spools(self.book, self._instruments, {sender.project})
         return Receipt(sender.watermarks(), ())
 
     # ------------------------------------------------------------------------------------------------ transaction 1
@@ -155,7 +162,12 @@ class Pipeline:
         self._failure_point("ingest.after_commit")
         receipts = commit_to_book(intake, self.book, arrivals)
         count(intake, self._instruments, now)
-        report_health(intake, self.book, self._instruments, self._spools)
+        report_health(intake, self.book, self._instruments)
+        for health in intake.health.values():
+            sender = self.book.sender(health.rank_handle)
+            engine = self._fleet.get(sender.rank.run_id)
+            if engine is not None:
+                engine.report(sender, health)
         for engine in revived:
             engine.resume()
         self._hand_over(intake, before, now)
@@ -237,6 +249,8 @@ class Pipeline:
         jobs = []
         room = self._settings.steps_at_once
         for engine in self._fleet.in_turn():
+            if engine.at_rest:
+                continue  # shown for a while, and there may be thousands of them
             try:
                 ending = engine.ending(now)
                 judged = engine.close(now, everything=ending is not None, most=max(room, 1))

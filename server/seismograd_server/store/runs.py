@@ -22,7 +22,7 @@ from seismograd_server.model import (
     RunState,
 )
 from seismograd_server.store.catalogs import load_catalogs, save_catalog
-from seismograd_server.store.deletion import delete_run
+from seismograd_server.store.deletion import delete_run, delete_segments
 from seismograd_server.store.opening import OpenedRank, launch_of, open_rank, rank_of, run_of
 from seismograd_server.store.schema import checkpoints, health, launches, optimizers, ranks, runs
 from seismograd_server.store.upsert import insert_into
@@ -31,6 +31,8 @@ __all__ = ["OpenedRank", "RunRepository"]
 
 # Names looked through for "did you mean": the newest ones, so that a large store answers a typing error at once.
 _NAMES_COMPARED = 2000
+# Bound parameters of one statement; every database takes this many.
+_BOUND = 500
 
 
 class RunRepository:
@@ -183,6 +185,19 @@ class RunRepository:
         """The runs that are running, oldest first."""
         rows = self._connection.execute(select(runs).where(runs.c.state == RunState.RUNNING).order_by(runs.c.run_id))
         return [run_of(row) for row in rows]
+
+    def existing(self, run_ids: Iterable[int]) -> set[int]:
+        """Those of some runs that have not been deleted."""
+        wanted = sorted(run_ids)
+        found: set[int] = set()
+        for start in range(0, len(wanted), _BOUND):
+            some = wanted[start : start + _BOUND]
+            found.update(self._connection.scalars(select(runs.c.run_id).where(runs.c.run_id.in_(some))))
+        return found
+
+    def delete_part(self, run_id: int, most: int) -> int:
+        """Delete at most so many segments of a run, and tell how many: a long run is deleted piece by piece."""
+        return delete_segments(self._connection, run_id, most)
 
     def set_state(self, run_id: int, state: RunState, now: float, reason: str = "") -> None:
         """Move a run to a state; it has ended `now` unless it is running."""

@@ -496,3 +496,22 @@ def test_no_ack_waits_for_the_detectors_but_a_farewell_does() -> None:
             assert server.pipeline.snapshot().runs[0].tally.steps == 16
 
     run(story)
+
+
+def test_a_clock_that_is_set_is_noticed_and_one_that_is_slewed_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with Database.open("sqlite://", owner="test") as database:
+            pipeline = Pipeline(database, instruments := Instruments(CollectorRegistry()), PipelineSettings())
+            wall, steady = [1000.0], [50.0]
+            log = Log(
+                pipeline, LogSettings(), instruments, clock=lambda: wall[0], steady_clock=lambda: steady[0]
+            )  # its worker is not started: the test ticks
+            jumps: list[float] = []
+            monkeypatch.setattr(pipeline, "follow_clock", jumps.append)
+            for passed, jump in ((0.0, 0.0), (0.25, 0.0), (0.25, 0.3), (100.0, 0.0), (0.25, -3600.0), (0.25, 0.0)):
+                wall[0] += passed + jump
+                steady[0] += passed
+                log._tick()
+            assert jumps == [-3600.0]
+
+    run(story)

@@ -1,0 +1,127 @@
+"""What is in memory of live runs: what it costs when they are over, and what it makes of clocks that are set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from seismograd_server.model import Health, RunState, RunView
+from seismograd_server.pipeline import Arrival, Pipeline
+from seismograd_server.store.database import Database
+from tests.support.synthetic import NOW, SyntheticRun, new_pipeline
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with Database.open("sqlite://", owner="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def pipeline(database: Database) -> Pipeline:
+    return new_pipeline(database)
+
+
+def finished(pipeline: Pipeline, name: str) -> SyntheticRun:
+    run = SyntheticRun(pipeline, name=name, launch=name, world_size=1).open()
+    run.send(0, 16)
+    run.close(NOW)
+    return run
+
+
+def sample(pipeline: Pipeline, name: str, **labels: str) -> float | None:
+    return pipeline._instruments.registry.get_sample_value(name, labels)
+
+
+def view(pipeline: Pipeline) -> RunView:
+    (found,) = pipeline.snapshot().runs
+    return found
+
+
+def test_runs_that_are_over_cost_no_transaction(
+    pipeline: Pipeline, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        finished(pipeline, f"run-{index}")
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "begin", None)  # a write transaction would raise
+        for second in range(1, 60):
+            pipeline.detect(NOW + second)
+    assert len(pipeline.snapshot().runs) == 3, "still shown"
+
+
+def test_a_deleted_run_is_forgotten_and_the_others_are_left_alone(pipeline: Pipeline, database: Database) -> None:
+    finished(pipeline, "deleted")
+    living = SyntheticRun(pipeline, name="living", launch="living", world_size=1).open()
+    living.send(0, 16)
+    pipeline.detect(NOW)
+    engine = pipeline._fleet.get(2)
+    with database.begin() as transaction:
+        transaction.runs.delete(1)
+    pipeline.detect(NOW + 6)
+    assert view(pipeline).run.key.run == "living"
+    assert pipeline._fleet.get(2) is engine, "was not rebuilt"
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+def test_a_clock_that_is_set_neither_closes_a_step_nor_holds_it_up(pipeline: Pipeline, jump: float) -> None:
+    run = SyntheticRun(pipeline).open()
+    run.send(0, 16, ranks=[0])
+    pipeline.detect(NOW)
+    pipeline.follow_clock(jump)
+    pipeline.detect(NOW + jump + 4)
+    assert view(pipeline).tally.steps == 0, "the other rank has a second left"
+    pipeline.detect(NOW + jump + 6)
+    assert view(pipeline).tally.steps == 16
+
+
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+def test_a_clock_that_is_set_neither_loses_a_run_nor_keeps_it(pipeline: Pipeline, jump: float) -> None:
+    run = SyntheticRun(pipeline, world_size=1).open()
+    run.send(0, 16)
+    pipeline.detect(NOW)
+    pipeline.follow_clock(jump)
+    pipeline.detect(NOW + jump + 50)
+    assert view(pipeline).run.state is RunState.RUNNING
+    pipeline.detect(NOW + jump + 61)
+    assert view(pipeline).run.state is RunState.LOST
+
+
+def test_the_last_record_is_dated_by_the_clock_of_the_server(pipeline: Pipeline, database: Database) -> None:
+    run = SyntheticRun(pipeline, world_size=1).open()
+    run.send(0, 16, NOW + 5 * HOUR)  # its own stamps say NOW
+    pipeline.detect(NOW + 5 * HOUR)
+    assert view(pipeline).run.last_record_at == NOW + 5 * HOUR
+    with database.read() as transaction:
+        assert transaction.runs.by_id(1).last_record_at == NOW + 5 * HOUR
+
+
+def test_what_clients_say_of_themselves_is_shown(pipeline: Pipeline, database: Database) -> None:
+    run = SyntheticRun(pipeline).open()
+    reports = [
+        Health(run.handle(0), {}, 0, 500, 2.0, 100, 0.01, -0.5),
+        Health(run.handle(1), {}, 0, 300, 3.0, 100, 0.01, -7.5),
+        Health(run.handle(1), {}, 0, 300, 3.5, 150, 0.01, -7.0),
+    ]
+    for report in reports:
+        pipeline.ingest([Arrival(health=(report,))], NOW)
+    run.send(0, 16)
+    pipeline.detect(NOW)
+    assert sample(pipeline, "seismograd_client_hook_duration_seconds_count", project="mt") == 250
+    assert sample(pipeline, "seismograd_client_hook_duration_seconds_sum", project="mt") == 5.5
+    assert view(pipeline).clock_skew_seconds == -7.0
+    assert view(pipeline).dtype == "float32"
+    again = new_pipeline(database)
+    assert (view(again).clock_skew_seconds, view(again).dtype) == (-7.0, "float32")
+
+
+def test_spools_of_ranks_that_have_ended_are_no_longer_shown(pipeline: Pipeline) -> None:
+    run = SyntheticRun(pipeline).open()
+    for rank in range(2):
+        pipeline.ingest([Arrival(health=(Health(run.handle(rank), {}, 0, 500, 0.0, 0, 0.0, 0.0),))], NOW)
+    assert sample(pipeline, "seismograd_client_spool_bytes", project="mt") == 1000
+    pipeline.close_rank(run.handle(0), "finished", "", NOW)
+    assert sample(pipeline, "seismograd_client_spool_bytes", project="mt") == 500
