@@ -26,7 +26,7 @@ from seismograd_server.store.outbox import OutboxEntry
 
 _log = structlog.get_logger(__name__)
 
-# Entries looked at in one go. Those of a target that is down are due later than new ones, so they crowd out nobody.
+# Entries of one target looked at in one go.
 _LIMIT = 500
 # A row whose target is not configured is looked at again after this: the operator may put it back.
 _UNKNOWN_TARGET_SECONDS = 300.0
@@ -110,16 +110,16 @@ class Worker:
         """
         self._collect()
         now = self._clock()
-        entries = await asyncio.to_thread(self._read, now)
-        for name, rows in _by_target(entries).items():
+        for name, rows in (await asyncio.to_thread(self._read)).items():
             lane = self._lanes.get(name)
             if lane is None:
-                await asyncio.to_thread(self._postpone_unknown, rows, now)
+                if unknown := [row for row in rows if _is_due(row, now, _UNKNOWN_TARGET_SECONDS)]:
+                    await asyncio.to_thread(self._postpone_unknown, unknown, now)
             # The oldest row decides for all of its lane, so that no news overtakes older news.
-            elif name not in self._in_flight and rows[0].due_at <= now:
+            elif name not in self._in_flight and _is_due(rows[0], now, self._policy.longest_retry_seconds):
                 self._start(name, lane.deliver(rows))
         self._remind(now)
-        if now >= self._next_prune_at:
+        if not 0 < self._next_prune_at - now <= _PRUNE_EVERY_SECONDS:
             self._next_prune_at = now + _PRUNE_EVERY_SECONDS
             await asyncio.to_thread(self._prune, now)
 
@@ -130,7 +130,8 @@ class Worker:
             self._collect()
 
     def _remind(self, now: float) -> None:
-        if now < self._next_reminder_at:
+        # A clock that was set back must not silence the reminders: Alertmanager would take every alert for resolved.
+        if 0 < self._next_reminder_at - now <= self._policy.resend_seconds:
             return
         self._next_reminder_at = now + self._policy.resend_seconds
         for name, lane in self._lanes.items():
@@ -186,10 +187,10 @@ class Worker:
         self._instruments.storage_errors.labels(op="notify").inc()
         _log.warning("the outbox is not available; trying again", reason=str(error))
 
-    def _read(self, now: float) -> list[OutboxEntry]:
+    def _read(self) -> dict[str, list[OutboxEntry]]:
         """Rows that are due, and those that wait for their next attempt, because order is kept among all of them."""
         with self._database.read() as transaction:
-            entries = transaction.outbox.due(now + self._policy.longest_retry_seconds, _LIMIT)
+            entries = transaction.outbox.waiting(_LIMIT)
             self._instruments.notifications_pending.set(transaction.outbox.pending_count())
         return entries
 
@@ -206,9 +207,6 @@ class Worker:
             transaction.outbox.prune(now - _KEEP_FINISHED_SECONDS)
 
 
-def _by_target(entries: Sequence[OutboxEntry]) -> dict[str, list[OutboxEntry]]:
-    """Rows by target, each in the order in which they were written."""
-    result: dict[str, list[OutboxEntry]] = {}
-    for entry in sorted(entries, key=lambda each: each.entry_id or 0):
-        result.setdefault(entry.target, []).append(entry)
-    return result
+def _is_due(entry: OutboxEntry, now: float, longest_wait: float) -> bool:
+    # No row waits so long: the clock has been set back, and would hold the notification up by as much.
+    return not now < entry.due_at <= now + longest_wait

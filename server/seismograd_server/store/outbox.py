@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from seismograd_server.store.schema import outbox
 from seismograd_server.store.upsert import insert_into
@@ -62,6 +62,17 @@ class OutboxRepository:
             select(outbox).where(outbox.c.due_at <= now).order_by(outbox.c.due_at, outbox.c.entry_id).limit(limit)
         )
         return [_entry(row) for row in rows]
+
+    def waiting(self, limit_each: int = 100) -> dict[str, list[OutboxEntry]]:
+        """By target, its oldest entries that are not delivered, due or not, in the order in which they were written.
+
+        So many of each, so that a target that is down crowds out nobody else.
+        """
+        pending = outbox.c.due_at.is_not(None)
+        targets = self._connection.scalars(select(outbox.c.target).where(pending).distinct()).all()
+        of_one = select(outbox).where(pending, outbox.c.target == bindparam("of"))
+        of_one = of_one.order_by(outbox.c.entry_id).limit(limit_each)
+        return {target: [_entry(row) for row in self._connection.execute(of_one, {"of": target})] for target in targets}
 
     def delivered(self, entry_id: int, now: float) -> None:
         """The target has accepted it."""

@@ -485,10 +485,10 @@ def test_run_outlasts_a_store_that_is_busy_and_ends_when_another_server_owns_it(
     async def story() -> None:
         real = worker._read
 
-        def troubled(now: float) -> Any:
+        def troubled() -> Any:
             if outcomes:
                 raise outcomes.pop(0)
-            return real(now)
+            return real()
 
         worker._read = troubled  # type: ignore[method-assign]  # a store in trouble, on demand
         with pytest.raises(StorageFencedError, match="taken over"):
@@ -565,3 +565,40 @@ def test_a_real_alertmanager_that_was_down_hears_of_what_it_missed(
 
     asyncio.run(story())
     assert receiver.requests[0].json()["alerts"][0]["labels"]["run"] == "lstm-7"
+
+
+def test_a_target_that_is_down_crowds_out_nobody_however_much_waits_for_it(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seismograd_server.notify.worker._LIMIT", 3)
+    gone = TargetConfig("webhook", "http://127.0.0.1:9", "gone", secret="hush", allow_hosts=("127.0.0.1",))
+    server = Server(database, build_targets([gone, webhook(receiver)], 30.0), Clock())
+    for step in range(10):
+        server.find(step, scope=f"layer:{step}")
+    with database.begin() as transaction:  # the other target has had them all but the newest
+        for entry in transaction.outbox.waiting(100)[server.targets[1].name][:-1]:
+            transaction.outbox.delivered(entry.entry_id or 0, NOW)
+    worker = server.worker(QUIET)
+    rounds(lambda: once(worker))
+    assert [each.json()["scope"] for each in receiver.requests] == ["layer:9"]
+
+
+def test_a_clock_that_is_set_back_silences_nobody(database: Database, receiver: Receiver) -> None:
+    clock = Clock()
+    server = Server(database, build_targets([alertmanager(receiver)], 30.0), clock)
+    worker = server.worker()
+    server.find(10)
+    rounds(lambda: once(worker), lambda: once(worker))
+    told = len(receiver.requests)
+    clock.now -= 3600.0
+    receiver.answer = lambda _: Answer(503)
+    server.find(11, scope="other")
+    rounds(lambda: once(worker))  # put off
+    receiver.answer = lambda _: Answer(200)
+    clock.now -= 3600.0
+    rounds(lambda: once(worker))
+    clock.now += 31.0
+    rounds(lambda: once(worker))
+    scopes = [alert["labels"].get("scope", "") for each in receiver.requests[told:] for alert in each.json()]
+    assert scopes[1] == "other", "tried again at once, not after the hour that was set back"
+    assert "" in scopes, "and the alert that still fires is repeated"

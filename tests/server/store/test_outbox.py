@@ -82,3 +82,18 @@ def test_pruning_forgets_only_what_is_finished(outbox: OutboxRepository) -> None
     assert outbox.prune(before=20.0) == 1
     assert outbox.add([replace(ENTRY, dedupe_key="0")]) == 1
     assert outbox.add([replace(ENTRY, dedupe_key="1"), replace(ENTRY, dedupe_key="2")]) == 0
+
+
+def test_of_each_target_the_oldest_entries_wait_whether_due_or_not(outbox: OutboxRepository) -> None:
+    entries = [
+        replace(ENTRY, target=target, due_at=due_at, dedupe_key=f"{target}/{due_at}")
+        for target, due_at in (("pager", 90.0), ("pager", 10.0), ("pager", 11.0), ("chat", 12.0))
+    ]
+    outbox.add(entries)
+    outbox.delivered(2, now=1.0)
+    waiting = outbox.waiting(limit_each=2)
+    assert {target: [entry.due_at for entry in rows] for target, rows in waiting.items()} == {
+        "pager": [90.0, 11.0],
+        "chat": [12.0],
+    }
+    assert [entry.due_at for entry in outbox.waiting(limit_each=1)["pager"]] == [90.0]
