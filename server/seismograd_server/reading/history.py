@@ -23,6 +23,7 @@ from seismograd_server.model import (
     Rank,
     RecordFlag,
     Run,
+    Severity,
     UInt8,
     UInt16,
 )
@@ -110,6 +111,14 @@ class NonfiniteHit:
     negative_inf_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an alert said when it opened: by now it tells of its worst moment."""
+
+    severity: Severity
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
     """All that is known of a run, read at one moment."""
@@ -122,6 +131,7 @@ class History:
     rank_window: RankWindow | None = None  # around the focus
     nonfinite: tuple[NonfiniteHit, ...] = ()
     alerts: tuple[Alert, ...] = ()  # by opened_step
+    openings: Mapping[str, Opening] = field(default_factory=dict)  # by alert_id
     checkpoints: tuple[Checkpoint, ...] = ()  # by step
     health: tuple[Health, ...] = ()
     statuses: tuple[DetectorStatus, ...] = ()  # empty unless the run is live

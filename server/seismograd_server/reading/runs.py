@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from seismograd_server.errors import StorageError
 from seismograd_server.model import Alert, AlertState, DetectorStatus, Run, RunKey, Severity
-from seismograd_server.reading.history import History, Series
+from seismograd_server.reading.history import History, Opening, Series
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.series import read_rank_window, read_series
 from seismograd_server.store.database import Database
@@ -42,6 +42,7 @@ def read_history(
                 key=lambda alert: (alert.opened_step, alert.opened_at),
             )
         )
+        openings = transaction.alerts.openings(run.run_id)
         checkpoints = tuple(transaction.runs.checkpoints(run.run_id))
         health = tuple(transaction.runs.health(run.run_id))
     series = read_series(database, run.run_id, optimizer)
@@ -65,6 +66,7 @@ def read_history(
         rank_window=rank_window,
         nonfinite=() if composed is None else composed.nonfinite,
         alerts=alerts,
+        openings={alert_id: Opening(event.severity, event.reason) for alert_id, event in openings.items()},
         checkpoints=tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step)),
         health=health,
         statuses=statuses,

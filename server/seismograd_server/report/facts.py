@@ -12,7 +12,7 @@ import numpy as np
 from seismograd_server.display.numbers import duration, figure, share, times, timestamp
 from seismograd_server.display.text import plural
 from seismograd_server.model import AlertState, Checkpoint, RunState, Severity
-from seismograd_server.reading.history import History
+from seismograd_server.reading.history import History, Opening
 from seismograd_server.report.contents import Event, Fact, Focus, Healthy, LayerRise, NumberedAlert, RankView
 from seismograd_server.report.summary import how_failed, signature_name
 
@@ -124,9 +124,13 @@ def timeline(
     gravest_first = sorted(alerts, key=lambda entry: (-entry.alert.severity, entry.alert.opened_step))
     for entry in gravest_first[:_SHOWN_ALERTS]:
         alert = entry.alert
-        title = f"Alert {entry.number}: {signature_name(alert.signature)} ({alert.severity.label})"
+        opening = history.openings.get(alert.alert_id, Opening(alert.severity, alert.reason))
+        severity = opening.severity.label
+        if opening.severity != alert.severity:
+            severity += f", later {alert.severity.label}"
+        title = f"Alert {entry.number}: {signature_name(alert.signature)} ({severity})"
         tone = "critical" if alert.severity is Severity.CRITICAL else "warning"
-        events.append(Event(alert.opened_step, alert.opened_at, title, alert.reason, tone))
+        events.append(Event(alert.opened_step, alert.opened_at, title, opening.reason, tone))
     if focus.failure is not None and focus.failure_kind is not None:
         detail = _levels(history, series.row(focus.failure))
         title = f"Failure: {how_failed(focus.failure_kind)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, Row, Select, func, insert, select, update
@@ -118,22 +118,17 @@ class AlertRepository:
             .where(alert_transitions.c.alert_row == self._row(alert_id).alert_row)
             .order_by(alert_transitions.c.ordinal)
         )
-        return [
-            AlertEvent(
-                alert_id=alert_id,
-                ordinal=row.ordinal,
-                before=None if row.before is None else AlertState(row.before),
-                state=AlertState(row.state),
-                severity=Severity(row.severity),
-                step=row.step,
-                cause=row.cause,
-                at=row.at,
-                notify=bool(row.notify),
-                reason=row.reason,
-                evidence=_evidence(row.evidence_json),
-            )
-            for row in rows
-        ]
+        return [_event(row, alert_id) for row in rows]
+
+    def openings(self, run_id: int) -> Mapping[str, AlertEvent]:
+        """What each alert of a run said when it opened, by alert_id."""
+        history = alert_transitions.c
+        rows = self._connection.execute(
+            select(alert_transitions, alerts.c.alert_id)
+            .join(alerts, alerts.c.alert_row == history.alert_row)
+            .where(alerts.c.run_id == run_id, history.ordinal == 0)
+        )
+        return {row.alert_id: _event(row, row.alert_id) for row in rows}
 
     def acknowledge(self, alert_id: str, by: str, now: float) -> Alert:
         """Note that a person has taken an alert on, and return it; the first one stays.
@@ -237,6 +232,22 @@ def _evidence_json(evidence: Evidence) -> str:
 
 def _evidence(text: str) -> Evidence:
     return Evidence(**json.loads(text))
+
+
+def _event(row: Row[tuple[object, ...]], alert_id: str) -> AlertEvent:
+    return AlertEvent(
+        alert_id=alert_id,
+        ordinal=row.ordinal,
+        before=None if row.before is None else AlertState(row.before),
+        state=AlertState(row.state),
+        severity=Severity(row.severity),
+        step=row.step,
+        cause=row.cause,
+        at=row.at,
+        notify=bool(row.notify),
+        reason=row.reason,
+        evidence=_evidence(row.evidence_json),
+    )
 
 
 def _alert(row: Row[tuple[object, ...]]) -> Alert:

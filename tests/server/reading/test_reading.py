@@ -7,7 +7,7 @@ from seismograd_server.errors import NotFoundError
 from seismograd_server.model import RunKey
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.layers import read_layer_window, thinned
-from seismograd_server.reading.runs import find_run
+from seismograd_server.reading.runs import find_run, read_history
 from seismograd_server.reading.series import read_series, series_of, step_pages
 from tests.support.reading import EXPLODING, Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_norms, healthy_norms
@@ -77,3 +77,14 @@ def test_a_run_that_shipped_totals_only_has_no_layers(empty_store: Stocked) -> N
 def test_an_unknown_run_is_not_found(stocked: Stocked) -> None:
     with pytest.raises(NotFoundError, match="mt/exploding"):
         find_run(stocked.database, RunKey("mt", "explodin"))
+
+
+def test_a_history_knows_what_each_alert_said_when_it_opened(stocked: Stocked) -> None:
+    history = read_history(stocked.database, EXPLODING, lambda *_: (0, 10))
+    assert {alert.alert_id for alert in history.alerts} == history.openings.keys()
+    with stocked.database.read() as transaction:
+        for alert in history.alerts:
+            first = transaction.alerts.history(alert.alert_id)[0]
+            opening = history.openings[alert.alert_id]
+            assert (opening.severity, opening.reason) == (first.severity, first.reason)
+    assert any(history.openings[alert.alert_id].reason != alert.reason for alert in history.alerts)

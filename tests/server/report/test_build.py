@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seismograd_server.model import DetectorStatus, RecordFlag, RunState, Severity, Signature, Visibility
+from seismograd_server.reading.history import Opening
 from seismograd_server.report.build import build
 from seismograd_server.report.contents import Report, Verdict
 from tests.support.histories import (
@@ -290,3 +291,13 @@ def test_a_long_run_is_thinned_and_keeps_its_one_spike() -> None:
     assert report.whole is not None
     assert len(report.whole.steps) < 2500
     assert report.whole.norm.max() == 9e9
+
+
+def test_the_timeline_tells_what_an_alert_said_when_it_opened() -> None:
+    history = exploding_history()
+    alert = next(each for each in history.alerts if each.severity is Severity.CRITICAL)
+    opening = Opening(Severity.WARNING, "gradient norm 12, six times its baseline")
+    report = build(replace(history, openings={alert.alert_id: opening}), NOW)
+    event = next(each for each in report.timeline if each.detail == opening.reason)
+    assert event.step == alert.opened_step
+    assert "(warning, later critical)" in event.title
