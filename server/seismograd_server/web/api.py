@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import structlog
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from seismograd_server.display.thinning import kept_points
-from seismograd_server.errors import ConflictError
+from seismograd_server.errors import ConflictError, StorageError
 from seismograd_server.model import AlertState, RunKey, RunState, RunView, Snapshot
 from seismograd_server.reading.encoding import (
     Json,
@@ -32,7 +34,11 @@ from seismograd_server.web.bodies import person_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Postmortem, WebSettings
 
+_log = structlog.get_logger("seismograd.web")
 _LARGEST_PAGE = 1000
+# Of one transaction: tens of milliseconds each, in which nobody else can write.
+_SEGMENTS_AT_ONCE = 64
+_RECLAIMED_AT_ONCE = 8 * 2**20
 # Points of a series: enough for any screen by default, a few megabytes of JSON at most. All of it is in QueryService.
 _POINTS = 2000
 _MOST_POINTS = 20_000
@@ -127,16 +133,34 @@ class Api:
         key = key_of(request)
 
         def answer() -> Json:
-            with self._database.begin() as transaction:
-                run = transaction.runs.get(key)
-                if run.state is RunState.RUNNING:
-                    raise ConflictError(
-                        f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
-                    )
-                transaction.runs.delete(run.run_id)
+            while self._delete_part(key):
+                pass
             return {"deleted": True, "project": key.project, "run": key.run}
 
-        return await self._turns.json(answer)
+        response = await self._turns.json(answer)
+        response.background = BackgroundTask(self._turns, self._reclaim)
+        return response
+
+    def _delete_part(self, key: RunKey) -> bool:
+        """Delete some of a run, or what is left of it; whether there is more. Records of others come in between."""
+        with self._database.begin() as transaction:
+            run = transaction.runs.get(key)
+            if run.state is RunState.RUNNING:
+                raise ConflictError(
+                    f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
+                )
+            if transaction.runs.delete_part(run.run_id, _SEGMENTS_AT_ONCE):
+                return True
+            transaction.runs.delete(run.run_id)
+            return False
+
+    def _reclaim(self) -> None:
+        """Give the space of what was deleted back to the file system, a little at a time."""
+        try:
+            while self._database.reclaim(_RECLAIMED_AT_ONCE):
+                pass
+        except StorageError as error:  # the next deletion will do it
+            _log.warning("space of deleted runs was not given back", reason=str(error))
 
     async def series(self, request: Request) -> Response:
         """GET .../series: columns over closed steps; thinned to `points` with every extreme kept."""

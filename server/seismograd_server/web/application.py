@@ -24,6 +24,7 @@ from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
 from seismograd_server.web.links import EscapedPaths
+from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
 from seismograd_server.web.settings import Postmortem, WebSettings
 
@@ -60,17 +61,24 @@ def create_app(
     pages = Pages(database, snapshot, settings, clock, turns=turns)
 
     async def health(_request: Request) -> Response:
+        """GET /healthz: whether the process answers, its version and its clock."""
         return json_answer({"status": "ok", "version": version("seismograd"), "time": clock()})
 
     async def readiness(_request: Request) -> Response:
+        """GET /readyz: 200 when records are taken, 503 otherwise."""
         return json_answer({"status": "ready"}) if ready() else json_answer({"status": "not ready"}, 503)
 
     async def metrics(request: Request) -> Response:
+        """GET /metrics: the page for Prometheus, in its text format or in OpenMetrics."""
         body, content_type = await in_thread(lambda: metrics_page(request.headers.get("accept", "")))
         return Response(body, headers={"content-type": content_type})
 
+    async def openapi(_request: Request) -> Response:
+        """GET /api/openapi.json: this description."""
+        return json_answer(description)
+
     run = "/api/v1/runs/{project}/{run}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", pages.fleet),
             Route("/runs/{project}/{run}", pages.run),
@@ -79,6 +87,7 @@ def create_app(
             Route("/healthz", health),
             Route("/readyz", readiness),
             Route("/metrics", metrics),
+            Route("/api/openapi.json", openapi),
             Route("/api/v1/runs", api.runs),
             Route(run, api.run, methods=["GET"]),
             Route(run, api.delete, methods=["DELETE"]),
@@ -104,10 +113,12 @@ def create_app(
             Exception: _crashed,
         },
     )
+    description = describe(app.routes, version("seismograd"))
+    return app
 
 
 async def _look(_request: Request) -> Response:
-    """The style sheet that the pages share with the report."""
+    """GET /static/look.css: the style sheet that the pages share with the report."""
     return Response(shared_css(), media_type="text/css", headers={"cache-control": "max-age=3600"})
 
 

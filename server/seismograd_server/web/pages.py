@@ -23,8 +23,8 @@ from seismograd_server.errors import SeismogradError, StorageError, UsageError
 from seismograd_server.model import Alert, AlertState, Run, RunState, RunView, Severity, Snapshot
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.layers import read_layer_window
+from seismograd_server.reading.recent import RecentSeries
 from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
-from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, json_answer, key_of, number_of, status_of
 from seismograd_server.web.api import view_of
@@ -56,6 +56,7 @@ class Pages:
     ) -> None:
         self._turns = turns
         self._database = database
+        self._series = RecentSeries(database)
         self._snapshot = snapshot
         self._settings = settings
         self._clock = clock
@@ -107,7 +108,7 @@ class Pages:
                 run = transaction.runs.get(key)
                 alerts = list(transaction.alerts.list(project=key.project, run=key.run, limit=ALERTS_OF_A_RUN))
                 checkpoints = transaction.runs.checkpoints(run.run_id)
-            series = read_series(self._database, run.run_id, 0)
+            series = self._series.read(run.run_id, 0)
             return self._run(run, series, alerts, max((each.step for each in checkpoints), default=None))
 
         return await self._turns(lambda: self._page("run.html", read()))
@@ -154,7 +155,7 @@ class Pages:
         return (_drawn(heat_chart(picture, Moments(), "heat")) if picture else "", "")
 
     async def acknowledge(self, request: Request) -> Response:
-        """POST /alerts/{id}/ack from the form of a run page; leads back to it."""
+        """POST /alerts/{id}/ack: acknowledges from the form of a run page, and leads back to it."""
         fields = parse_qs((await small_body(request)).decode("utf-8", errors="replace"))
         person = fields.get("by", [""])[0].strip()[:200]
         if not person:

@@ -15,7 +15,7 @@ from seismograd_server.model import Snapshot
 from seismograd_server.reading.encoding import dumps
 from seismograd_server.web import answers, api
 from tests.support.reading import Stocked
-from tests.support.synthetic import NOW, SyntheticRun, exploding_norms
+from tests.support.synthetic import NOW, SyntheticRun, exploding_norms, healthy_norms
 
 Connect = Callable[..., httpx.AsyncClient]
 
@@ -273,3 +273,27 @@ def test_the_metrics_come_however_many_pages_are_being_made(stocked: Stocked, co
             assert {(await page).status_code for page in pages} == {503}
 
     asyncio.run(story())
+
+
+def test_a_run_is_deleted_in_parts_and_its_space_given_back(
+    empty_store: Stocked, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_SEGMENTS_AT_ONCE", 4)
+    monkeypatch.setattr(api, "_RECLAIMED_AT_ONCE", 2**14)
+    run = SyntheticRun(empty_store.pipeline, name="old", world_size=1, norms=healthy_norms(512)).open()
+    for first in range(0, 512, 16):
+        run.send(first, first + 16)
+    run.close(NOW)
+    begins: list[int] = []
+    begin = empty_store.database.begin
+
+    def begin_and_count() -> Any:
+        begins.append(1)
+        return begin()
+
+    monkeypatch.setattr(empty_store.database, "begin", begin_and_count)
+    assert ask(empty_store.app(), connect, "DELETE", "/api/v1/runs/mt/old").json()["deleted"] is True
+    assert len(begins) >= 9, "32 segments, four at a time, and the rest"
+    with empty_store.database.read() as transaction:
+        assert transaction.connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() == 0
+        assert transaction.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar_one() == 0

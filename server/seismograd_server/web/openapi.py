@@ -1,0 +1,103 @@
+"""The description of the HTTP interface (OpenAPI 3.1), made from the routes themselves: what is served is described.
+
+Paths and methods come from the router, the words from the docstrings of the handlers ("GET /path: what it gives."),
+the parameters of the query from the table below; tests hold the table against the handlers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.routing import BaseRoute, Route
+
+from seismograd_server.model import AlertState, RunState
+
+_TEXT = {"type": "string"}
+_WHOLE = {"type": "integer"}
+_RUN_STATES = {"type": "string", "enum": [state.value for state in RunState]}
+_ALERT_STATES = {"type": "string", "enum": [state.value for state in AlertState]}
+_STEPS = {"optimizer": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE}
+# What each handler reads of the query, by its name.
+_QUERIES: dict[str, dict[str, dict[str, Any]]] = {
+    "fleet": {"project": _TEXT, "before": _WHOLE},
+    "runs": {"project": _TEXT, "state": _RUN_STATES, "limit": _WHOLE, "before": _WHOLE},
+    "series": {**_STEPS, "points": _WHOLE},
+    "layers": {**_STEPS, "columns": _WHOLE},
+    "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
+    "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
+    "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},
+}
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["by"], "properties": {"by": {"type": "string", "maxLength": 200}}}
+        }
+    },
+}
+_FORM = {
+    "required": True,
+    "content": {
+        "application/x-www-form-urlencoded": {
+            "schema": {"type": "object", "required": ["by"], "properties": {"by": {"type": "string", "maxLength": 200}}}
+        }
+    },
+}
+_BODIES = {"/api/v1/alerts/{alert_id}/ack": _BODY, "/alerts/{alert_id}/ack": _FORM}
+_ERROR = {
+    "description": "What is wrong, in one line. 400: the request; 404: no such run or alert; 409: not now; 5xx: us.",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+        }
+    },
+}
+
+
+def describe(routes: Iterable[BaseRoute], version: str) -> dict[str, Any]:
+    """The document; every route but the static files is in it, with every method."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        if isinstance(route, Route):
+            for method in sorted((route.methods or set()) - {"HEAD"}):
+                paths.setdefault(route.path, {})[method.lower()] = _operation(route, method)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "seismograd",
+            "version": version,
+            "description": "Runs, series, layers and alerts. Numbers that JSON cannot hold are the strings "
+            '"NaN", "Infinity" and "-Infinity"; what is not known is null. In a path, a slash in a name is %2F.',
+        },
+        "paths": paths,
+    }
+
+
+def _operation(route: Route, method: str) -> dict[str, Any]:
+    name = route.endpoint.__name__.lstrip("_")
+    parameters: list[dict[str, Any]] = [
+        {"name": each, "in": "path", "required": True, "schema": _TEXT} for each in re.findall(r"{(\w+)}", route.path)
+    ]
+    parameters += [
+        {"name": each, "in": "query", "required": False, "schema": schema}
+        for each, schema in _QUERIES.get(name, {}).items()
+    ]
+    code = "303" if route.path.startswith("/alerts/") else "200"
+    operation: dict[str, Any] = {
+        "operationId": f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', route.path).rstrip('_')}",
+        "summary": _summary(route.endpoint),
+        "parameters": parameters,
+        "responses": {code: {"description": "As the summary says."}, "default": _ERROR},
+    }
+    if body := _BODIES.get(route.path):
+        operation["requestBody"] = body
+    return operation
+
+
+def _summary(handler: Any) -> str:
+    """The first sentence of a handler's docstring, without the method and path that it begins with."""
+    first = (inspect.getdoc(handler) or "").partition("\n")[0]
+    return re.sub(r"^(GET|POST|DELETE) \S+?( with [^:]+)?: ", "", first)
