@@ -137,17 +137,20 @@ def _total_of_groups(groups: list[tuple[torch.device, list[Tensor]]], device: to
 def census(gradient: Tensor) -> Census:
     """Norm of the finite elements in float64, and counts of the others. Reads the result: for host tensors."""
     values = dense(gradient)
-    if values.numel() == 0:
-        return Census(0.0, 0, 0, 0)
     if values.is_complex():
         values = torch.view_as_real(values)
-    norm = float(torch.linalg.vector_norm(values.to(torch.float64)))
-    if 0.0 < norm < float("inf"):
-        return Census(norm, 0, 0, 0)
-    nan = int(torch.isnan(values).sum())
-    positive, negative = int(torch.isposinf(values).sum()), int(torch.isneginf(values).sum())
-    finite = torch.where(torch.isfinite(values), values, torch.zeros_like(values)).to(torch.float64)
-    return Census(_scaled_norm(finite), nan, positive, negative)
+    finite = torch.isfinite(values)
+    bad = values.numel() - int(torch.count_nonzero(finite))
+    if bad == 0:
+        return Census(_scaled_norm(values.to(torch.float64)), 0, 0, 0)
+    if bad == values.numel():
+        # A dead run has nothing else: it must not be slowed down by our counting.
+        odd, norm = values, 0.0
+    else:
+        odd, norm = values[~finite], _scaled_norm(values[finite].to(torch.float64))
+    nan = int(torch.count_nonzero(torch.isnan(odd)))
+    positive = 0 if nan == bad else int(torch.count_nonzero(odd > 0))
+    return Census(norm, nan, positive, bad - nan - positive)
 
 
 def device_census(gradients: Sequence[Tensor]) -> Tensor:
@@ -167,7 +170,7 @@ def device_census(gradients: Sequence[Tensor]) -> Tensor:
 def _scaled_norm(values: Tensor) -> float:
     """A norm whose squares leave even float64 (elements of 1e200) is taken after division by the largest element."""
     norm = float(torch.linalg.vector_norm(values))
-    largest = float(values.abs().max())
-    if 0.0 < norm < float("inf") or largest == 0.0:
+    if 0.0 < norm < float("inf") or values.numel() == 0:
         return norm
-    return largest * float(torch.linalg.vector_norm(values / largest))
+    largest = float(values.abs().max())
+    return 0.0 if largest == 0.0 else largest * float(torch.linalg.vector_norm(values / largest))
