@@ -283,3 +283,22 @@ def engine_state(pipeline: Pipeline) -> SavedState:
     engine = pipeline._fleet.get(1)
     assert engine is not None
     return engine.series[0].state(0)
+
+
+def test_what_an_old_launch_sends_beside_the_new_one_is_not_judged_by_a_restart_either(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        database = stack.enter_context(Database.open(f"sqlite:///{tmp_path / 'seismograd.db'}", owner="test"))
+        pipeline = new_pipeline(database)
+        old = SyntheticRun(pipeline, world_size=1, norms=NORMS, losses=LOSSES).open()
+        old.send(0, 32)
+        pipeline.detect(NOW)
+        new = SyntheticRun(pipeline, world_size=1, launch="launch-2", norms=NORMS).open(NOW + 1)
+        new.send(0, 16, NOW + 2)
+        old.send(32, STEPS, NOW + 3)
+        pipeline.detect(NOW + 3)
+        (before,) = pipeline.snapshot().runs
+        again = new_pipeline(database)
+        again.detect(NOW + 4)
+        (after,) = again.snapshot().runs
+        assert after.tally.steps == before.tally.steps == 48
+        assert outline(database) == []

@@ -8,6 +8,7 @@ Nothing is written and no finding is acted upon: alerts were committed together 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import zip_longest
 
 import structlog
 
@@ -74,7 +75,9 @@ class _Replay:
     def series(self, series: Series, launches: list[tuple[Launch, list[Rank]]]) -> None:
         """Bring a fresh series to where it was."""
         state = self._checkpoint(series)
-        for launch, ranks in launches:
+        # What a launch sent after the next one had begun was stored and not judged; so it stays.
+        ends = [after.opened_at for after, _ in launches[1:]]
+        for (launch, ranks), end in zip_longest(launches, ends):
             if state is not None and launch.attempt < state.attempt:
                 continue
             position = 0
@@ -84,7 +87,7 @@ class _Replay:
             else:
                 series.begin(launch, self._now)
             self._introduce(series, launch, ranks)
-            self._launch(series, launch, ranks, position)
+            self._launch(series, launch, ranks, position, end)
 
     def _checkpoint(self, series: Series) -> SavedState | None:
         saved = self._transaction.detectors.load(self._run.run_id, series.optimizer)
@@ -110,9 +113,11 @@ class _Replay:
             }
             series.know(Sender(rank, launch.attempt, self._run.key.project, catalogs=own))
 
-    def _launch(self, series: Series, launch: Launch, ranks: list[Rank], position: int) -> None:
+    def _launch(self, series: Series, launch: Launch, ranks: list[Rank], position: int, end: float | None) -> None:
         numbers = {rank.handle: rank.rank for rank in ranks}
-        records = self._transaction.segments.read(launch.launch_row, series.optimizer, after_segment=position)
+        records = self._transaction.segments.read(
+            launch.launch_row, series.optimizer, after_segment=position, received_until=end
+        )
         for closing in self._transaction.steps.closings(launch.launch_row, series.optimizer, series.ordinal):
             event = (closing.branch, closing.steps, closing.ranks_present)
             wanted, held = int(closing.ranks_present.sum()), series.aligner.holds(*event)

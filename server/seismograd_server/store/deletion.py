@@ -26,14 +26,9 @@ from seismograd_server.store.schema import (
 
 
 def delete_segments(connection: Connection, run_id: int, most: int) -> int:
-    """Delete at most so many segments of a run, the oldest first, and tell how many."""
+    """Delete at most so many segments of a run, and tell how many."""
     of_launches = select(launches.c.launch_row).where(launches.c.run_id == run_id)
-    chosen = (
-        select(segments.c.segment_id)
-        .where(segments.c.launch_row.in_(of_launches))
-        .order_by(segments.c.segment_id)
-        .limit(most)
-    )
+    chosen = select(segments.c.segment_id).where(segments.c.launch_row.in_(of_launches)).limit(most)
     return connection.execute(delete(segments).where(segments.c.segment_id.in_(chosen))).rowcount
 
 

@@ -29,6 +29,10 @@ class OutboxEntry:
     dedupe_key: str
 
 
+# Not "is not null", which would read the finished rows of a week: a range is looked up in the index.
+_PENDING = outbox.c.due_at >= 0.0
+
+
 class OutboxRepository:
     """Bound to one transaction."""
 
@@ -68,9 +72,8 @@ class OutboxRepository:
 
         So many of each, so that a target that is down crowds out nobody else.
         """
-        pending = outbox.c.due_at.is_not(None)
-        targets = self._connection.scalars(select(outbox.c.target).where(pending).distinct()).all()
-        of_one = select(outbox).where(pending, outbox.c.target == bindparam("of"))
+        targets = self._connection.scalars(select(outbox.c.target).where(_PENDING).distinct()).all()
+        of_one = select(outbox).where(_PENDING, outbox.c.target == bindparam("of"))
         of_one = of_one.order_by(outbox.c.entry_id).limit(limit_each)
         return {target: [_entry(row) for row in self._connection.execute(of_one, {"of": target})] for target in targets}
 
@@ -96,14 +99,12 @@ class OutboxRepository:
 
     def pending_count(self) -> int:
         """How many entries wait for delivery."""
-        statement = select(func.count()).select_from(outbox).where(outbox.c.due_at.is_not(None))
+        statement = select(func.count()).select_from(outbox).where(_PENDING)
         return self._connection.scalars(statement).one()
 
     def oldest_pending_at(self) -> float | None:
         """When the oldest entry that still waits was created; None = nothing is pending."""
-        oldest: float | None = self._connection.scalar(
-            select(func.min(outbox.c.created_at)).where(outbox.c.due_at.is_not(None))
-        )
+        oldest: float | None = self._connection.scalar(select(func.min(outbox.c.created_at)).where(_PENDING))
         return oldest
 
     def prune(self, before: float) -> int:

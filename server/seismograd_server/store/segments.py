@@ -133,11 +133,12 @@ class SegmentRepository:
         first_step: int | None = None,
         last_step: int | None = None,
         after_segment: int = 0,
+        received_until: float | None = None,
     ) -> Iterator[tuple[int, StepBatch]]:
         """(segment id, batch) of all ranks of a launch, in the order in which they came.
 
-        Segments that touch [first_step, last_step] come whole. Read page by page: stop anywhere and continue in another
-        transaction behind the last id seen (`after_segment`).
+        Segments that touch [first_step, last_step] come whole; those received after `received_until` are left out. Read
+        page by page: stop anywhere and continue in another transaction behind the last id seen (`after_segment`).
 
         Raises:
             StorageError: a segment is damaged.
@@ -149,6 +150,8 @@ class SegmentRepository:
             statement = statement.where(segments.c.last_step >= first_step)
         if last_step is not None:
             statement = statement.where(segments.c.first_step <= last_step)
+        if received_until is not None:
+            statement = statement.where(segments.c.received_at <= received_until)
         statement = (
             statement.where(segments.c.segment_id > bindparam("after")).order_by(segments.c.segment_id).limit(_PAGE)
         )

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry, OutboxRepository
@@ -97,3 +99,21 @@ def test_of_each_target_the_oldest_entries_wait_whether_due_or_not(outbox: Outbo
         "chat": [12.0],
     }
     assert [entry.due_at for entry in outbox.waiting(limit_each=1)["pager"]] == [90.0]
+
+
+def test_finished_entries_are_not_read_to_find_the_waiting_ones(database: Database) -> None:
+    with database.begin() as transaction:
+        transaction.outbox.add([ENTRY])
+        connection, asked = transaction.connection, list[tuple[str, Any]]()
+
+        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            asked.append((statement, parameters))
+
+        event.listen(connection, "before_cursor_execute", note)
+        assert transaction.outbox.waiting(10)
+        assert transaction.outbox.pending_count() == 1
+        event.remove(connection, "before_cursor_execute", note)
+        assert len(asked) == 3
+        for statement, parameters in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert "ix_outbox_due_at" in plan[0][3]
