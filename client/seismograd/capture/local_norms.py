@@ -26,6 +26,11 @@ class LocalNorms:
         self._norms: dict[int, Tensor] = {}
         self.seconds = 0.0  # spent in the hooks; whoever reads it sets it back
 
+    @property
+    def armed(self) -> bool:
+        """Whether the hooks are there."""
+        return bool(self._handles)
+
     def arm(self, parameters: list[Tensor]) -> None:
         """From now on every gradient that is accumulated is measured."""
         self.disarm()

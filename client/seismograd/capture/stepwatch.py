@@ -21,11 +21,10 @@ from seismograd.capture.budget import Budget
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Clip, Harvest
 from seismograd.capture.layout import Layout
-from seismograd.capture.local_norms import LocalNorms
 from seismograd.capture.pending import Draft
+from seismograd.capture.probes import Probes
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.suspicion import Suspicion
-from seismograd.capture.weights import Sample, WeightSampler
 from seismograd.record import NormSource, Quantity, RecordFlag
 
 # Combining flags costs microseconds; most records have none.
@@ -58,8 +57,7 @@ class OptimizerWatch:
         self._budget = budget
         self._begins = begins
         self._emit = emit
-        self._weights = WeightSampler()
-        self._local = LocalNorms(guard)
+        self._probes = Probes(guard)
         self._harvest = Harvest(self.layout, self.suspicion)
         self._draft: Draft | None = None
         self._in_step = False
@@ -68,11 +66,9 @@ class OptimizerWatch:
         self._scale: Tensor | float | None = None
         self._count = 0
         self._count_at_scaler = -1
-        self._before_sample: Sample | None = None
         self._probe: weakref.ref[Tensor] | None = None
         self._last_end: float | None = None
         self._cost = 0.0
-        self._extras_cost = 0.0
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -87,7 +83,7 @@ class OptimizerWatch:
         self.inert = True
         for handle in self._handles:
             handle.remove()
-        self._local.disarm()
+        self._probes.close()
 
     def is_of(self, optimizer: object) -> bool:
         """Whether this is the optimizer watched."""
@@ -181,15 +177,14 @@ class OptimizerWatch:
         self._with_closure = closure is not None
         self._draft = None if self._with_closure else self._make_draft()
         if self._sampled and self.samples_weights:
-            self._guard("weight and update norms", self._sample_before)
+            self._probes.before_step(self.layout)
 
     def _end(self) -> None:
         if not self._in_step:
             return
         draft = self._draft if self._draft is not None else self._make_draft()
         self._in_step, self._draft = False, None
-        if self._before_sample is not None:
-            self._guard("weight and update norms", self._sample_after, draft)
+        self._probes.after_step(draft)
         self._finish(draft)
 
     def _make_draft(self, source: NormSource | None = None, flag: RecordFlag | None = None) -> Draft:
@@ -238,21 +233,21 @@ class OptimizerWatch:
         if self._last_end is not None:
             seconds = now - self._last_end
             draft.scalars[Quantity.STEP_SECONDS] = seconds
-            self._budget.step_took(max(seconds - self._extras_cost, 0.0))
+            self._budget.step_took(max(seconds - self._probes.seconds, 0.0))
         self._last_end = now
         if self.shared_model:
-            draft.local_norms = self._guard("local norms", self._collect_local)
+            self._cost += self._probes.add_local(draft)
         draft.scalars[Quantity.CAPTURE_SECONDS] = self._cost
-        if self._extras_cost > 0.0:
-            self._budget.sample_took(self._extras_cost)
-        self._cost = self._extras_cost = 0.0
+        if self._probes.seconds > 0.0:
+            self._budget.sample_took(self._probes.seconds)
+        self._cost = self._probes.seconds = 0.0
         self._count += 1
         self._sampled = self._budget.samples(self._count)
         last = self.layout.parameters[-1].grad if self.layout.parameters else None
         self._probe = None if last is None else weakref.ref(last)
         self._emit(self, draft)
         if self._sampled:
-            self._guard("local norms", self.arm_local)
+            self._arm_local()
 
     # ----------------------------------------------------------------------------------------------- loss scaler
 
@@ -282,37 +277,9 @@ class OptimizerWatch:
         """Decides about the first step; called once, before training."""
         self._sampled = self._budget.samples(0)
         if self._sampled:
-            self._guard("local norms", self.arm_local)
+            self._arm_local()
 
-    def arm_local(self) -> None:
+    def _arm_local(self) -> None:
         """Watches the next backward pass for local gradients, if other ranks will mix them."""
         if self.shared_model and not self.layout.sharded:
-            self._charge(self._local.arm, self.layout.parameters)
-
-    def _collect_local(self) -> Tensor | None:
-        norms: Tensor | None = self._charge(self._local.collect)
-        took, self._local.seconds = self._local.seconds, 0.0
-        self._extras_cost += took
-        self._cost += took
-        return norms
-
-    def _sample_before(self) -> None:
-        began = time.perf_counter()
-        self._before_sample = self._weights.before(self.layout)
-        self._extras_cost += time.perf_counter() - began
-
-    def _sample_after(self, draft: Draft) -> None:
-        began = time.perf_counter()
-        before, self._before_sample = self._before_sample, None
-        updates = self._weights.after()
-        if before is not None and updates is not None:
-            draft.tensors[Quantity.WEIGHT_NORM] = before
-            draft.tensors[Quantity.UPDATE_NORM] = updates
-        self._extras_cost += time.perf_counter() - began
-
-    def _charge(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return function(*arguments)
-        finally:
-            self._extras_cost += time.perf_counter() - began
+            self._probes.arm_local(self.layout.parameters)
