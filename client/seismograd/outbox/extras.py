@@ -36,6 +36,7 @@ class Extras:
         self._arriving: deque[Catalog | telemetry.CheckpointEvent | telemetry.DirectiveOutcome] = deque()
         self._catalogs: dict[tuple[int, int], telemetry.Catalog] = {}
         self._announced: set[tuple[int, int]] = set()
+        self._reached: dict[int, int] = {}  # optimizer -> newest version that a record in the queue has used
         self._checkpoints: deque[_Waiting] = deque(maxlen=_MOST_CHECKPOINTS)
         self._outcomes: deque[_Waiting] = deque(maxlen=_MOST_OUTCOMES)
         self._hook_seconds = 0.0
@@ -67,14 +68,20 @@ class Extras:
                 self._outcomes.append(_Waiting(arrival))
 
     def catalogs_to_open(self, held: set[tuple[int, int]]) -> list[telemetry.Catalog]:
-        """Catalogs for OpenRun: those that records still need, and the newest of each optimizer.
+        """Catalogs for OpenRun: those that records in the queue (`held`) need, and those that later ones may need.
 
-        What does not fit into one request follows in frames of its own. Older catalogs are forgotten here.
+        Records come in the order of their versions: once one of version 2 is in the queue, none of version 1 is still on
+        its way there, and version 1 is forgotten unless it is held. What does not fit into one request follows in
+        frames of its own.
         """
         self.absorb()
-        newest = dict(sorted(self._catalogs))  # (optimizer, version): the last one of each wins
-        needed = held | set(newest.items())
-        self._catalogs = {key: catalog for key, catalog in sorted(self._catalogs.items()) if key in needed}
+        for optimizer, version in held:
+            self._reached[optimizer] = max(version, self._reached.get(optimizer, 0))
+        self._catalogs = {
+            key: catalog
+            for key, catalog in sorted(self._catalogs.items())
+            if key in held or key[1] >= self._reached.get(key[0], 0)
+        }
         self._announced = set()
         chosen, size = [], 0
         for key, catalog in self._catalogs.items():
