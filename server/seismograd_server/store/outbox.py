@@ -74,7 +74,8 @@ class OutboxRepository:
         """
         targets = self._connection.scalars(select(outbox.c.target).where(_PENDING).distinct()).all()
         of_one = select(outbox).where(_PENDING, outbox.c.target == bindparam("of"))
-        of_one = of_one.order_by(outbox.c.entry_id).limit(limit_each)
+        # An expression, because in the order of the table itself every finished row would be passed.
+        of_one = of_one.order_by(outbox.c.entry_id + 0).limit(limit_each)
         return {target: [_entry(row) for row in self._connection.execute(of_one, {"of": target})] for target in targets}
 
     def delivered(self, entry_id: int, now: float) -> None:
