@@ -33,7 +33,8 @@ class Fleet:
         self._instruments = instruments
         self._settings = settings
         self._book = book
-        self._engines: dict[int, RunEngine] = {}
+        self._engines: dict[int, RunEngine] = {}  # of which something is to be expected
+        self._resting: dict[int, RunEngine] = {}  # over, and only still shown: there may be thousands of them
         self._views: dict[int, RunView] = {}
         self._stale: set[int] = set()
         self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
@@ -42,6 +43,7 @@ class Fleet:
         self._looked_at = 0.0  # when deleted runs were last looked for
 
     def __iter__(self) -> Iterator[RunEngine]:
+        """The engines of which something is to be expected."""
         return iter(list(self._engines.values()))
 
     def in_turn(self) -> list[RunEngine]:
@@ -74,7 +76,9 @@ class Fleet:
         self.take_snapshot(now)
 
     def get(self, run_id: int) -> RunEngine | None:
-        """A run that is in memory and sound."""
+        """A run that is in memory and sound; whoever asks has news of it."""
+        if run_id in self._resting:
+            self._engines[run_id] = self._resting.pop(run_id)
         return None if run_id in self._stale else self._engines.get(run_id)
 
     def fetch(self, run_id: int, now: float) -> RunEngine | None:
@@ -94,16 +98,14 @@ class Fleet:
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set; see `Pipeline.follow_clock`."""
         self._looked_at += seconds
-        for engine in self:
+        for engine in (*self._engines.values(), *self._resting.values()):
             engine.follow_clock(seconds)
 
     def refresh(self, now: float) -> None:
-        """Let go of runs that have been deleted, and build anew what is distrusted."""
-        if self._engines and now - self._looked_at >= self._settings.chores_seconds:
+        """Let go of runs that have been deleted or shown for long enough, and build anew what is distrusted."""
+        if now - self._looked_at >= self._settings.chores_seconds:
             self._looked_at = now
-            with contextlib.suppress(StorageBusyError), self._database.read() as transaction:
-                for run_id in self._engines.keys() - transaction.runs.existing(self._engines):
-                    self._forget(run_id)
+            self._let_go(now)
         for run_id in sorted(self._stale):
             self._load(run_id, now)
 
@@ -122,10 +124,10 @@ class Fleet:
         self._failures.pop(engine.run_id, None)
         self._views[engine.run_id] = engine.view()
 
-    def dismiss(self, now: float) -> None:
-        """Let go of runs that are over and done with."""
-        for run_id in [run_id for run_id, engine in self._engines.items() if engine.may_leave(now)]:
-            self._forget(run_id)
+    def lay_to_rest(self) -> None:
+        """Put aside the runs that are over: they cost nothing until there is news of them."""
+        for run_id in [run_id for run_id, engine in self._engines.items() if engine.at_rest]:
+            self._resting[run_id] = self._engines.pop(run_id)
 
     def take_snapshot(self, now: float) -> None:
         """Replace the picture that readers get."""
@@ -139,8 +141,18 @@ class Fleet:
         """The last picture taken; from any thread."""
         return self._snapshot
 
+    def _let_go(self, now: float) -> None:
+        for run_id in [run_id for run_id, engine in self._resting.items() if engine.may_leave(now)]:
+            self._forget(run_id)
+        here = self._engines.keys() | self._resting.keys()
+        if here:
+            with contextlib.suppress(StorageBusyError), self._database.read() as transaction:
+                for run_id in here - transaction.runs.existing(here):
+                    self._forget(run_id)
+
     def _load(self, run_id: int, now: float) -> None:
         self._engines.pop(run_id, None)
+        self._resting.pop(run_id, None)
         if self._failures.get(run_id, 0) >= _TRIES:
             self._stale.discard(run_id)
             return
@@ -165,6 +177,7 @@ class Fleet:
 
     def _forget(self, run_id: int) -> None:
         self._engines.pop(run_id, None)
+        self._resting.pop(run_id, None)
         self._views.pop(run_id, None)
         self._stale.discard(run_id)
         self._book.forget(run_id)

@@ -81,8 +81,6 @@ class Pipeline:
             pass
         with self._database.begin() as transaction:
             for engine in self._fleet:
-                if engine.at_rest:
-                    continue  # saved when it ended
                 save_states(transaction, engine, engine.series.keys(), now)
 
     def snapshot(self) -> Snapshot:
@@ -241,7 +239,7 @@ class Pipeline:
         for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
             if together:
                 self._judge(together, now)
-        self._fleet.dismiss(now)
+        self._fleet.lay_to_rest()
         self._fleet.take_snapshot(now)
         return any(engine.behind for engine in self._fleet)
 
@@ -249,8 +247,6 @@ class Pipeline:
         jobs = []
         room = self._settings.steps_at_once
         for engine in self._fleet.in_turn():
-            if engine.at_rest:
-                continue  # shown for a while, and there may be thousands of them
             try:
                 ending = engine.ending(now)
                 judged = engine.close(now, everything=ending is not None, most=max(room, 1))

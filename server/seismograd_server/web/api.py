@@ -29,7 +29,7 @@ from seismograd_server.reading.layers import read_layer_window, thinned
 from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
-from seismograd_server.web.answers import Turns, choice_of, key_of, limit_of, number_of
+from seismograd_server.web.answers import Turns, choice_of, json_answer, key_of, limit_of, number_of
 from seismograd_server.web.bodies import person_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Postmortem, WebSettings
@@ -132,17 +132,15 @@ class Api:
         """DELETE /api/v1/runs/{project}/{run}: the run and everything of it, unless it is still running."""
         key = key_of(request)
 
-        def answer() -> Json:
-            while self._delete_part(key):
-                pass
-            return {"deleted": True, "project": key.project, "run": key.run}
-
-        response = await self._turns.json(answer)
-        response.background = BackgroundTask(self._turns, self._reclaim)
+        # Each part is a piece of work of its own, so that whoever waits to write comes in between.
+        while await self._turns(lambda: self._delete_part(key)):
+            pass
+        response = json_answer({"deleted": True, "project": key.project, "run": key.run})
+        response.background = BackgroundTask(self._reclaim)
         return response
 
     def _delete_part(self, key: RunKey) -> bool:
-        """Delete some of a run, or what is left of it; whether there is more. Records of others come in between."""
+        """Delete some of a run, or what is left of it; whether there is more."""
         with self._database.begin() as transaction:
             run = transaction.runs.get(key)
             if run.state is RunState.RUNNING:
@@ -154,10 +152,10 @@ class Api:
             transaction.runs.delete(run.run_id)
             return False
 
-    def _reclaim(self) -> None:
+    async def _reclaim(self) -> None:
         """Give the space of what was deleted back to the file system, a little at a time."""
         try:
-            while self._database.reclaim(_RECLAIMED_AT_ONCE):
+            while await self._turns(lambda: self._database.reclaim(_RECLAIMED_AT_ONCE)):
                 pass
         except StorageError as error:  # the next deletion will do it
             _log.warning("space of deleted runs was not given back", reason=str(error))
