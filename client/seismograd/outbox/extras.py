@@ -70,8 +70,8 @@ class Extras:
     def catalogs_to_open(self, held: set[tuple[int, int]]) -> list[telemetry.Catalog]:
         """Catalogs for OpenRun: those that records in the queue (`held`) need, and those that later ones may need.
 
-        Records come in the order of their versions: once one of version 2 is in the queue, none of version 1 is still on
-        its way there, and version 1 is forgotten unless it is held. What does not fit into one request follows in
+        Records come in the order of their versions: once one of version 2 is in the queue, none of version 1 is still
+        on its way there, and version 1 is forgotten unless it is held. What does not fit into one request follows in
         frames of its own.
         """
         self.absorb()
