@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from seismograd_server.errors import NotFoundError
 from seismograd_server.store.schema import (
@@ -24,11 +24,21 @@ from seismograd_server.store.schema import (
     streams,
 )
 
+# Segments deleted in one part, however small they are; every database takes so many bound parameters.
+_SEGMENTS = 256
 
-def delete_segments(connection: Connection, run_id: int, most: int) -> int:
-    """Delete at most so many segments of a run, and tell how many."""
+
+def delete_segments(connection: Connection, run_id: int, max_bytes: int) -> int:
+    """Delete some segments of a run, about so many bytes of them but at least one, and tell how many."""
     of_launches = select(launches.c.launch_row).where(launches.c.run_id == run_id)
-    chosen = select(segments.c.segment_id).where(segments.c.launch_row.in_(of_launches)).limit(most)
+    some = select(segments.c.segment_id, func.length(segments.c.payload).label("size"))
+    some = some.where(segments.c.launch_row.in_(of_launches)).limit(_SEGMENTS)
+    chosen: list[int] = []
+    for row in connection.execute(some).all():
+        chosen.append(row.segment_id)
+        max_bytes -= row.size
+        if max_bytes <= 0:
+            break
     return connection.execute(delete(segments).where(segments.c.segment_id.in_(chosen))).rowcount
 
 

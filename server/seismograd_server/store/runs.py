@@ -195,9 +195,9 @@ class RunRepository:
             found.update(self._connection.scalars(select(runs.c.run_id).where(runs.c.run_id.in_(some))))
         return found
 
-    def delete_part(self, run_id: int, most: int) -> int:
-        """Delete at most so many segments of a run, and tell how many: a long run is deleted piece by piece."""
-        return delete_segments(self._connection, run_id, most)
+    def delete_part(self, run_id: int, max_bytes: int) -> int:
+        """Delete some of a run's segments, about so many bytes, and tell how many: a long run goes piece by piece."""
+        return delete_segments(self._connection, run_id, max_bytes)
 
     def set_state(self, run_id: int, state: RunState, now: float, reason: str = "") -> None:
         """Move a run to a state; it has ended `now` unless it is running."""

@@ -37,7 +37,7 @@ from seismograd_server.web.settings import Postmortem, WebSettings
 _log = structlog.get_logger("seismograd.web")
 _LARGEST_PAGE = 1000
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
-_SEGMENTS_AT_ONCE = 64
+_DELETED_AT_ONCE = 8 * 2**20
 _RECLAIMED_AT_ONCE = 8 * 2**20
 # Points of a series: enough for any screen by default, a few megabytes of JSON at most. All of it is in QueryService.
 _POINTS = 2000
@@ -147,7 +147,7 @@ class Api:
                 raise ConflictError(
                     f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
                 )
-            if transaction.runs.delete_part(run.run_id, _SEGMENTS_AT_ONCE):
+            if transaction.runs.delete_part(run.run_id, _DELETED_AT_ONCE):
                 return True
             transaction.runs.delete(run.run_id)
             return False
