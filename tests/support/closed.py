@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seismograd_server.detect.facts import Facts, Step
 from seismograd_server.detect.watch import RunWatch
-from seismograd_server.model import ClosedBlock, Finding, Layout, NormSource, Severity, Signature
+from seismograd_server.model import ClosedBlock, Finding, Float64, Layout, NormSource, Severity, Signature
 
 LAYERS = ("embed.weight", "rnn.weight_hh_l0", "head.weight")
 
@@ -75,6 +76,19 @@ def with_ratio(block: ClosedBlock, ratios: npt.NDArray[np.float64]) -> ClosedBlo
     ones = np.ones(block.layer_norms.shape, dtype=np.float32)
     updates = np.repeat(ratios[:, None], block.layer_norms.shape[1], axis=1).astype(np.float32)
     return replace(block, weight_norms=ones, update_norms=updates)
+
+
+def steps_of(block: ClosedBlock) -> Iterator[Step]:
+    """The steps of a block one by one, as the detectors see them."""
+    facts = Facts(block)
+    return (facts.step(row) for row in range(block.count))
+
+
+class StepByStep(RunWatch):
+    """The twin that looks at every single step, however calm: slow, and right by definition."""
+
+    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: Float64) -> int:
+        return 0
 
 
 def findings_of(block: ClosedBlock, watch: RunWatch | None = None) -> list[Finding]:

@@ -45,6 +45,41 @@ class Baseline:
             oldest = self.latest.pop(0)
             del self.ordered[bisect_left(self.ordered, oldest)]
 
+    def full(self) -> bool:
+        """Whether the oldest value leaves when a new one comes."""
+        return len(self.latest) >= _WINDOW
+
+    def accept_all(self, values: list[float], below: float = math.inf) -> list[float]:
+        """Accept value after value, until one lies `below` or more above the center; the same as so many `accept`.
+
+        Returns:
+            the center before each value that was accepted.
+        """
+        centers = []
+        for value in values[: max(0, _WINDOW - len(self.latest))]:
+            center = self.center()
+            if value - center >= below:
+                return centers
+            centers.append(center)
+            self.accept(value)
+        filled, ordered, middle = len(centers), self.ordered, (_WINDOW - 1) // 2
+        passing = self.latest + values[filled:]
+        # Spelt out, because this loop is what a healthy run costs.
+        for oldest, value in zip(passing, values[filled:], strict=False):
+            center = ordered[middle]
+            if value - center >= below:
+                break
+            centers.append(center)
+            insort(ordered, value)
+            del ordered[bisect_left(ordered, oldest)]
+        accepted = len(centers) - filled
+        self.latest = passing[accepted : accepted + len(self.latest)]
+        return centers
+
+    def copy(self) -> Baseline:
+        """One that goes its own way from here on."""
+        return Baseline(self.least_spread, self.latest[:], self.ordered[:])
+
     def restart(self, values: list[float]) -> None:
         """Forget, and begin again with these: the level has moved for good."""
         self.latest = values[-_WINDOW:]
@@ -88,6 +123,19 @@ class Record:
             value = self.waiting.pop(0)
             known = self.height > -math.inf
             self.height = max(self.height, min(value, self.height + _RECORD_STEP) if known else value)
+
+    def accept_all(self, values: list[float]) -> None:
+        """The same as `accept` for value after value."""
+        passing = self.waiting + values
+        counting = max(0, len(passing) - _RECORD_DELAY)
+        height, leak = self.height, 1.0 / _RECORD_HALF_LIFE
+        for _ in range(len(values) - counting):
+            height -= leak
+        for value in passing[:counting]:
+            height -= leak
+            if value > height:
+                height = min(value, height + _RECORD_STEP) if height > -math.inf else value
+        self.height, self.waiting = height, passing[counting:]
 
     def survive(self, peak: float, at_most: float) -> None:
         """Take in the peak of an excursion that is over: it was survived, so the next one of its kind alarms later.

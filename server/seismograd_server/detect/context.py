@@ -21,7 +21,7 @@ WARM_UP_STEPS = 20
 # The norm is far from usual at this many spreads and at least two octaves (fourfold) above the baseline, and is high
 # when it is also above everything in recent memory.
 _FAR_SPREADS = 2.0
-_FAR_OCTAVES = 2.0
+FAR_OCTAVES = 2.0
 _HIGH_OCTAVES = 1.0
 # A loss is bad at this many octaves beyond its reference, and beyond its own largest recent deviation.
 _BAD_LOSS_OCTAVES = 1.0
@@ -35,7 +35,7 @@ _REBASE_STEPS = 64
 _REBASE_UNSEEN_STEPS = 128
 HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
 # Untrained is the median of so many first losses, before training can have changed much.
-_UNTRAINED_STEPS = 10
+UNTRAINED_STEPS = 10
 # "Lately" in the loss: the median of so many steps.
 _LATELY_STEPS = 8
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
@@ -160,7 +160,7 @@ class Context:
         self.ranks.accept(step.rank_norms, step.rank_losses)
         if not step.loss_known or not math.isfinite(step.loss):
             return
-        if len(self.first_losses) < _UNTRAINED_STEPS:
+        if len(self.first_losses) < UNTRAINED_STEPS:
             self.first_losses.append(step.loss)
         if len(self.loss) >= WARM_UP_STEPS:
             deviation = abs(step.loss - self.loss.center())
@@ -204,7 +204,7 @@ class Context:
     def _read_loss(self, step: Step, reading: Reading) -> None:
         if not step.loss_known or len(self.loss) < 1:
             return
-        self.last_losses = [*self.last_losses[1 - _LATELY_STEPS :], step.loss]
+        self.remember_losses([step.loss])
         if not math.isfinite(step.loss):  # `nonfinite` tells of it; here it is simply as bad as can be
             reading.loss_above = reading.loss_excess = reading.loss_untrained = math.inf
             reading.bad_loss = True
@@ -218,12 +218,16 @@ class Context:
         reading.loss_untrained = octaves(step.loss) - octaves(self.untrained_loss())
         reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= _BAD_LOSS_EXCESS
 
+    def remember_losses(self, losses: list[float]) -> None:
+        """Keep the latest few."""
+        self.last_losses = [*self.last_losses, *losses][-_LATELY_STEPS:]
+
     def grace_octaves(self) -> float:
         """How much larger an event must be for now, because the run was restarted or rewound."""
         return _GRACE_OCTAVES if self.grace else 0.0
 
     def _far_octaves(self) -> float:
-        return max(_FAR_OCTAVES, _FAR_SPREADS * self.norm.spread()) + self.grace_octaves()
+        return max(FAR_OCTAVES, _FAR_SPREADS * self.norm.spread()) + self.grace_octaves()
 
     def _notice_restart(self, step: Step) -> None:
         attempt, branch = step.block.attempt, step.block.branch

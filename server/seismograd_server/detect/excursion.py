@@ -64,6 +64,10 @@ class Excursion:
         if len(self.trail) > _STEPS_KEPT:
             self.trail.pop(0)
 
+    def remember_all(self, steps: list[int], levels: list[float]) -> None:
+        """Keep the latest of some levels, in order."""
+        self.trail = [*self.trail, *zip(steps[-_STEPS_KEPT:], levels[-_STEPS_KEPT:], strict=True)][-_STEPS_KEPT:]
+
     def octaves_per_step(self) -> float:
         """Slope of the level since the last quiet step, by least squares over the latest steps; 0 = not rising."""
         points = [(step, level) for step, level in self.trail if not self.open or step >= self.last_quiet_step]

@@ -1,9 +1,9 @@
-"""One closed step as the detectors see it: plain numbers cut from a block, with nothing derived from other steps."""
+"""Closed steps as the detectors see them: plain numbers cut from a block, with nothing derived from other steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,40 +71,71 @@ class Step:
         return tuple(each for each in self.block.nonfinite_layers if each.row == self.row)
 
 
-def steps_of(block: ClosedBlock) -> Iterator[Step]:
-    """Cut a block into its steps, in order."""
-    norms = block.global_norm.tolist()
-    nonfinite = block.nonfinite.tolist()
-    flags = block.flags.tolist()
-    losses = block.loss.tolist()
-    known = block.loss_known.tolist()
-    clips = block.clip_coefficient.tolist()
-    rates = block.learning_rate.tolist()
-    ratios, updates = (each.tolist() for each in update_ratios(block))
-    rank_norms, rank_losses = norm_spreads(block), loss_spreads(block)
-    for row, step in enumerate(block.steps.tolist()):
-        norm = norms[row]
-        nan_count, positive, negative = nonfinite[row]
+class Facts:
+    """The facts of a block: one plain list a column, for loops over steps. `step` gathers those of one step."""
+
+    def __init__(self, block: ClosedBlock) -> None:
+        self.block = block
+        self.count = block.count
+        self.steps: list[int] = block.steps.tolist()
+        self.norms: list[float] = block.global_norm.tolist()
+        self.levels = [math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN for norm in self.norms]
+        self.losses: list[float] = block.loss.tolist()
+        self.loss_known: list[bool] = block.loss_known.tolist()
+        self.flags: list[int] = block.flags.tolist()
+        self.nonfinite: list[list[int]] = block.nonfinite.tolist()
+        self.clips: list[float] = block.clip_coefficient.tolist()
+        self.rates: list[float] = block.learning_rate.tolist()
+        ratios, updates = update_ratios(block)
+        self.sampled: list[int] = np.flatnonzero(np.isfinite(ratios)).tolist()  # rows whose update was sampled
+        self.ratios: list[float] = ratios.tolist()
+        self.update_levels: list[float] = updates.tolist()
+        self.rank_norms, self.rank_losses = norm_spreads(block), loss_spreads(block)
+        self._of_loss: list[int] = np.flatnonzero(block.loss_known).tolist()
+        self._unsound = unsound_rows(block)
+
+    def sound_until(self, row: int) -> int:
+        """The first row from this one on that is not sound (see `unsound_rows`); the end if there is none."""
+        place = bisect_left(self._unsound, row)
+        return self._unsound[place] if place < len(self._unsound) else self.count
+
+    def rows_of_loss(self, start: int, stop: int) -> list[int]:
+        """Rows from `start` to `stop` whose loss is known."""
+        return self._of_loss[bisect_left(self._of_loss, start) : bisect_left(self._of_loss, stop)]
+
+    def step(self, row: int) -> Step:
+        """The facts of one step."""
+        norm = self.norms[row]
+        nan_count, positive, negative = self.nonfinite[row]
         infinite = norm == math.inf  # a norm that overflowed although no element did
-        yield Step(
-            block=block,
+        return Step(
+            block=self.block,
             row=row,
-            step=step,
+            step=self.steps[row],
             norm=norm,
-            level=octaves(norm) if norm < math.inf else UNKNOWN,
-            loss=losses[row],
-            loss_known=known[row],
+            level=self.levels[row],
+            loss=self.losses[row],
+            loss_known=self.loss_known[row],
             nan_count=nan_count,
             inf_count=positive + negative + infinite,
-            skipped_by_scaler=bool(flags[row] & _SKIPPED_BY_SCALER),
-            skipped_by_user=bool(flags[row] & _SKIPPED_BY_USER),
-            clip_coefficient=clips[row],
-            learning_rate=rates[row],
-            ratio=ratios[row],
-            update_level=updates[row],
-            rank_norms=rank_norms[row],
-            rank_losses=rank_losses[row],
+            skipped_by_scaler=bool(self.flags[row] & _SKIPPED_BY_SCALER),
+            skipped_by_user=bool(self.flags[row] & _SKIPPED_BY_USER),
+            clip_coefficient=self.clips[row],
+            learning_rate=self.rates[row],
+            ratio=self.ratios[row],
+            update_level=self.update_levels[row],
+            rank_norms=self.rank_norms[row],
+            rank_losses=self.rank_losses[row],
         )
+
+
+def unsound_rows(block: ClosedBlock) -> list[int]:
+    """Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known."""
+    skipped = (block.flags & np.uint16(_SKIPPED_BY_SCALER | _SKIPPED_BY_USER)) != 0
+    measured = (block.global_norm > 0.0) & (block.global_norm < np.inf)
+    lost = block.loss_known & ~np.isfinite(block.loss)
+    rows: list[int] = np.flatnonzero(skipped | ~measured | lost | block.nonfinite.any(axis=1)).tolist()
+    return rows
 
 
 def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64]:

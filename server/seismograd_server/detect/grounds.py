@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 from seismograd_server.detect.context import HARMLESS_RATIO, Context
 from seismograd_server.detect.evidence import times
-from seismograd_server.detect.facts import Step, octaves
+from seismograd_server.detect.facts import UNKNOWN, Step, octaves
+from seismograd_server.detect.stretch import Stretch
 
 Ground: TypeAlias = Callable[[Step, Context], str | None]
 
@@ -176,6 +177,30 @@ GROUNDS: tuple[Ground, ...] = (
     rising,
     from_the_start,
 )
+
+
+# The logarithm of the largest of some numbers may be off in its last bit against that of another one.
+_ROUNDING_OCTAVES = 1e-9
+
+
+def groundless(stretch: Stretch, context: Context) -> bool:
+    """Whether it is certain that no ground applies at any step of a calm stretch. False = look at each of them.
+
+    Calm means a baseline, no open excursion, and a norm less than `CALM_OCTAVES` above its baseline, so that three
+    grounds are left: `overwriting` by a loss that is lost, `slowly` and `rising`.
+    """
+    untrained = octaves(context.untrained_loss()) - _ROUNDING_OCTAVES
+    lost = octaves(max([*context.last_losses, *stretch.losses], default=UNKNOWN)) - untrained >= _UNTRAINED_OCTAVES
+    if lost and any(each >= _OVERWRITING_RATIO for each in stretch.ratios(context)):
+        return False
+    highest = max(stretch.centers)
+    if highest - min(context.lowest, *stretch.centers) >= _SLOW_NORM_OCTAVES:
+        worst = max(stretch.loss_centers, default=UNKNOWN)
+        if octaves(worst) - untrained >= _SLOW_LOSS_OCTAVES:
+            return False
+    if len(context.loss) or highest - max(context.first_levels) < _RISING_OCTAVES:
+        return True
+    return all(each < HARMLESS_RATIO for each in stretch.ratios(context))
 
 
 def _harmless(context: Context) -> bool:

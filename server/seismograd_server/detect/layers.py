@@ -36,6 +36,33 @@ class LayerMemory:
         self.next_row = (self.next_row + 1) % _ROWS
         self.filled = min(_ROWS, self.filled + 1)
 
+    def accept_all(self, norms: Float32) -> None:
+        """The same as `accept` for one quiet step after the other: float32[k, l], of as many layers as in memory."""
+        levels = octaves(norms[self._next_due() :: _EVERY])
+        self.seen += len(norms)
+        kept = levels[-_ROWS:]
+        places = (self.next_row + len(levels) - len(kept) + np.arange(len(kept))) % _ROWS
+        self.rows[places] = kept
+        self.next_row = (self.next_row + len(levels)) % _ROWS
+        self.filled = min(_ROWS, self.filled + len(levels))
+
+    def range_with(self, norms: Float32) -> tuple[Float32, Float32] | None:
+        """Two float32[l]: lowest and highest level of each layer in memory and in quiet steps to come; NaN = not known.
+
+        `norms` as for `accept_all`. Whatever `usual` says between these steps lies in that range. None = it cannot be
+        told, because some layer is known at times only.
+        """
+        levels = octaves(norms[self._next_due() :: _EVERY])
+        known = np.concatenate((self.rows[: self.filled], levels))
+        lowest: Float32 = known.min(axis=0)
+        if np.isnan(lowest).any() and not np.isnan(known[:, np.isnan(lowest)]).all():
+            return None
+        return lowest, known.max(axis=0)
+
+    def _next_due(self) -> int:
+        """How many of the next quiet steps go by before one is kept."""
+        return -self.seen % _EVERY
+
     def rises(self, step: Step) -> Float32 | None:
         """float32[l]: octaves of each layer above its usual range; NaN = not known. None = nothing to compare with."""
         if not self.filled or self.rows.shape[1] != len(step.layer_norms):

@@ -11,6 +11,7 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import (
     DetectorStatus,
     Evidence,
@@ -50,6 +51,13 @@ class NonfiniteDetector:
             self.since_step = step.step
         self.severity = severity
         return self._finding(step, severity, evidence_of(step, context), reason_of(step, context))
+
+    def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
+        """A calm step is finite, which is news only after one that was not."""
+        return stretch.count if self.severity == Severity.NONE else 0
+
+    def skip(self, steps: int) -> None:
+        """Nothing is counted while all is finite."""
 
     def _clean(self, step: Step) -> Finding | None:
         if self.severity == Severity.NONE:

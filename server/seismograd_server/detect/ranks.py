@@ -87,6 +87,13 @@ class RankMemory:
             least = _SHAKEN_TIMES * abs(losses.others) if self._shaken(self.loss, losses) else 0.0
             self._suspect(losses, max(least, _TIMES_USUAL_LOSS * self.loss.mean))
 
+    def wait(self, steps: int) -> None:
+        """The same as `look` at so many steps of which the ranks are not known."""
+        self.age += steps
+        if self.age > _SUSPECT_STEPS and steps:
+            self.suspect, self.strength = -1, 0.0
+        self.shaken_for = max(0, self.shaken_for - steps)
+
     def _shaken(self, usual: Usual, spread: Spread) -> bool:
         """Whether all ranks are in trouble, now or lately: an oscillating run has calm steps in between."""
         if usual.shaken(spread):

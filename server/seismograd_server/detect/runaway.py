@@ -9,7 +9,8 @@ from typing import ClassVar
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence
 from seismograd_server.detect.facts import Step
-from seismograd_server.detect.grounds import GROUNDS
+from seismograd_server.detect.grounds import GROUNDS, groundless
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
 # Without any ground for so long, and with the excursion over, the run has recovered.
@@ -51,6 +52,13 @@ class RunawayDetector:
             self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
         reason = f"gradient norm {step.norm:.3g}: {why}{leaders(step, context)}"
         return self._finding(step, Severity.CRITICAL, norm_evidence(step, context), reason)
+
+    def idle(self, stretch: Stretch, context: Context) -> int:
+        """Without any ground, and none before, it tells nothing and counts nothing."""
+        return 0 if self.active or not groundless(stretch, context) else stretch.count
+
+    def skip(self, steps: int) -> None:
+        """Nothing is counted."""
 
     def _quiet(self, step: Step, context: Context) -> Finding | None:
         """Without a ground: nothing, or the end of it when it has been so for long."""

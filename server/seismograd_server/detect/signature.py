@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import DetectorStatus, Finding, Signature
 
 
@@ -16,6 +17,15 @@ class Detector(Protocol):
 
     def observe(self, step: Step, context: Context) -> Finding | None:
         """Look at the next step; `context` holds what the steps before it have taught. Returns a change, or None."""
+
+    def idle(self, stretch: Stretch, context: Context) -> int:
+        """Of how many of the next steps, all of them calm, it can say unseen that it would not tell anything.
+
+        `context` is as it was before the stretch. 0 is always right: it wants to see the next one.
+        """
+
+    def skip(self, steps: int) -> None:
+        """Take in that so many of the steps that it was idle at have passed without it."""
 
     def status(self, context: Context) -> DetectorStatus:
         """Say what can be seen now, and why not more."""

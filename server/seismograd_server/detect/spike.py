@@ -11,6 +11,7 @@ from typing import ClassVar
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence, times
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
 # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
@@ -55,6 +56,13 @@ class SpikeDetector:
         )
         evidence = norm_evidence(step, context)
         return Finding(self.signature, Severity.WARNING, "", step.step, self.since_step, evidence, reason)
+
+    def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
+        """A calm step is no spike, which is news only after one."""
+        return 0 if self.active else stretch.count
+
+    def skip(self, steps: int) -> None:
+        """Nothing is counted."""
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed when there is a baseline."""

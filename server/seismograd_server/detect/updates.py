@@ -57,6 +57,11 @@ class Updates:
         self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
         self.rate = octaves(step.learning_rate)
 
+    def wait(self, steps: int) -> None:
+        """Grow older by steps without a sample."""
+        self.age += steps
+        self.steps += steps
+
     def accept(self, step: Step) -> None:
         """The step was quiet: its ratio, if sampled, is a usual one."""
         if math.isfinite(step.ratio) and not step.skipped:

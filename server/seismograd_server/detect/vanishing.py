@@ -15,6 +15,7 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite, known_details
 from seismograd_server.detect.facts import Step, octaves
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import (
     DetectorStatus,
     Evidence,
@@ -61,7 +62,8 @@ class VanishingDetector:
         self.steps += 1
         if self.steps < _FIRST_LOOK_STEPS or self.steps % _EVERY_STEPS:
             return None
-        found = None if _learns(context) else _vanished(step, context)
+        learns = _learnt(context.loss.center(), context.untrained_loss())
+        found = None if learns else _vanished(step, context)
         if (found is not None) == self.active:
             self.looks = 0
             return None
@@ -84,6 +86,23 @@ class VanishingDetector:
         )
         return self._finding(step, Severity.WARNING, evidence, reason)
 
+    def idle(self, stretch: Stretch, context: Context) -> int:
+        """Until the first look that might find something, or find it gone."""
+        looks = [row for row in range(-(self.steps + 1) % _EVERY_STEPS, stretch.count, _EVERY_STEPS)]
+        looks = [row for row in looks if self.steps + 1 + row >= _FIRST_LOOK_STEPS]
+        if not looks:
+            return stretch.count
+        if self.active or self.looks:
+            return looks[0]
+        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), context.untrained_loss())]
+        if not doubtful or not _may_vanish(stretch, context, doubtful):
+            return stretch.count
+        return doubtful[0]
+
+    def skip(self, steps: int) -> None:
+        """Steps are counted."""
+        self.steps += steps
+
     def _finding(self, step: Step, severity: Severity, evidence: Evidence, reason: str) -> Finding:
         return Finding(self.signature, severity, "", step.step, self.since_step, evidence, reason)
 
@@ -97,12 +116,28 @@ class VanishingDetector:
         return DetectorStatus(self.signature, Visibility.ARMED, "")
 
 
-def _learns(context: Context) -> bool:
-    """Whether the usual loss has come down since the beginning; where it cannot be told, as with zero, it has."""
-    if not len(context.loss):
+def _learnt(usual_loss: float, untrained_loss: float) -> bool:
+    """Whether the usual loss has come down since the beginning; where it cannot be told, as with zero, it has.
+
+    `usual_loss` is NaN where no loss is known at all: then the model is not known to learn.
+    """
+    if math.isnan(usual_loss):
         return False
-    learnt = octaves(context.loss.center()) - octaves(context.untrained_loss())
+    learnt = octaves(usual_loss) - octaves(untrained_loss)
     return math.isnan(learnt) or learnt <= _LEARNT_OCTAVES
+
+
+def _may_vanish(stretch: Stretch, context: Context, rows: list[int]) -> bool:
+    """Whether a look at one of these steps of a stretch could find that something has vanished; in doubt, it could."""
+    has_loss = len(context.loss) > 0
+    if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= _FALLEN_OCTAVES:
+        return True
+    span = context.layers.range_with(stretch.layer_norms[: rows[-1]])
+    if span is None:
+        return True
+    # With each layer at its lowest, and those that it is compared with at their highest, all would still be well.
+    scales, limit = _scales(stretch.layout), _limit(context)
+    return any(gap <= limit for gap in _gaps(span[0] - scales, span[1] - scales, stretch.layout))
 
 
 Found = tuple[str, str | None, float]  # a reason, the smallest layer, and how far down it is in octaves
@@ -110,40 +145,65 @@ Found = tuple[str, str | None, float]  # a reason, the smallest layer, and how f
 
 def _vanished(step: Step, context: Context) -> Found | None:
     """Say what has vanished; None = nothing."""
-    fallen = context.norm.center() - sorted(context.first_levels)[len(context.first_levels) // 2]
+    fallen = context.norm.center() - _first_level(context)
     if fallen <= _FALLEN_OCTAVES and len(context.loss):  # without a loss, this is what a converged run looks like
         return f"the gradient norm has fallen to 2^{fallen:.0f} of what it was, without learning", None, fallen
     layout = step.block.layout
     levels = context.layers.usual(len(layout.names))
     if levels is None or not np.isfinite(levels).any():
         return None
-    numels = np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64))
-    limit = _VANISHED_OCTAVES if len(context.loss) else _VANISHED_UNSEEN_OCTAVES
-    return _uneven(levels - 0.5 * np.log2(numels), layout, limit)
+    return _uneven(levels - _scales(layout), layout, _limit(context))
+
+
+def _first_level(context: Context) -> float:
+    return sorted(context.first_levels)[len(context.first_levels) // 2]
+
+
+def _limit(context: Context) -> float:
+    return _VANISHED_OCTAVES if len(context.loss) else _VANISHED_UNSEEN_OCTAVES
+
+
+def _scales(layout: Layout) -> Float64:
+    """float64[l]: what a layer's norm in octaves exceeds its root mean square by."""
+    return 0.5 * np.log2(np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64)))
 
 
 def _uneven(levels: Float64, layout: Layout, limit: float) -> Found | None:
     """Compare the layers with the largest, and the first with the last."""
-    known = np.sort(levels[~np.isnan(levels)])
     smallest = layout.names[int(np.nanargmin(levels))]
-    typical = float(known[(len(known) - 1) // 2] - known[-1])
+    typical, depth = _gaps(levels, levels, layout)
     if typical <= limit:
         share = "no gradient at all" if typical == -math.inf else f"less than 2^{typical:.0f} of the largest's gradient"
         return f"half the layers receive {share}", smallest, max(typical, _LOWEST)
-    depth = _early_over_late(levels, layout)
     if depth <= limit:
         share = "no gradient at all" if depth == -math.inf else f"2^{depth:.0f} of the last ones' gradient"
         return f"the first layers receive {share}", smallest, max(depth, _LOWEST)
     return None
 
 
-def _early_over_late(levels: Float64, layout: Layout) -> float:
-    """Octaves by which the first third of the layers lies below the last third; NaN = too few are known."""
+def _gaps(lows: Float64, highs: Float64, layout: Layout) -> tuple[float, float]:
+    """Octaves by which the typical layer's low lies below the largest high, and the early layers' below the late highs.
+
+    Early and late are the medians of the first and the last third. NaN = too few layers are known, which is where both
+    are NaN, or those that are compared with have no gradient themselves.
+    """
+    known = ~np.isnan(lows)
+    if not known.any():
+        return math.nan, math.nan
     depths = np.asarray(layout.depths)
-    order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(levels))
-    ordered = levels[order][~np.isnan(levels[order])]
-    third = len(ordered) // 3
+    order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(lows))
+    order = order[known[order]]
+    typical, largest = _lower_median(lows[order]), float(highs[order].max())
+    third = len(order) // 3
     if third < 2:
-        return math.nan
-    early, late = np.sort(ordered[:third])[third // 2], np.sort(ordered[-third:])[third // 2]
-    return float(early - late) if late > -math.inf else math.nan
+        return _gap(typical, largest), math.nan
+    early, late = np.sort(lows[order[:third]])[third // 2], np.sort(highs[order[-third:]])[third // 2]
+    return _gap(typical, largest), _gap(float(early), float(late))
+
+
+def _lower_median(values: Float64) -> float:
+    return float(np.sort(values)[(len(values) - 1) // 2])
+
+
+def _gap(low: float, high: float) -> float:
+    return low - high if high > -math.inf else math.nan

@@ -3,6 +3,8 @@
     ClosedBlock --facts--> Step --(each signature, in the light of the Context)--> Finding
                              `--> Context learns, after the detectors have looked
 
+Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`), to the same effect.
+
 A pure state machine: the same steps give the same findings, however the stream was cut into blocks and wherever it was
 saved and restored in between.
 """
@@ -14,18 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from seismograd_server.detect.context import Context
-from seismograd_server.detect.facts import Step, steps_of
+from seismograd_server.detect.context import Context, Reading
+from seismograd_server.detect.facts import Facts, Step, from_octaves
 from seismograd_server.detect.nonfinite import NonfiniteDetector
 from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeDetector
 from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
+from seismograd_server.detect.stretch import foresee, take_in
 from seismograd_server.detect.vanishing import VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
 
 # Raised when a saved state changes its meaning; an older one is then refused, and the pipeline replays from the start.
 STATE_VERSION = 1
+
+# Calm steps are foreseen so far: from there on longer is no faster. After a step that had to be looked at, only so far.
+_REACH_STEPS = 512
+_LEAST_REACH_STEPS = 16
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
 # with a detector class, and a line here.
@@ -73,23 +80,49 @@ class RunWatch:
         findings: list[Finding] = []
         failures: list[tuple[Signature, str]] = []
         baseline = np.full(block.count, np.nan)
-        for step in steps_of(block):
-            baseline[step.row] = self._context.baseline()
-            try:
-                self._context.read(step)
-            except Exception as error:  # noqa: BLE001 (a broken detector must not stop ingest)
-                failures.extend(self._quarantine(each, step, error) for each in self._awake())
-                continue
-            for detector in self._awake():
-                try:
-                    finding = detector.observe(step, self._context)
-                except Exception as error:  # noqa: BLE001 (nor may it stop the others)
-                    failures.append(self._quarantine(detector, step, error))
-                    continue
-                if finding is not None:
-                    findings.append(finding)
-            self._context.learn(step)
+        facts, row, reach = Facts(block), 0, _REACH_STEPS
+        while row < block.count:
+            passed = self._pass_by(facts, row, reach, baseline)
+            if not passed:
+                baseline[row] = self._context.baseline()
+                self._look_at(facts.step(row), findings, failures)
+            row += passed or 1
+            reach = min(_REACH_STEPS, 2 * passed + _LEAST_REACH_STEPS)  # what is not passed was foreseen in vain
+        self._context.reading = Reading()  # of one step, so that it is no part of the state between blocks
         return Observation(tuple(findings), baseline, tuple(failures))
+
+    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: Float64) -> int:
+        """Take in the steps from this row on of which it is certain that nothing is to be told, all at once.
+
+        Returns:
+            how many, at most `reach`; 0 = the next one must be looked at. Either way gives the same findings and the same state.
+        """
+        stretch = None if self._quarantined else foresee(self._context, facts, row, reach)
+        if stretch is None:
+            return 0
+        steps = min((each.idle(stretch, self._context) for each in self._detectors), default=stretch.count)
+        if steps:
+            take_in(self._context, stretch, steps)
+            for each in self._detectors:
+                each.skip(steps)
+            baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
+        return steps
+
+    def _look_at(self, step: Step, findings: list[Finding], failures: list[tuple[Signature, str]]) -> None:
+        try:
+            self._context.read(step)
+        except Exception as error:  # noqa: BLE001 (a broken detector must not stop ingest)
+            failures.extend(self._quarantine(each, step, error) for each in self._awake())
+            return
+        for detector in self._awake():
+            try:
+                finding = detector.observe(step, self._context)
+            except Exception as error:  # noqa: BLE001 (nor may it stop the others)
+                failures.append(self._quarantine(detector, step, error))
+                continue
+            if finding is not None:
+                findings.append(finding)
+        self._context.learn(step)
 
     def _awake(self) -> tuple[Detector, ...]:
         if not self._quarantined:

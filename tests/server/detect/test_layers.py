@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seismograd_server.detect.facts import steps_of
 from seismograd_server.detect.layers import LayerMemory
-from tests.support.closed import LAYERS, run_of
+from tests.support.closed import LAYERS, run_of, steps_of
 
 NORMS = st.one_of(st.floats(2.0**-20, 2.0**20, width=32), st.sampled_from([0.0, np.nan]))
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from seismograd_server.detect.facts import Step, steps_of
+from seismograd_server.detect.facts import Step
 from seismograd_server.detect.updates import Updates
 from seismograd_server.model import ClosedBlock
-from tests.support.closed import run_of
+from tests.support.closed import run_of, steps_of
 
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 RATE, STEPS, OUTLIER = 0.01, 60, 50

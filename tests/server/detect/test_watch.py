@@ -13,6 +13,7 @@ from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step
 from seismograd_server.detect.spike import SpikeDetector
 from seismograd_server.detect.state import StateError, pack
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import RunWatch, WatchConfig
 from seismograd_server.model import DetectorStatus, Finding, Severity, Signature, Visibility
 from tests.support.closed import findings_of, noisy, run_of, told
@@ -31,6 +32,12 @@ class Failing:
         if step.step >= 5:
             raise ZeroDivisionError("of all things")
         return None
+
+    def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
+        return 0
+
+    def skip(self, steps: int) -> None:
+        raise AssertionError("it is never idle")
 
     def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)
         return DetectorStatus(self.signature, Visibility.ARMED, "")

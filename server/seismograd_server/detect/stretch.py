@@ -1,0 +1,154 @@
+"""A stretch of calm steps, taken in at once: what a healthy run costs, and it is healthy nearly always.
+
+    foresee (what the steps will teach, on copies) -> detectors: how many of them may pass unseen? -> take_in (so many)
+
+A step is calm when it is judged (sound, see `facts.unsound_rows`), all memories are full, nothing is going on (no
+excursion, no restart lately), and its norm lies less than `CALM_OCTAVES` above its baseline. What `take_in` leaves
+behind is, to the last bit, what `Context.read` and `Context.learn` would have left.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+from seismograd_server.detect.baseline import Baseline
+from seismograd_server.detect.context import FAR_OCTAVES, UNTRAINED_STEPS, WARM_UP_STEPS, Context
+from seismograd_server.detect.facts import Facts
+from seismograd_server.model import Float32, Layout
+
+# Less than what is far from usual, so that a calm step can neither open an excursion nor count as a ground by its norm.
+CALM_OCTAVES = FAR_OCTAVES
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Rows [start, start + count) of a block, all calm, and what is usual before each of them."""
+
+    facts: Facts
+    start: int
+    count: int
+    norm: Baseline  # after the stretch
+    centers: list[float]  # of the norm's baseline, before each step
+    loss: Baseline  # after the stretch
+    loss_rows: list[int]  # steps of known loss, counted from the start
+    losses: list[float]  # of these steps
+    loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
+
+    @property
+    def layout(self) -> Layout:
+        """The layers."""
+        return self.facts.block.layout
+
+    @property
+    def layer_norms(self) -> Float32:
+        """float32[count, l]."""
+        rows: Float32 = self.facts.block.layer_norms[self.start : self.start + self.count]
+        return rows
+
+    def loss_center(self, row: int) -> float:
+        """The usual loss before a step, counted from the start; NaN = no loss is known yet."""
+        return self.loss_centers[bisect_left(self.loss_rows, row)]
+
+    def ratios(self, context: Context) -> list[float]:
+        """What `Reading.ratio` would be at each step. Slow: for grounds that cannot be ruled out otherwise."""
+        updates = replace(context.updates)
+        ratios = []
+        for row in range(self.start, self.start + self.count):
+            step = self.facts.step(row)
+            updates.look(step)
+            ratios.append(updates.estimate(step, 0))
+        return ratios
+
+
+def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | None:
+    """Follow the usual through the next calm steps, at most so many; None = the very next one is not calm."""
+    stop = min(facts.sound_until(start), start + most)
+    if stop == start or not _is_calm(context, facts):
+        return None
+    norm, loss = context.norm.copy(), context.loss.copy()
+    count = len(centers := norm.accept_all(facts.levels[start:stop], below=CALM_OCTAVES))
+    rows = facts.rows_of_loss(start, start + count)
+    if not count or (rows and not _knows_losses(context)):
+        return None
+    losses = [facts.losses[row] for row in rows]
+    loss_centers = [*loss.accept_all(losses), loss.center()]
+    return Stretch(facts, start, count, norm, centers, loss, [row - start for row in rows], losses, loss_centers)
+
+
+def _is_calm(context: Context, facts: Facts) -> bool:
+    block = facts.block
+    return (
+        not context.excursion.open
+        and not context.grace
+        and context.norm.full()
+        and len(context.first_levels) >= WARM_UP_STEPS
+        and (block.attempt, block.branch) == (context.attempt, context.branch)
+        and context.layers.rows.shape[1] == block.layer_norms.shape[1] > 0
+        and all(math.isfinite(each) for each in context.last_losses)
+    )
+
+
+def _knows_losses(context: Context) -> bool:
+    return len(context.loss) >= WARM_UP_STEPS and len(context.first_losses) >= UNTRAINED_STEPS
+
+
+def take_in(context: Context, stretch: Stretch, count: int) -> None:
+    """Learn from the first `count` steps of a stretch."""
+    facts, start, stop = stretch.facts, stretch.start, stretch.start + count
+    levels = facts.levels[start:stop]
+    if count < stretch.count:
+        _shorten(stretch, context, levels)
+    context.seen += count
+    context.last_step = facts.steps[stop - 1]
+    context.lowest = min(context.lowest, *stretch.centers, stretch.norm.center())
+    context.norm = stretch.norm
+    context.record.accept_all(levels)
+    context.excursion.remember_all(facts.steps[start:stop], levels)
+    context.layers.accept_all(stretch.layer_norms)
+    _take_in_losses(context, stretch)
+    _take_in_samples(context, facts, start, stop)
+    _take_in_ranks(context, facts, start, stop)
+
+
+def _shorten(stretch: Stretch, context: Context, levels: list[float]) -> None:
+    """Follow the usual once more, not so far."""
+    stretch.count = len(levels)
+    stretch.norm, stretch.loss = context.norm.copy(), context.loss.copy()
+    stretch.centers = stretch.norm.accept_all(levels)
+    known = bisect_left(stretch.loss_rows, stretch.count)
+    stretch.loss_rows, stretch.losses = stretch.loss_rows[:known], stretch.losses[:known]
+    stretch.loss_centers = [*stretch.loss.accept_all(stretch.losses), stretch.loss.center()]
+
+
+def _take_in_losses(context: Context, stretch: Stretch) -> None:
+    if not stretch.losses:
+        return
+    deviations = [abs(loss - center) for loss, center in zip(stretch.losses, stretch.loss_centers, strict=False)]
+    context.loss_record.accept_all([math.log2(each) for each in deviations if each > 0.0])
+    context.remember_losses(stretch.losses)
+    context.loss = stretch.loss
+
+
+def _take_in_samples(context: Context, facts: Facts, start: int, stop: int) -> None:
+    behind = start
+    for row in facts.sampled[bisect_left(facts.sampled, start) : bisect_left(facts.sampled, stop)]:
+        step = facts.step(row)
+        context.updates.wait(row - behind)
+        context.updates.look(step)
+        context.updates.accept(step)
+        behind = row + 1
+    context.updates.wait(stop - behind)
+
+
+def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:
+    behind = start
+    for row in range(start, stop):
+        norms, losses = facts.rank_norms[row], facts.rank_losses[row]
+        if norms is not None or losses is not None:
+            context.ranks.wait(row - behind)
+            context.ranks.look(norms, losses)
+            context.ranks.accept(norms, losses)
+            behind = row + 1
+    context.ranks.wait(stop - behind)
