@@ -15,6 +15,7 @@ UNKNOWN = math.nan
 # As plain numbers: an enum takes a microsecond for every `&`, and this is done for every step.
 _SKIPPED_BY_SCALER = int(RecordFlag.SKIPPED_BY_SCALER)
 _SKIPPED_BY_USER = int(RecordFlag.SKIPPED_BY_USER)
+_SKIPPED = np.uint16(_SKIPPED_BY_SCALER | _SKIPPED_BY_USER)
 
 
 def octaves(value: float) -> float:
@@ -86,16 +87,15 @@ class Facts:
         self.nonfinite: list[list[int]] = block.nonfinite.tolist()
         self.clips: list[float] = block.clip_coefficient.tolist()
         self.rates: list[float] = block.learning_rate.tolist()
-        ratios, updates = update_ratios(block)
-        self.sampled: list[int] = np.flatnonzero(np.isfinite(ratios)).tolist()  # rows whose update was sampled
+        ratios, updates, self.sampled = update_ratios(block)
         self.ratios: list[float] = ratios.tolist()
         self.update_levels: list[float] = updates.tolist()
         self.rank_norms, self.rank_losses = norm_spreads(block), loss_spreads(block)
-        self._of_loss: list[int] = np.flatnonzero(block.loss_known).tolist()
-        self._unsound = unsound_rows(block)
+        self._of_loss = _rows_where(block.loss_known)
+        self._unsound = _rows_where(unsound(block)) if _is_suspicious(block, self.levels) else []
 
     def sound_until(self, row: int) -> int:
-        """The first row from this one on that is not sound (see `unsound_rows`); the end if there is none."""
+        """The first row from this one on that is not sound (see `unsound`); the end if there is none."""
         place = bisect_left(self._unsound, row)
         return self._unsound[place] if place < len(self._unsound) else self.count
 
@@ -129,32 +129,51 @@ class Facts:
         )
 
 
-def unsound_rows(block: ClosedBlock) -> list[int]:
-    """Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known."""
-    skipped = (block.flags & np.uint16(_SKIPPED_BY_SCALER | _SKIPPED_BY_USER)) != 0
+def unsound(block: ClosedBlock) -> Bool:
+    """bool[n]: steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known."""
+    skipped = (block.flags & _SKIPPED) != 0
     measured = (block.global_norm > 0.0) & (block.global_norm < np.inf)
     lost = block.loss_known & ~np.isfinite(block.loss)
-    rows: list[int] = np.flatnonzero(skipped | ~measured | lost | block.nonfinite.any(axis=1)).tolist()
+    broken: Bool = skipped | ~measured | lost | block.nonfinite.any(axis=1)
+    return broken
+
+
+def _is_suspicious(block: ClosedBlock, levels: list[float]) -> bool:
+    """Whether any step can be unsound: by whole columns, because most blocks are short and sound."""
+    return (
+        math.isnan(sum(levels))
+        or np.count_nonzero(block.nonfinite) > 0
+        or np.count_nonzero(block.flags & _SKIPPED) > 0
+        or (np.count_nonzero(block.loss_known) > 0 and np.count_nonzero(np.isfinite(block.loss)) < block.count)
+    )
+
+
+def _rows_where(true: Bool) -> list[int]:
+    """Rows that are True; cheap where it is none or all."""
+    count = np.count_nonzero(true)
+    if not count:
+        return []
+    rows: list[int] = list(range(count)) if count == len(true) else np.flatnonzero(true).tolist()
     return rows
 
 
-def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64]:
+def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64, list[int]]:
     """Two float64[n]: log2 of the whole model's update over weight norm, and of its update norm; NaN = not sampled.
 
-    Layers that were not sampled count in neither. Rows are summed one by one in memory order, so that the way a stream
-    was cut cannot change the last bit.
+    And the rows whose ratio is finite. Layers that were not sampled count in neither. Rows are summed one by one in
+    memory order, so that the way a stream was cut cannot change the last bit.
     """
     ratios, levels = np.full(block.count, np.nan), np.full(block.count, np.nan)
     both = ~(np.isnan(block.update_norms) | np.isnan(block.weight_norms))
+    if not np.count_nonzero(both):
+        return ratios, levels, []
     sampled = both.any(axis=1)
-    if not sampled.any():
-        return ratios, levels
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         update = _total(block.update_norms[sampled], both[sampled])
         levels[sampled] = np.log2(update)
         weight = _total(block.weight_norms[sampled], both[sampled])
         ratios[sampled] = np.log2(update / np.where(weight > 0.0, weight, np.nan))
-    return ratios, levels
+    return ratios, levels, _rows_where(np.isfinite(ratios))
 
 
 def _total(norms: Float32, known: Bool) -> Float64:

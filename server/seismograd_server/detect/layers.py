@@ -36,32 +36,35 @@ class LayerMemory:
         self.next_row = (self.next_row + 1) % _ROWS
         self.filled = min(_ROWS, self.filled + 1)
 
-    def accept_all(self, norms: Float32) -> None:
-        """The same as `accept` for one quiet step after the other: float32[k, l], of as many layers as in memory."""
-        levels = octaves(norms[self._next_due() :: _EVERY])
-        self.seen += len(norms)
+    def due(self, norms: Float32) -> Float32:
+        """Levels of those among the next quiet steps, norms float32[k, l], that will be kept."""
+        return octaves(norms[-self.seen % _EVERY :: _EVERY])
+
+    def accept_all(self, steps: int, due: Float32) -> None:
+        """The same as `accept` for so many quiet steps, of as many layers as in memory; `due` may tell of more."""
+        levels = due[: self._kept_of(steps)]
         kept = levels[-_ROWS:]
         places = (self.next_row + len(levels) - len(kept) + np.arange(len(kept))) % _ROWS
         self.rows[places] = kept
+        self.seen += steps
         self.next_row = (self.next_row + len(levels)) % _ROWS
         self.filled = min(_ROWS, self.filled + len(levels))
 
-    def range_with(self, norms: Float32) -> tuple[Float32, Float32] | None:
+    def range_with(self, steps: int, due: Float32) -> tuple[Float32, Float32] | None:
         """Two float32[l]: lowest and highest level of each layer in memory and in quiet steps to come; NaN = not known.
 
-        `norms` as for `accept_all`. Whatever `usual` says between these steps lies in that range. None = it cannot be
+        Arguments as for `accept_all`. Whatever `usual` says within these steps lies in that range. None = it cannot be
         told, because some layer is known at times only.
         """
-        levels = octaves(norms[self._next_due() :: _EVERY])
-        known = np.concatenate((self.rows[: self.filled], levels))
+        known = np.concatenate((self.rows[: self.filled], due[: self._kept_of(steps)]))
         lowest: Float32 = known.min(axis=0)
-        if np.isnan(lowest).any() and not np.isnan(known[:, np.isnan(lowest)]).all():
+        unknown = np.isnan(lowest)
+        if unknown.any() and not np.isnan(known[:, unknown]).all():
             return None
         return lowest, known.max(axis=0)
 
-    def _next_due(self) -> int:
-        """How many of the next quiet steps go by before one is kept."""
-        return -self.seen % _EVERY
+    def _kept_of(self, steps: int) -> int:
+        return len(range(-self.seen % _EVERY, steps, _EVERY))
 
     def rises(self, step: Step) -> Float32 | None:
         """float32[l]: octaves of each layer above its usual range; NaN = not known. None = nothing to compare with."""

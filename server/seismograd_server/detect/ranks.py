@@ -161,8 +161,8 @@ def _spreads(values: Float64, most: float) -> list[Spread | None]:
     rows = np.flatnonzero(known.sum(axis=1) >= 2)
     if not len(rows):
         return spreads
-    if known.all():  # the usual case, and grouping is what costs most
-        patterns, group = known[:1], np.zeros(len(rows), dtype=np.intp)
+    if known[rows].all():  # the usual case, and grouping is what costs most
+        patterns, group = known[rows[:1]], np.zeros(len(rows), dtype=np.intp)
     else:
         patterns, group = np.unique(known[rows], axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):

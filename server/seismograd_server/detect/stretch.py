@@ -2,7 +2,7 @@
 
     foresee (what the steps will teach, on copies) -> detectors: how many of them may pass unseen? -> take_in (so many)
 
-A step is calm when it is judged (sound, see `facts.unsound_rows`), all memories are full, nothing is going on (no
+A step is calm when it is judged (sound, see `facts.unsound`), all memories are full, nothing is going on (no
 excursion, no restart lately), and its norm lies less than `CALM_OCTAVES` above its baseline. What `take_in` leaves
 behind is, to the last bit, what `Context.read` and `Context.learn` would have left.
 """
@@ -21,6 +21,9 @@ from seismograd_server.model import Float32, Layout
 # Less than what is far from usual, so that a calm step can neither open an excursion nor count as a ground by its norm.
 CALM_OCTAVES = FAR_OCTAVES
 
+# Fewer cost less one by one.
+_LEAST_STEPS = 2
+
 
 @dataclass(slots=True)
 class Stretch:
@@ -35,17 +38,12 @@ class Stretch:
     loss_rows: list[int]  # steps of known loss, counted from the start
     losses: list[float]  # of these steps
     loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
+    layer_levels: Float32  # of the steps whose layers will be kept
 
     @property
     def layout(self) -> Layout:
         """The layers."""
         return self.facts.block.layout
-
-    @property
-    def layer_norms(self) -> Float32:
-        """float32[count, l]."""
-        rows: Float32 = self.facts.block.layer_norms[self.start : self.start + self.count]
-        return rows
 
     def loss_center(self, row: int) -> float:
         """The usual loss before a step, counted from the start; NaN = no loss is known yet."""
@@ -65,16 +63,35 @@ class Stretch:
 def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | None:
     """Follow the usual through the next calm steps, at most so many; None = the very next one is not calm."""
     stop = min(facts.sound_until(start), start + most)
-    if stop == start or not _is_calm(context, facts):
+    if stop - start < _LEAST_STEPS or not _is_calm(context, facts):
         return None
-    norm, loss = context.norm.copy(), context.loss.copy()
+    norm = context.norm.copy()
     count = len(centers := norm.accept_all(facts.levels[start:stop], below=CALM_OCTAVES))
     rows = facts.rows_of_loss(start, start + count)
     if not count or (rows and not _knows_losses(context)):
         return None
     losses = [facts.losses[row] for row in rows]
-    loss_centers = [*loss.accept_all(losses), loss.center()]
-    return Stretch(facts, start, count, norm, centers, loss, [row - start for row in rows], losses, loss_centers)
+    loss, loss_centers = _follow_loss(context, losses)
+    return Stretch(
+        facts=facts,
+        start=start,
+        count=count,
+        norm=norm,
+        centers=centers,
+        loss=loss,
+        loss_rows=[row - start for row in rows],
+        losses=losses,
+        loss_centers=loss_centers,
+        layer_levels=context.layers.due(facts.block.layer_norms[start : start + count]),
+    )
+
+
+def _follow_loss(context: Context, losses: list[float]) -> tuple[Baseline, list[float]]:
+    if not losses:
+        return context.loss, [context.loss.center()]
+    loss = context.loss.copy()
+    centers = loss.accept_all(losses)
+    return loss, [*centers, loss.center()]
 
 
 def _is_calm(context: Context, facts: Facts) -> bool:
@@ -106,7 +123,7 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
     context.norm = stretch.norm
     context.record.accept_all(levels)
     context.excursion.remember_all(facts.steps[start:stop], levels)
-    context.layers.accept_all(stretch.layer_norms)
+    context.layers.accept_all(count, stretch.layer_levels)
     _take_in_losses(context, stretch)
     _take_in_samples(context, facts, start, stop)
     _take_in_ranks(context, facts, start, stop)
@@ -115,11 +132,11 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
 def _shorten(stretch: Stretch, context: Context, levels: list[float]) -> None:
     """Follow the usual once more, not so far."""
     stretch.count = len(levels)
-    stretch.norm, stretch.loss = context.norm.copy(), context.loss.copy()
+    stretch.norm = context.norm.copy()
     stretch.centers = stretch.norm.accept_all(levels)
     known = bisect_left(stretch.loss_rows, stretch.count)
     stretch.loss_rows, stretch.losses = stretch.loss_rows[:known], stretch.losses[:known]
-    stretch.loss_centers = [*stretch.loss.accept_all(stretch.losses), stretch.loss.center()]
+    stretch.loss, stretch.loss_centers = _follow_loss(context, stretch.losses)
 
 
 def _take_in_losses(context: Context, stretch: Stretch) -> None:

@@ -21,6 +21,7 @@ from seismograd_server.model import (
     Evidence,
     Finding,
     Float64,
+    Int64,
     Layout,
     Severity,
     Signature,
@@ -88,8 +89,8 @@ class VanishingDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:
         """Until the first look that might find something, or find it gone."""
-        looks = [row for row in range(-(self.steps + 1) % _EVERY_STEPS, stretch.count, _EVERY_STEPS)]
-        looks = [row for row in looks if self.steps + 1 + row >= _FIRST_LOOK_STEPS]
+        first = -(self.steps + 1) % _EVERY_STEPS
+        looks = [row for row in range(first, stretch.count, _EVERY_STEPS) if self.steps + 1 + row >= _FIRST_LOOK_STEPS]
         if not looks:
             return stretch.count
         if self.active or self.looks:
@@ -132,12 +133,12 @@ def _may_vanish(stretch: Stretch, context: Context, rows: list[int]) -> bool:
     has_loss = len(context.loss) > 0
     if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= _FALLEN_OCTAVES:
         return True
-    span = context.layers.range_with(stretch.layer_norms[: rows[-1]])
+    span = context.layers.range_with(rows[-1], stretch.layer_levels)
     if span is None:
         return True
     # With each layer at its lowest, and those that it is compared with at their highest, all would still be well.
-    scales, limit = _scales(stretch.layout), _limit(context)
-    return any(gap <= limit for gap in _gaps(span[0] - scales, span[1] - scales, stretch.layout))
+    shape, limit = _shape(stretch.layout), _limit(context)
+    return any(gap <= limit for gap in _gaps(span[0] - shape.scales, span[1] - shape.scales, shape))
 
 
 Found = tuple[str, str | None, float]  # a reason, the smallest layer, and how far down it is in octaves
@@ -152,7 +153,7 @@ def _vanished(step: Step, context: Context) -> Found | None:
     levels = context.layers.usual(len(layout.names))
     if levels is None or not np.isfinite(levels).any():
         return None
-    return _uneven(levels - _scales(layout), layout, _limit(context))
+    return _uneven(levels - _shape(layout).scales, layout, _limit(context))
 
 
 def _first_level(context: Context) -> float:
@@ -163,15 +164,42 @@ def _limit(context: Context) -> float:
     return _VANISHED_OCTAVES if len(context.loss) else _VANISHED_UNSEEN_OCTAVES
 
 
-def _scales(layout: Layout) -> Float64:
-    """float64[l]: what a layer's norm in octaves exceeds its root mean square by."""
-    return 0.5 * np.log2(np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64)))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """What a layout says of its layers.
+
+    Attributes:
+        layout: the layout.
+        scales: float64[l], by how many octaves a layer's norm exceeds its root mean square.
+        order: int64[l], the layers from the first to the last in forward order, as far as that is known.
+    """
+
+    layout: Layout
+    scales: Float64
+    order: Int64
+
+
+# Of the latest few layouts, by identity: to hash one takes as long as to look at it.
+_shapes: dict[int, _Shape] = {}
+_SHAPES_KEPT = 256
+
+
+def _shape(layout: Layout) -> _Shape:
+    found = _shapes.get(id(layout))
+    if found is None or found.layout is not layout:
+        if len(_shapes) >= _SHAPES_KEPT:
+            _shapes.clear()
+        depths = np.asarray(layout.depths, dtype=np.int64)
+        order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(depths))
+        scales = 0.5 * np.log2(np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64)))
+        found = _shapes[id(layout)] = _Shape(layout, scales, order)
+    return found
 
 
 def _uneven(levels: Float64, layout: Layout, limit: float) -> Found | None:
     """Compare the layers with the largest, and the first with the last."""
     smallest = layout.names[int(np.nanargmin(levels))]
-    typical, depth = _gaps(levels, levels, layout)
+    typical, depth = _gaps(levels, levels, _shape(layout))
     if typical <= limit:
         share = "no gradient at all" if typical == -math.inf else f"less than 2^{typical:.0f} of the largest's gradient"
         return f"half the layers receive {share}", smallest, max(typical, _LOWEST)
@@ -181,18 +209,15 @@ def _uneven(levels: Float64, layout: Layout, limit: float) -> Found | None:
     return None
 
 
-def _gaps(lows: Float64, highs: Float64, layout: Layout) -> tuple[float, float]:
+def _gaps(lows: Float64, highs: Float64, shape: _Shape) -> tuple[float, float]:
     """Octaves by which the typical layer's low lies below the largest high, and the early layers' below the late highs.
 
     Early and late are the medians of the first and the last third. NaN = too few layers are known, which is where both
     are NaN, or those that are compared with have no gradient themselves.
     """
-    known = ~np.isnan(lows)
-    if not known.any():
+    order = shape.order[~np.isnan(lows[shape.order])]
+    if not len(order):
         return math.nan, math.nan
-    depths = np.asarray(layout.depths)
-    order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(lows))
-    order = order[known[order]]
     typical, largest = _lower_median(lows[order]), float(highs[order].max())
     third = len(order) // 3
     if third < 2:

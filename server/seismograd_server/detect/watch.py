@@ -3,7 +3,8 @@
     ClosedBlock --facts--> Step --(each signature, in the light of the Context)--> Finding
                              `--> Context learns, after the detectors have looked
 
-Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`), to the same effect.
+Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`). The effect is the
+same, to the last bit of the state.
 
 A pure state machine: the same steps give the same findings, however the stream was cut into blocks and wherever it was
 saved and restored in between.
@@ -95,7 +96,7 @@ class RunWatch:
         """Take in the steps from this row on of which it is certain that nothing is to be told, all at once.
 
         Returns:
-            how many, at most `reach`; 0 = the next one must be looked at. Either way gives the same findings and the same state.
+            how many, at most `reach`; 0 = the next one must be looked at.
         """
         stretch = None if self._quarantined else foresee(self._context, facts, row, reach)
         if stretch is None:

@@ -37,7 +37,7 @@ class Failing:
         return 0
 
     def skip(self, steps: int) -> None:
-        raise AssertionError("it is never idle")
+        raise AssertionError(f"it is never idle, and was spared {steps} steps")
 
     def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)
         return DetectorStatus(self.signature, Visibility.ARMED, "")
