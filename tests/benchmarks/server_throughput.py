@@ -128,6 +128,7 @@ class Seismograd:
                 break
         elapsed = time.perf_counter() - began
         durable.set()
+        self._http.close()  # the server has dropped it if the other arms took long; the next request opens it again
         while self._closed_steps() < total:
             threading.Event().wait(0.02)  # the core belongs to the server meanwhile
         self.judged[steps_a_request].append(total * LAYERS / (time.perf_counter() - began))

@@ -55,7 +55,7 @@ class Baseline:
         Returns:
             the center before each value that was accepted.
         """
-        centers = []
+        centers: list[float] = []
         for value in values[: max(0, _WINDOW - len(self.latest))]:
             center = self.center()
             if value - center >= below:

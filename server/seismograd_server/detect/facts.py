@@ -140,12 +140,11 @@ def unsound(block: ClosedBlock) -> Bool:
 
 def _is_suspicious(block: ClosedBlock, levels: list[float]) -> bool:
     """Whether any step can be unsound: by whole columns, because most blocks are short and sound."""
-    return (
-        math.isnan(sum(levels))
-        or np.count_nonzero(block.nonfinite) > 0
-        or np.count_nonzero(block.flags & _SKIPPED) > 0
-        or (np.count_nonzero(block.loss_known) > 0 and np.count_nonzero(np.isfinite(block.loss)) < block.count)
-    )
+    if math.isnan(sum(levels)) or np.count_nonzero(block.nonfinite) or np.count_nonzero(block.flags & _SKIPPED):
+        return True
+    if not np.count_nonzero(block.loss_known):
+        return False
+    return int(np.count_nonzero(np.isfinite(block.loss))) < block.count
 
 
 def _rows_where(true: Bool) -> list[int]:
