@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, RecordFlag, Severity
 from tests.benchmarks.traces import slice_block
-from tests.support.closed import noisy, run_of
+from tests.support.closed import StepByStep, layout, noisy, run_of
 
 STEPS, RANKS = 160, 3
 # Numbers as no healthy run sends them: none at all, the smallest and the largest that there are.
@@ -94,6 +94,67 @@ def test_any_cut_and_any_restart_give_the_same_findings(
     np.testing.assert_array_equal(found[1], expected[1])
     assert watch.to_bytes() == whole.to_bytes()
     assert all(one.failures == () for one in observations)
+
+
+LONG = 700
+
+
+@st.composite
+def long_runs(draw: st.DrawFn) -> ClosedBlock:
+    """A run that is calm for long, with what may end the calm: outliers, drifts, dead or unknown layers, samples."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    generator = np.random.default_rng(seed)
+    ranks, layers = draw(st.sampled_from([1, 3])), draw(st.sampled_from([3, 9]))
+    drift = np.linspace(0.0, draw(st.sampled_from([0.0, -12.0, 6.0])), LONG)
+    norms = noisy(LONG, seed, octaves=draw(st.sampled_from([0.0, 0.2, 0.8]))) * 2.0**drift
+    norms[generator.integers(0, LONG, draw(st.integers(0, 4)))] *= draw(st.sampled_from([6.0, 1000.0, 0.0]))
+    losses = draw(st.sampled_from([3.0, 0.0])) + generator.normal(0.0, 0.2, (LONG, ranks))
+    losses += np.linspace(0.0, draw(st.sampled_from([0.0, -2.0, 30.0])), LONG)[:, None]
+    known = generator.random(LONG) < draw(st.sampled_from([0.0, 0.1, 1.0]))
+    sampled = np.arange(LONG) % draw(st.sampled_from([1, 10])) == 0
+    shares = np.where(generator.random(layers) < draw(st.sampled_from([0.0, 0.6])), 2.0**-12, 1.0)
+    shares[0] = draw(st.sampled_from([1.0, 0.0, np.nan]))
+    by_layer = norms[:, None] * shares * 2.0 ** generator.normal(0.0, 0.2, (LONG, layers))
+    by_layer[generator.random((LONG, layers)) < draw(st.sampled_from([0.0, 0.01]))] = np.nan
+    block = run_of(
+        norms,
+        ranks=ranks,
+        layout=layout([f"layer.{index}" for index in range(layers)], ranks=ranks),
+        layer_norms=by_layer.astype(np.float32),
+        loss=np.where(known, losses.mean(1), np.nan),
+        loss_known=known,
+        rank_loss=np.where(known[:, None], losses, np.nan),
+        rank_norm=np.where(sampled[:, None], norms[:, None] * 2.0 ** generator.normal(0, 0.3, (LONG, ranks)), np.nan),
+        learning_rate=np.full(LONG, draw(st.sampled_from([np.nan, 0.01]))),
+    )
+    scale = draw(st.sampled_from([np.nan, 0.001, 0.2]))
+    block = replace(
+        block,
+        rank_loss_known=np.repeat(known[:, None], ranks, axis=1),
+        weight_norms=np.where(sampled[:, None], 3.0, np.nan).repeat(layers, 1).astype(np.float32),
+        update_norms=np.where(sampled[:, None], scale * norms[:, None], np.nan).repeat(layers, 1).astype(np.float32),
+    )
+    return with_nonfinite(block, draw(st.lists(st.integers(0, LONG - 1), max_size=2)), generator)
+
+
+@settings(max_examples=80, deadline=None)
+@given(long_runs(), st.lists(st.tuples(st.integers(0, LONG), st.booleans()), max_size=20))
+def test_steps_taken_in_at_once_leave_what_steps_looked_at_one_by_one_leave(
+    run: ClosedBlock, cuts: list[tuple[int, bool]]
+) -> None:
+    slow = StepByStep()
+    expected = together([slow.observe(run)])
+    watch, observations, start = RunWatch(), [], 0
+    for stop, restart in [*sorted(cuts), (LONG, False)]:
+        observations.append(watch.observe(slice_block(run, start, stop)))
+        start = stop
+        if restart:
+            watch = RunWatch.from_bytes(watch.to_bytes())
+    found = together(observations)
+    assert repr(found[0]) == repr(expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert watch.to_bytes() == slow.to_bytes()
+    assert watch.statuses() == slow.statuses()
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,6 +14,7 @@ import heapq
 from dataclasses import dataclass, replace
 
 from seismograd_server.detect.closing import Closing, Piece, Position, assemble, rows_in, union_of_steps
+from seismograd_server.detect.joining import join
 from seismograd_server.model import Bool, Int64, StepBatch
 
 _BEFORE_ALL: Position = (-1, 0)
@@ -145,7 +146,7 @@ class Aligner:
         Records of theirs that are not in it were late; so is everything else up to the last step.
         """
         limit = (branch, int(steps[-1]))
-        taken = [piece for piece in self._take(limit) if piece.batch.branch == branch]
+        taken = join([piece for piece in self._take(limit) if piece.batch.branch == branch])
         self._frontier = max(self._frontier, limit)
         return assemble(branch, steps, taken, self._world_size, ranks_present)
 
@@ -203,7 +204,7 @@ class Aligner:
         self._frontier = max(piece.last for piece in taken)
         closings = []
         for branch in sorted({piece.batch.branch for piece in taken}):
-            pieces = [piece for piece in taken if piece.batch.branch == branch]
+            pieces = join([piece for piece in taken if piece.batch.branch == branch])
             closings.append(assemble(branch, union_of_steps(pieces), pieces, self._world_size))
         return tuple(closings)
 

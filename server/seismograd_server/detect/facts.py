@@ -163,7 +163,9 @@ def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64, list[int]]:
     memory order, so that the way a stream was cut cannot change the last bit.
     """
     ratios, levels = np.full(block.count, np.nan), np.full(block.count, np.nan)
-    both = ~(np.isnan(block.update_norms) | np.isnan(block.weight_norms))
+    both = ~np.isnan(block.update_norms)
+    if np.count_nonzero(both):  # most blocks are short and have no sample
+        both &= ~np.isnan(block.weight_norms)
     if not np.count_nonzero(both):
         return ratios, levels, []
     sampled = both.any(axis=1)

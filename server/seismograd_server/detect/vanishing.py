@@ -95,7 +95,8 @@ class VanishingDetector:
             return stretch.count
         if self.active or self.looks:
             return looks[0]
-        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), context.untrained_loss())]
+        untrained = context.untrained_loss()
+        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), untrained)]
         if not doubtful or not _may_vanish(stretch, context, doubtful):
             return stretch.count
         return doubtful[0]

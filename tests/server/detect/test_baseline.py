@@ -90,3 +90,33 @@ def test_a_survived_peak_raises_the_record_no_further_than_told() -> None:
     assert record.height == 1.5
     record.survive(1.0, at_most=1.5)
     assert record.height == 1.5
+
+
+@given(st.lists(VALUES, max_size=150), st.lists(VALUES, max_size=150), st.sampled_from([0.5, 10.0, math.inf]))
+def test_values_accepted_at_once_are_those_accepted_one_by_one(
+    before: list[float], values: list[float], below: float
+) -> None:
+    one, all_at_once = Baseline(), Baseline()
+    for value in before:
+        one.accept(value)
+        all_at_once.accept(value)
+    centers = []
+    for value in values:
+        if value - one.center() >= below:
+            break
+        centers.append(one.center())
+        one.accept(value)
+    assert repr(all_at_once.accept_all(values, below)) == repr(centers)
+    assert all_at_once == one
+
+
+@given(st.lists(VALUES, max_size=30), st.lists(VALUES, max_size=60))
+def test_a_record_of_values_accepted_at_once_is_the_same(before: list[float], values: list[float]) -> None:
+    one, all_at_once = Record(), Record()
+    for value in before:
+        one.accept(value)
+        all_at_once.accept(value)
+    for value in values:
+        one.accept(value)
+    all_at_once.accept_all(values)
+    assert all_at_once == one

@@ -135,3 +135,18 @@ def test_after_a_restart_of_the_run_an_event_must_be_larger() -> None:
     same, again = RunWatch.from_bytes(watch.to_bytes()), RunWatch.from_bytes(watch.to_bytes())
     assert findings_of(run_of(norms), same) != []
     assert findings_of(replace(run_of(norms), attempt=2), again) == []
+
+
+@pytest.mark.parametrize("has_loss", [False, True])
+def test_a_calm_run_is_taken_in_at_once(monkeypatch: pytest.MonkeyPatch, has_loss: bool) -> None:
+    looked_at: list[int] = []
+    read = Context.read
+
+    def count(self: Context, step: Step) -> None:
+        looked_at.append(step.step)
+        read(self, step)
+
+    monkeypatch.setattr(Context, "read", count)
+    losses = np.linspace(3.0, 2.0, 1000)
+    findings_of(run_of(noisy(1000), loss=losses) if has_loss else run_of(noisy(1000)))
+    assert len(looked_at) < 80  # the first window, and what is not worth it at the ends of stretches
