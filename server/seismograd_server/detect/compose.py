@@ -153,8 +153,8 @@ def _gradient_norms(closing: Closing, plan: Plan) -> list[Reported]:
 def _sampled(closing: Closing, plan: Plan, quantity: Quantity) -> Float32:
     """A sampled tensor column as float32[n, l]; NaN where it was not sampled."""
     reported = _tensor(closing, plan, quantity)
-    if not reported:
-        return np.full((len(closing.steps), len(plan.layout.names)), np.nan, np.float32)
+    if not reported:  # the usual case: a table of one number, because to fill a real one costs more than the rest
+        return np.broadcast_to(np.float32(np.nan), (len(closing.steps), len(plan.layout.names)))
     return _layers(plan, reported, len(closing.steps))[1]
 
 

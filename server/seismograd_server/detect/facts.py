@@ -91,6 +91,10 @@ class Facts:
         self.ratios: list[float] = ratios.tolist()
         self.update_levels: list[float] = updates.tolist()
         self.rank_norms, self.rank_losses = norm_spreads(block), loss_spreads(block)
+        self.of_ranks: list[int] = []  # rows at which something is known of how the ranks lie
+        if block.layout.world_size > 1:
+            pairs = zip(self.rank_norms, self.rank_losses, strict=True)
+            self.of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
         self._of_loss = _rows_where(block.loss_known)
         self._unsound = _rows_where(unsound(block)) if _is_suspicious(block, self.levels) else []
 

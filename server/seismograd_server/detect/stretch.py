@@ -161,11 +161,10 @@ def _take_in_samples(context: Context, facts: Facts, start: int, stop: int) -> N
 
 def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:
     behind = start
-    for row in range(start, stop):
+    for row in facts.of_ranks[bisect_left(facts.of_ranks, start) : bisect_left(facts.of_ranks, stop)]:
         norms, losses = facts.rank_norms[row], facts.rank_losses[row]
-        if norms is not None or losses is not None:
-            context.ranks.wait(row - behind)
-            context.ranks.look(norms, losses)
-            context.ranks.accept(norms, losses)
-            behind = row + 1
+        context.ranks.wait(row - behind)
+        context.ranks.look(norms, losses)
+        context.ranks.accept(norms, losses)
+        behind = row + 1
     context.ranks.wait(stop - behind)
