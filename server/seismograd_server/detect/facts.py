@@ -84,7 +84,8 @@ class Facts:
         self.losses: list[float] = block.loss.tolist()
         self.loss_known: list[bool] = block.loss_known.tolist()
         self.flags: list[int] = block.flags.tolist()
-        self.nonfinite: list[list[int]] = block.nonfinite.tolist()
+        # No list: thousands of short lists at once would set off the garbage collector, which costs more than the rest.
+        self._all_finite = not np.count_nonzero(block.nonfinite)
         self.clips: list[float] = block.clip_coefficient.tolist()
         self.rates: list[float] = block.learning_rate.tolist()
         ratios, updates, self.sampled = update_ratios(block)
@@ -110,7 +111,7 @@ class Facts:
     def step(self, row: int) -> Step:
         """The facts of one step."""
         norm = self.norms[row]
-        nan_count, positive, negative = self.nonfinite[row]
+        nan_count, positive, negative = (0, 0, 0) if self._all_finite else self.block.nonfinite[row].tolist()
         infinite = norm == math.inf  # a norm that overflowed although no element did
         return Step(
             block=self.block,
