@@ -26,7 +26,7 @@ class CharacterLstm(nn.Module):
 
     def __init__(self, width: int = 160) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(workbench.SYMBOLS, 64)
+        self.embedding = workbench.embedding(64)
         self.lstm = nn.LSTM(64, width, batch_first=True)
         self.head = nn.Linear(width, workbench.SYMBOLS)
 

@@ -2,17 +2,17 @@
 
     python -m seismograd.examples.char_rnn --run healthy
 
-Pushed over the edge by a warm-up that aims forty times too high, with clipping off. The recurrent weights grow until
-their gain passes 1, and a gradient that travels back over 48 symbols is multiplied by that gain at each:
+Pushed over the edge by a weight decay with the wrong sign, with clipping off. The recurrent weights grow by two and a
+half percent a step until their gain passes 1; from then on a gradient that travels back over 48 symbols is multiplied
+by that gain at each:
 
-    python -m seismograd.examples.char_rnn --run pushed --learning-rate 2 --warm-up-steps 300 --clip 0 --steps 400
+    python -m seismograd.examples.char_rnn --run pushed --weight-decay -0.025 --clip 0 --steps 400
 """
 
 from __future__ import annotations
 
 import sys
 
-import torch
 from torch import Tensor, nn
 
 import seismograd
@@ -26,7 +26,7 @@ class CharacterRnn(nn.Module):
 
     def __init__(self, width: int = 224) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(workbench.SYMBOLS, 64)
+        self.embedding = workbench.embedding(64)
         self.rnn = nn.RNN(64, width, batch_first=True)
         self.head = nn.Linear(width, workbench.SYMBOLS)
 
@@ -39,10 +39,12 @@ class CharacterRnn(nn.Module):
 
 def main() -> int:
     """Train; the exit code is 0, or workbench.TRAINING_FAILED."""
-    arguments = workbench.settings(__doc__, learning_rate=0.05).parse_args()
+    parser = workbench.settings(__doc__, learning_rate=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=1e-4, help="share a step (default: 1e-4)")
+    arguments = parser.parse_args()
     with workbench.ranks(arguments.seed) as team:
         model = team.parallel(CharacterRnn())
-        optimizer = torch.optim.SGD(model.parameters(), lr=arguments.learning_rate, momentum=0.9)
+        optimizer = workbench.DecayingAdam(model.parameters(), lr=arguments.learning_rate, decay=arguments.weight_decay)
         schedule = workbench.warm_up(optimizer, arguments.warm_up_steps)
         text, verdict = workbench.Text(team, arguments.seed), workbench.Verdict(team)
         monitor = seismograd.watch(

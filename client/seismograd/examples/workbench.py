@@ -50,6 +50,13 @@ def warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sche
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, steps)))
 
 
+def embedding(width: int) -> nn.Embedding:
+    """A vector for each symbol, of the size that the other weights have; torch's own start a tenfold larger."""
+    layer = nn.Embedding(SYMBOLS, width)
+    nn.init.normal_(layer.weight, std=0.1)
+    return layer
+
+
 class DecayingAdam(torch.optim.Adam):
     """Adam that first shrinks every matrix by a share of itself, as AdamW does, but written by hand.
 

@@ -49,8 +49,8 @@ SCENARIOS = {
             name="rnn",
             module="seismograd.examples.char_rnn",
             model="a plain recurrent network",
-            push="no clipping, and a warm-up towards forty times the learning rate",
-            settings=("--learning-rate", "2", "--warm-up-steps", "300", *_WITHOUT_CLIPPING),
+            push="no clipping, and a weight decay with the wrong sign",
+            settings=("--weight-decay", "-0.025", *_WITHOUT_CLIPPING),
         ),
         Scenario(
             name="mlp",
