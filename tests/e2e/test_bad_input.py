@@ -13,6 +13,7 @@ import pytest
 
 import seismograd
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+from tests.support.processes import eventually
 from tests.support.seismograd import SeismogradServer
 from tests.support.seismograd import seismograd as program
 
@@ -137,4 +138,6 @@ def test_a_batch_with_wrong_lengths_is_rejected_by_name_and_its_neighbours_are_s
     assert "12" in rejections[0].message
     assert "4" in rejections[0].message
     with seismograd.connect(server.grpc) as client:
-        assert client.run("e2e", "mixed").grad_norms().steps.tolist() == [0, 2]
+        # An ack says durable; that the steps are closed follows a moment later.
+        steps = eventually(lambda: client.run("e2e", "mixed").grad_norms().steps.tolist(), 30.0, "no step was closed")
+    assert steps == [0, 2]
