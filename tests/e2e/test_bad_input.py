@@ -138,6 +138,9 @@ def test_a_batch_with_wrong_lengths_is_rejected_by_name_and_its_neighbours_are_s
     assert "12" in rejections[0].message
     assert "4" in rejections[0].message
     with seismograd.connect(server.grpc) as client:
-        # An ack says durable; that the steps are closed follows a moment later.
-        steps = eventually(lambda: client.run("e2e", "mixed").grad_norms().steps.tolist(), 30.0, "no step was closed")
+
+        def closed() -> list[int]:  # an ack says durable; that steps are closed follows a moment later
+            return client.run("e2e", "mixed").grad_norms().steps.tolist()
+
+        steps = eventually(closed, 30.0, "no step was closed")
     assert steps == [0, 2]
