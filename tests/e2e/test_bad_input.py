@@ -140,7 +140,7 @@ def test_a_batch_with_wrong_lengths_is_rejected_by_name_and_its_neighbours_are_s
     with seismograd.connect(server.grpc) as client:
 
         def closed() -> list[int]:  # an ack says durable; that steps are closed follows a moment later
-            return client.run("e2e", "mixed").grad_norms().steps.tolist()
+            return list(client.run("e2e", "mixed").grad_norms().steps)
 
         steps = eventually(closed, 30.0, "no step was closed")
     assert steps == [0, 2]
