@@ -226,6 +226,16 @@ class Monitor:
         """Whether steps are being recorded."""
         return self._session is not None and self._report is None and "capture" not in self._guard.broken
 
+    @property
+    def run(self) -> str | None:
+        """Name of the run, for a checkpoint from which it shall go on; None until it is known (the first step)."""
+        return None if self._session is None else self._session.run
+
+    @property
+    def next_step(self) -> int:
+        """Number that the next step will have: what `watch(step=)` wants to hear when the run goes on."""
+        return 0 if self._session is None else self._session.next_step
+
     # ------------------------------------------------------------------------------------------------ the end
 
     def finish(

@@ -80,7 +80,12 @@ class Identity:
         self._device = device
         self._cancelled = threading.Event()
         self._warned = False
-        self._launch_id: str | None = None
+        self._launch_id = self._known_at_once()
+
+    @property
+    def run(self) -> str | None:
+        """The run's name; None while it is to be made of a launch on which the ranks have not agreed."""
+        return self._options.run or (None if self._launch_id is None else default_run_name(self._launch_id))
 
     @property
     def place(self) -> Place:
@@ -121,13 +126,16 @@ class Identity:
             optimizers=self._optimizers,
         )
 
-    def _agree(self) -> str | None:
+    def _known_at_once(self) -> str | None:
         if self._place.world_size == 1:
             return uuid.uuid4().hex
         launched = self._environment
         if launched.launch_id is not None and launched.world_size == self._place.world_size:
             # A second watch() of one launch is a launch of its own; ranks run the same program, so they count alike.
             return launched.launch_id if self._ordinal == 0 else f"{launched.launch_id}#{self._ordinal}"
+        return None
+
+    def _agree(self) -> str | None:
         if not is_distributed():
             self._warn_once()
             return None

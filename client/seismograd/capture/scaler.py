@@ -15,6 +15,7 @@ import torch.amp
 from torch import Tensor
 
 from seismograd.capture import registry
+from seismograd.capture.wrapped import innermost
 
 _MARK = "seismograd_original"
 
@@ -69,10 +70,4 @@ def _telling_unscale(original: Any) -> Any:
 
 
 def _watches_of(optimizer: object) -> list[registry.Watch]:
-    return [watch for watch in registry.watches() if watch.is_of(_innermost(optimizer))]
-
-
-def _innermost(optimizer: object) -> object:
-    """The optimizer inside a wrapper such as Accelerate's, whose hooks are the ones that fire."""
-    inner = getattr(optimizer, "optimizer", None)
-    return inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+    return [watch for watch in registry.watches() if watch.is_of(innermost(optimizer))]

@@ -22,6 +22,7 @@ from seismograd.capture.readback import RingFullError, capturing
 from seismograd.capture.scaler import ScalerInterception
 from seismograd.capture.series import Held, Logged, Series, host_or_copy
 from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.capture.wrapped import innermost
 from seismograd.options import Options
 from seismograd.outbox.sender import Sender
 from seismograd.record import Quantity
@@ -57,7 +58,7 @@ class Session:
         self._options = options
         self._sender = sender
         self._config = config
-        self._optimizers = list(optimizers)
+        self._optimizers = [innermost(optimizer) for optimizer in optimizers]
         self._guard = guard
         self._at_step_boundary = at_step_boundary
         self._series: list[Series] = []
@@ -88,6 +89,16 @@ class Session:
         """Number of the latest step of the first optimizer, as the user counts."""
         held = self._series[0].held
         return self._last_step if held is None else held.step
+
+    @property
+    def next_step(self) -> int:
+        """Number that the next step of the first optimizer will have."""
+        return self._series[0].numbering.next_step
+
+    @property
+    def run(self) -> str | None:
+        """The run's name; None before the first step, or while the ranks have not agreed on a launch."""
+        return self._options.run if self._identity is None else self._identity.run
 
     @property
     def watched_parameters(self) -> int:
