@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from seismograd.options import debug_requested
+from seismograd.options import debug_requested, watched_environment
 
 ENTRY_POINT_GROUP = "seismograd.commands"
 
@@ -77,6 +77,22 @@ class Program(click.Group):
 @click.version_option(package_name="seismograd", prog_name="seismograd")
 def program() -> None:
     """A seismograph for training runs."""
+
+
+# What follows the name of the program is the program's, whatever it looks like.
+@program.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--project", help="Groups runs. Default: SEISMOGRAD_PROJECT, else 'default'.")
+@click.option("--run", help="Name of the run. Default: SEISMOGRAD_RUN, else made of the script and the launch.")
+@click.option("--server", help="host:port. Default: SEISMOGRAD_SERVER, else localhost:7450.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run_watched(project: str | None, run: str | None, server: str | None, command: tuple[str, ...]) -> None:
+    """Watch a training script that knows nothing of it: seismograd run -- python train.py --epochs 3."""
+    environment = watched_environment(project=project, run=run, server=server)
+    try:
+        # In our place, not under us: its exit code is ours, and signals reach it themselves.
+        os.execvpe(command[0], command, environment)  # noqa: S606 - without a shell on purpose
+    except OSError as error:
+        raise click.ClickException(f"cannot start {command[0]!r}: {error.strerror or error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -166,6 +166,18 @@ def launch_environment() -> LaunchEnvironment:
     return LaunchEnvironment.from_variables(os.environ)
 
 
+def watched_environment(**explicit: str | None) -> dict[str, str]:
+    """Variables of a program that is to be watched without a change (`seismograd.integrations.autowatch`).
+
+    `explicit` are options that have a variable; None = not given. Raises OptionError for options that cannot work.
+    """
+    Options.from_environment(**explicit)
+    given = {_VARIABLES[name]: value for name, value in explicit.items() if value is not None}
+    folders = [str(Path(__file__).parent / "integrations" / "injected"), os.environ.get("PYTHONPATH", "")]
+    # An empty part would mean the current folder.
+    return {**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
+
+
 def debug_requested() -> bool:
     """Whether the program should show tracebacks (SEISMOGRAD_DEBUG=1)."""
     return os.environ.get("SEISMOGRAD_DEBUG", "").strip().lower() not in ("", "0", "false", "no")
