@@ -124,7 +124,9 @@ def test_finish_in_a_signal_handler_in_the_middle_of_offers_does_not_lock_up(ser
         """
         def on_signal(*_):
             report = sender.finish("failed", "terminated")
-            print(report.delivered + report.undelivered == sender.state.offered, flush=True)
+            told = report.delivered + report.undelivered + sum(report.dropped.values())
+            # The offer that the signal interrupted may have been counted and not yet taken in.
+            print(sender.state.offered - told in (0, 1), report.undelivered, flush=True)
             sys.exit(0)
 
         signal.signal(signal.SIGALRM, on_signal)
@@ -136,5 +138,8 @@ def test_finish_in_a_signal_handler_in_the_middle_of_offers_does_not_lock_up(ser
         """,
         server.address,
     )
-    assert (finished.returncode, finished.stdout.strip(), finished.stderr) == (0, "True", "")
+    accounted, undelivered = finished.stdout.split()
+    assert (finished.returncode, accounted) == (0, "True")
+    # A slow machine may not deliver everything in time; then that is said, once.
+    assert len(finished.stderr.splitlines()) == (0 if undelivered == "0" else 1)
     assert server.ledger.closed == [("failed", "terminated")]
