@@ -2,11 +2,12 @@
 
     python -m seismograd.examples.deep_mlp --run healthy
 
-Pushed over the edge by a weight decay with the wrong sign, with clipping off. Each layer's own part grows by two per
-cent a step, which alone would hardly be seen for a while; but what the layers do to the signal, and to the gradient on
-its way back, is multiplied fifty times:
+Pushed over the edge by a weight decay that is scheduled to fall to zero over sixty steps while training goes on for
+longer, with clipping off. Past its end the schedule goes on, below zero, and every layer grows by a percent or three a
+step. Alone, that would hardly be seen; but what the layers do to the signal, and to the gradient on its way back, is
+multiplied fifty times:
 
-    python -m seismograd.examples.deep_mlp --run pushed --weight-decay -0.022 --clip 0 --steps 400
+    python -m seismograd.examples.deep_mlp --run pushed --decay-steps 60 --clip 0 --steps 400
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class DeepMlp(nn.Module):
 
     def __init__(self, width: int = 64, depth: int = 50) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(workbench.SYMBOLS, 16)
+        self.embedding = workbench.embedding(16)
         self.first = nn.Linear(LENGTH * 16, width)
-        layers = [nn.Linear(width, width) for _ in range(depth - 2)]
+        layers = [nn.Linear(width, width, bias=False) for _ in range(depth - 2)]
         for layer in layers:
             nn.init.normal_(layer.weight, std=0.02 / width**0.5)  # small, so that fifty of them start near the identity
         self.layers = nn.ModuleList(layers)
@@ -46,11 +47,17 @@ class DeepMlp(nn.Module):
 def main() -> int:
     """Train; the exit code is 0, or workbench.TRAINING_FAILED."""
     parser = workbench.settings(__doc__, learning_rate=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=1e-4, help="share a step (default: 1e-4)")
+    parser.add_argument("--weight-decay", type=float, default=0.02, help="share of the first step (default: 0.02)")
+    parser.add_argument("--decay-steps", type=int, default=1000, help="linear to 0 over these steps (default: 1000)")
     arguments = parser.parse_args()
     with workbench.ranks(arguments.seed) as team:
         model = team.parallel(DeepMlp())
-        optimizer = workbench.DecayingAdam(model.parameters(), lr=arguments.learning_rate, decay=arguments.weight_decay)
+        optimizer = workbench.DecayingAdam(
+            model.parameters(),
+            lr=arguments.learning_rate,
+            decay=arguments.weight_decay,
+            decay_steps=arguments.decay_steps,
+        )
         schedule = workbench.warm_up(optimizer, arguments.warm_up_steps)
         text, verdict = workbench.Text(team, arguments.seed), workbench.Verdict(team)
         monitor = seismograd.watch(

@@ -61,20 +61,27 @@ class DecayingAdam(torch.optim.Adam):
     """Adam that first shrinks every matrix by a share of itself, as AdamW does, but written by hand.
 
     torch's AdamW refuses a negative decay; those written by hand, of which there are many, take the wrong sign quietly,
-    and then everything grows.
+    and then everything grows. A schedule can give it that sign as well: with `decay_steps` the share falls linearly to
+    zero over so many steps, and nothing stops it there.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, lr: float, decay: float, decay_steps: int | None = None
+    ) -> None:
         super().__init__(parameters, lr=lr)
         self.decay = decay  # share a step
+        self.decay_steps = decay_steps
+        self.steps = 0
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Decay, then Adam's step."""
+        share = self.decay * (1 - self.steps / self.decay_steps if self.decay_steps else 1)
+        self.steps += 1
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() > 1:  # biases and norms are left alone
-                    parameter.mul_(1 - self.decay)
+                    parameter.mul_(1 - share)
         return super().step(closure)
 
 

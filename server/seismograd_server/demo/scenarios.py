@@ -56,8 +56,8 @@ SCENARIOS = {
             name="mlp",
             module="seismograd.examples.deep_mlp",
             model="a residual network of fifty layers",
-            push="no clipping, and a weight decay with the wrong sign",
-            settings=("--weight-decay", "-0.022", *_WITHOUT_CLIPPING),
+            push="no clipping, and a schedule of the weight decay that runs on below zero",
+            settings=("--decay-steps", "60", *_WITHOUT_CLIPPING),
         ),
         Scenario(
             name="transformer",

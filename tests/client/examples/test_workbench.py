@@ -68,6 +68,19 @@ def test_a_decay_with_the_wrong_sign_makes_weights_grow_and_leaves_biases_alone(
     assert torch.equal(model.bias, bias)
 
 
+def test_a_decay_that_is_scheduled_turns_into_growth_behind_its_end() -> None:
+    model = nn.Linear(5, 4, bias=False)
+    optimizer = DecayingAdam(model.parameters(), lr=0.0, decay=0.5, decay_steps=2)
+    sizes = [1.0]
+    first = model.weight.detach().clone()
+    model(torch.randn(3, 5)).sum().backward()
+    for _ in range(4):
+        optimizer.step()
+        sizes.append(float(model.weight.detach().norm() / first.norm()))
+    expected = [1.0, 0.5, 0.5 * 0.75, 0.5 * 0.75, 0.5 * 0.75 * 1.25]
+    torch.testing.assert_close(torch.tensor(sizes), torch.tensor(expected))
+
+
 def test_the_damaged_column_is_sound_at_first_and_then_grows_without_end() -> None:
     rows = (SOUND_STEPS + 50) * BATCH
     sound, damaged = (weights_of_shard(rows, seed=1, damaged=each) for each in (False, True))
