@@ -1,0 +1,71 @@
+"""Entries of every file here: framed by length and checksum, so that a torn or overwritten one is recognised.
+
+    mark "sgfr" | CRC-32 of all that follows | length of the payload | tag | payload | zeros up to 8 bytes
+
+Little-endian. A process that is killed in the middle of an entry leaves one whose checksum is wrong.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+MARK = b"sgfr"
+HEADER_BYTES = 16
+ALIGNMENT = 8
+_HEADER = struct.Struct("<4sIII")
+_CHECKED = struct.Struct("<II")  # length and tag: the part of the header that the checksum covers
+_PADDING = [b"\0" * count for count in range(ALIGNMENT)]
+_MARK_VALUE = int.from_bytes(MARK, "little")
+
+
+class Entry(NamedTuple):
+    """One entry of a file that is whole."""
+
+    offset: int
+    size: int  # bytes that it takes, header and zeros included
+    tag: int
+    payload: bytes
+
+
+def frame(tag: int, payload: bytes) -> bytes:
+    """The bytes of an entry; their number is a multiple of 8."""
+    length = len(payload)
+    checksum = zlib.crc32(payload, zlib.crc32(_CHECKED.pack(length, tag)))
+    return b"".join((_HEADER.pack(MARK, checksum, length, tag), payload, _PADDING[-length % ALIGNMENT]))
+
+
+def entry_at(buffer: bytes | memoryview, offset: int) -> Entry | None:
+    """The entry that begins there, or None when none does, or not all of it is there."""
+    if offset < 0 or offset + HEADER_BYTES > len(buffer):
+        return None
+    mark, checksum, length, tag = _HEADER.unpack_from(buffer, offset)
+    begin = offset + HEADER_BYTES
+    if mark != MARK or begin + length > len(buffer):
+        return None
+    payload = bytes(buffer[begin : begin + length])
+    if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(length, tag))) != checksum:
+        return None
+    return Entry(offset, HEADER_BYTES + length + (-length % ALIGNMENT), tag, payload)
+
+
+def consecutive(buffer: bytes | memoryview) -> Iterator[Entry]:
+    """The entries of a file that only grows, up to the first that is torn."""
+    offset = 0
+    while (entry := entry_at(buffer, offset)) is not None:
+        yield entry
+        offset += entry.size
+
+
+def scattered(buffer: bytes | memoryview) -> Iterator[Entry]:
+    """The whole entries of a file that overwrites itself, wherever they are; in order of their places."""
+    usable = len(buffer) - len(buffer) % ALIGNMENT
+    words = np.frombuffer(buffer[:usable], "<u4")[::2]
+    for place in np.flatnonzero(words == _MARK_VALUE).tolist():
+        entry = entry_at(buffer, place * ALIGNMENT)
+        if entry is not None:
+            yield entry

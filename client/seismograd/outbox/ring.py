@@ -1,0 +1,176 @@
+"""The ring: the last steps of one optimizer, whole, in a memory map that outlives its process.
+
+It is two things at once. The *write-ahead log*: a record is in it before `log()` returns, and a process that is killed
+leaves it behind as a file. And the *flight recorder*: it holds at least the last `ring_steps` steps, unquantised and
+unthinned, for whoever wants to look at the time before and after an incident.
+
+How to read it, from any thread, while the process lives:
+
+    ring.steps(first, last)         records of the steps first <= s <= last, oldest first, all branches
+    ring.sequences(first, end)      records of the sequences first <= s < end
+    ring.oldest, ring.end           the sequences that are there: oldest <= s < end
+
+and, of a process that died, `read_ring(path)`: all records that are whole, in order of their sequences.
+
+A reader takes no lock: it copies an entry, and what was overwritten meanwhile fails its checksum and is left out.
+There is one writer at a time. Entries are frames (`frames.py`) of packed records (`packing.py`); the newest overwrites
+the oldest. The file's blocks are reserved before it is mapped, because a write to a map without room on the disk
+would be the end of training. Without a disk the ring is plain memory: still a flight recorder, no longer a log.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+from seismograd.outbox.frames import entry_at, frame, scattered
+from seismograd.outbox.packing import PackedError, name_of, pack, unpack
+from seismograd.record import StepRecord
+
+RECORD_TAG = 1
+# Six columns of float32 (the norms and every sampled quantity) per parameter, and all that a record has besides.
+_BYTES_PER_PARAMETER = 24
+_BYTES_PER_STEP = 512
+# Small models step fast: this covers the seconds that an ack may take at a thousand steps a second.
+_LEAST_BYTES = 4 * 1024 * 1024
+
+
+class _Place(NamedTuple):
+    sequence: int
+    step: int
+    offset: int
+    end: int
+
+
+def ring_bytes(steps: int, parameters: int, most_bytes: int) -> int:
+    """Size of a ring that holds so many steps of so many parameters, all quantities sampled, within `most_bytes`."""
+    wanted = (steps + 1) * (_BYTES_PER_STEP + _BYTES_PER_PARAMETER * parameters)
+    size = min(max(wanted, _LEAST_BYTES), most_bytes)
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Ring:
+    """See the module. `path` None = memory only. Raises OSError when the file cannot be made or has no room."""
+
+    def __init__(self, path: Path | None, size: int) -> None:
+        self._map = mmap.mmap(-1, size) if path is None else _map_new_file(path, size)
+        self._size = size
+        self._head = 0
+        self._used = 0  # bytes of the entries that are whole
+        self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
+
+    @property
+    def size(self) -> int:
+        """Bytes of the map."""
+        return self._size
+
+    @property
+    def oldest(self) -> int:
+        """First sequence that is there; `end` when none is."""
+        try:
+            return self._places[0].sequence
+        except IndexError:
+            return 0
+
+    @property
+    def end(self) -> int:
+        """The sequence after the newest."""
+        try:
+            return self._places[-1].sequence + 1
+        except IndexError:
+            return 0
+
+    # -------------------------------------------------------------------------------------------------- the writer
+
+    def write(self, record: StepRecord) -> bool:
+        """Adds a record; sequences rise. False = it is too large for this ring, or out of order."""
+        entry = frame(RECORD_TAG, pack(record))
+        size = len(entry)
+        places = self._places
+        if size > self._size or (places and record.sequence <= places[-1].sequence):
+            return False
+        begin = self._head
+        end = begin + size
+        if end > self._size:
+            # What is left at the end of the map is not worth splitting an entry for.
+            while places and places[0].offset >= begin:
+                self._drop_oldest()
+            begin, end = 0, size
+        while places and places[0].offset < end and places[0].end > begin:
+            self._drop_oldest()
+        self._map[begin:end] = entry
+        self._head = end
+        self._used += size
+        places.append(_Place(record.sequence, record.step, begin, end))
+        return True
+
+    def _drop_oldest(self) -> None:
+        place = self._places.popleft()
+        self._used -= place.end - place.offset
+
+    def close(self) -> None:
+        """Lets the map go; nothing can be read or written any more."""
+        self._places.clear()
+        self._map.close()
+
+    # ------------------------------------------------------------------------------------------------- the readers
+
+    def share_since(self, sequence: int) -> float:
+        """About which share of the ring the sequences from this one on take: at 1 they begin to be overwritten."""
+        held = len(self._places)
+        return 0.0 if not held else max(0, self.end - sequence) / held * self._used / self._size
+
+    def packed(self, first: int, end: int) -> list[tuple[int, bytes]]:
+        """(sequence, packed record) of the sequences first <= s < end that are there, in order."""
+        return self._read([place for place in self._snapshot() if first <= place.sequence < end])
+
+    def sequences(self, first: int, end: int) -> list[StepRecord]:
+        """The records of the sequences first <= s < end that are there, in order."""
+        return [unpack(packed) for _, packed in self.packed(first, end)]
+
+    def steps(self, first: int, last: int) -> list[StepRecord]:
+        """The records of the steps first <= s <= last that are there, in order of their sequences."""
+        chosen = [place for place in self._snapshot() if first <= place.step <= last]
+        return [unpack(packed) for _, packed in self._read(chosen)]
+
+    def _snapshot(self) -> list[_Place]:
+        while True:
+            try:
+                return list(self._places)
+            except RuntimeError:
+                continue  # the writer came in between
+
+    def _read(self, places: list[_Place]) -> list[tuple[int, bytes]]:
+        found = []
+        for place in places:
+            entry = entry_at(self._map[place.offset : place.end], 0)
+            if entry is not None and name_of(entry.payload).sequence == place.sequence:
+                found.append((place.sequence, entry.payload))
+        return found
+
+
+def read_ring(path: Path) -> list[StepRecord]:
+    """All whole records of a ring's file, in order of their sequences. Raises OSError when it cannot be read."""
+    found = {}
+    for entry in scattered(path.read_bytes()):
+        try:
+            record = unpack(entry.payload)
+        except PackedError:
+            continue
+        found[record.sequence] = record
+    return [found[sequence] for sequence in sorted(found)]
+
+
+def _map_new_file(path: Path, size: int) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap.mmap(descriptor, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
