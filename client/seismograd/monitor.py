@@ -130,6 +130,19 @@ def watch(
     return monitor
 
 
+def _last_word(
+    session: weakref.ref[Session], sender: Sender, guard: Guard
+) -> Callable[[Literal["finished", "failed"], str], object]:
+    """How a run ends whose monitor nobody has kept: the session lives as long as its optimizer."""
+
+    def finish(outcome: Literal["finished", "failed"], reason: str) -> object:
+        if (watching := session()) is not None:
+            guard("the end", watching.close)
+        return sender.finish(outcome, reason)
+
+    return finish
+
+
 class Monitor:
     """A watched run on this rank. Every method returns at once but `finish` (bounded) and what asks to synchronize."""
 
@@ -151,7 +164,7 @@ class Monitor:
         """Takes the session that `watch()` has made, and arranges for the end of the process."""
         self._session = session
         if session is not None and self._sender is not None:
-            self._ending = Ending(self, self._sender.finish)
+            self._ending = Ending(self, _last_word(weakref.ref(session), self._sender, self._guard))
 
     # ---------------------------------------------------------------------------------------- the job tells
 

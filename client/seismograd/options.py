@@ -71,6 +71,9 @@ class Options:
     flush_seconds: float = 0.5
 
     queue_bytes: int = 32 * MEBIBYTE  # memory for what is not durable yet
+    # The ring: the last steps of each optimizer, whole, for the flight recorder and for a process that is killed.
+    ring_steps: int = 256  # at least so many
+    ring_bytes: int = 64 * MEBIBYTE  # but no more than this for an optimizer
     finish_timeout_seconds: float = 2.0  # the longest that the end of the job may wait for the server
 
     def __post_init__(self) -> None:
@@ -142,6 +145,8 @@ class Options:
         _require_integer("flush_steps", self.flush_steps, 1, "use 1 or more steps, 16 is the default")
         _require_integer("flush_bytes", self.flush_bytes, KIBIBYTE, "use 1024 bytes or more, 262144 is the default")
         _require_integer("queue_bytes", self.queue_bytes, MEBIBYTE, "use 1048576 bytes or more, 32 MiB is the default")
+        _require_integer("ring_steps", self.ring_steps, 1, "use 1 or more steps, 256 is the default")
+        _require_integer("ring_bytes", self.ring_bytes, MEBIBYTE, "use 1048576 bytes or more, 64 MiB is the default")
         _require_seconds("flush_seconds", self.flush_seconds, "use a positive number of seconds, 0.5 is the default")
         _require_seconds(
             "finish_timeout_seconds", self.finish_timeout_seconds, "use a positive number of seconds, 2 is the default"

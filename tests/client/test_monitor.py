@@ -327,7 +327,11 @@ def test_the_end_waits_two_seconds_for_a_server_that_says_nothing_and_no_longer(
     assert float(done.stdout) < 6.0  # promised: two seconds
 
 
-@pytest.mark.parametrize("end", ["", "del model, optimizer; import gc; gc.collect()"], ids=["kept", "dropped"])
+@pytest.mark.parametrize(
+    "end",
+    ["", "import gc; gc.collect()", "del model, optimizer; import gc; gc.collect()"],
+    ids=["kept", "collected", "dropped"],
+)
 def test_a_monitor_that_nobody_keeps_still_finishes(end: str) -> None:
     with RecordingServer() as server:
         done, _ = run_script(server.address, end, assign="")

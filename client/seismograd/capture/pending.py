@@ -89,10 +89,14 @@ class PendingStep:
         """Whether every number has arrived; never blocks."""
         return all(transfer.ready() for _, transfer in self._transfers)
 
-    def is_alarming(self) -> bool:
-        """Whether the host knows already that something is not finite, and has all the rest too."""
+    def immediate(self) -> bool:
+        """Whether the host has every number already; of a device's, only when something is not finite."""
+        if self._on_host and not self._transfers:
+            return True
         if not self.ready():
             return False
+        if all(transfer.on_host for _, transfer in self._transfers):
+            return True
         loss = self._draft.scalars.get(Quantity.LOSS, 0.0)
         return not math.isfinite(loss) or any(
             entry.nonfinite for part in self._draft.parts for entry in part.censuses.values()
@@ -193,6 +197,11 @@ class _Composed:
 
 
 def _compose(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> _Composed:
+    if len(draft.parts) == 1 and draft.parts[0].columns is None:
+        values = arrived.get(("norms", 0))
+        # What is ordinary has a short way, because it is walked on the training thread.
+        if values is not None and values.size and values.min() > 0.0 and values.max() < np.inf:
+            return _Composed(values.astype(np.float64), draft.flags)
     composed = _Composed(np.zeros(columns), draft.flags)  # a parameter without a gradient contributes nothing
     for index, part in enumerate(draft.parts):
         owned = np.arange(columns) if part.columns is None else np.asarray(part.columns)

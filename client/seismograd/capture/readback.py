@@ -60,6 +60,11 @@ class Transfer:
         self._ring = ring
         self._slot = slot
 
+    @property
+    def on_host(self) -> bool:
+        """Whether nothing had to travel."""
+        return self._slot is None
+
     def ready(self) -> bool:
         """Whether the values have arrived. A device that has failed counts as ready: there is nothing to wait for."""
         if self._slot is None:

@@ -224,8 +224,7 @@ class Session:
             held.columns,
         )
         pending = PendingStep(heading, held.draft, held.transfers, series.watch.suspicion, on_host=held.on_host)
-        # What is known to be bad must not wait for the sender's next look.
-        self._sender.offer(pending.resolve() if pending.is_alarming() else pending)
+        self._sender.offer(pending)
         if number.sequence % _HEALTH_EVERY == 0:
             watches = [each.watch for each in self._series]
             self._sender.report_health(sum(w.hook_seconds for w in watches), sum(w.hook_calls for w in watches))

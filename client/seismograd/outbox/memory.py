@@ -124,6 +124,15 @@ class MemoryQueue:
     def _resolve(self, arrival: StepRecord | PendingRecord, now: float) -> None:
         try:
             record = normalise(arrival if isinstance(arrival, StepRecord) else arrival.resolve())
+        except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
+            with self._lock:
+                self._lose("encode_error")
+            return
+        self.admit(record, now)
+
+    def admit(self, record: StepRecord, now: float) -> None:
+        """Takes in a record that is finished; the sequences of a stream rise."""
+        try:
             stream = StreamName(record.kind, record.optimizer)
             anomalous = self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
             size = record_size(record)

@@ -14,6 +14,10 @@ class PendingRecord(Protocol):
         """Whether resolve() would return without waiting. Never blocks; True at once on a CPU."""
         ...
 
+    def immediate(self) -> bool:
+        """Whether resolve() should be called at once, on the training thread: it costs microseconds, or cannot wait."""
+        ...
+
     def resolve(self) -> StepRecord:
-        """The finished record. Called once, on the sender's thread, after ready() said True."""
+        """The finished record. Called after ready() said True; on the sender's thread unless `immediate()`."""
         ...

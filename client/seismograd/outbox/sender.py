@@ -19,10 +19,12 @@ from seismograd.options import Options
 from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.grpc_transport import GrpcTransport
-from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.report import FlushReport, Phase, SenderState
+from seismograd.outbox.ring import Ring, ring_bytes
+from seismograd.outbox.rings import Rings
 from seismograd.outbox.shipper import POLL_SECONDS, Finish, Shipper
+from seismograd.outbox.spooled import SpooledQueue
 from seismograd.outbox.transport import MAX_FRAME_BYTES, Transport
 from seismograd.record import AlertNotice, Catalog, Directive, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
@@ -58,7 +60,7 @@ class Sender:
         self._process = os.getpid()
         self._inert = options.mode == "off"
         frames = 4 * min(MAX_FRAME_BYTES, options.queue_bytes // 16)
-        self._queue = MemoryQueue(options.queue_bytes - frames, options.flush_steps)
+        self._queue = SpooledQueue(options.queue_bytes - frames, options.flush_steps)
         self._extras = Extras()
         # SimpleQueue is re-entrant: a signal handler may call finish() in the middle of an offer.
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -81,6 +83,9 @@ class Sender:
         for catalog in catalogs:
             self._extras.add(catalog)
         self._queue.expect(max((len(catalog.parameters) for catalog in catalogs), default=0))
+        for catalog in catalogs:
+            size = ring_bytes(self._options.ring_steps, len(catalog.parameters), self._options.ring_bytes)
+            self._queue.rings.add(catalog.optimizer, Ring(None, size))
         self._shipper = Shipper(
             options=self._options,
             queue=self._queue,
@@ -143,6 +148,11 @@ class Sender:
     def take_directives(self) -> list[Directive]:
         """Directives that arrived since the last call."""
         return [] if self._shipper is None or self._is_inert() else self._shipper.inbound.take_directives()
+
+    @property
+    def rings(self) -> Rings:
+        """The last steps of each optimizer, to be read from any thread."""
+        return self._queue.rings
 
     @property
     def state(self) -> SenderState:

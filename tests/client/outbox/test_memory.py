@@ -36,6 +36,9 @@ class Pending:
     def ready(self) -> bool:
         return self.is_ready
 
+    def immediate(self) -> bool:
+        return False
+
     def resolve(self) -> StepRecord:
         assert self.is_ready, "resolved before it was ready"
         if self.failure is not None:

@@ -1,0 +1,44 @@
+"""The rings of a process, one per optimizer, and the rule by which two threads share them without a lock.
+
+A record is written by the thread that offers it when everything before it is in the ring, else later by the sender's
+thread, which writes whatever is not there yet in order. So at any moment at most one thread has the next record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from seismograd.outbox.ring import Ring
+from seismograd.record import RecordKind, StepRecord
+
+
+class Rings:
+    """The flight recorder of a process: `of(optimizer)` gives a ring to read."""
+
+    def __init__(self) -> None:
+        self._rings: dict[int, Ring] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, Ring]]:
+        return iter(sorted(self._rings.items()))
+
+    def of(self, optimizer: int) -> Ring | None:
+        """The ring of an optimizer; None before its first record, and where there is none."""
+        return self._rings.get(optimizer)
+
+    def add(self, optimizer: int, ring: Ring) -> None:
+        """Gives an optimizer its ring, before its first record."""
+        self._rings[optimizer] = ring
+
+    def offer(self, record: StepRecord) -> bool:
+        """The thread that offers: writes the record if it is the next one. Returns whether it did."""
+        ring = self._rings.get(record.optimizer)
+        if ring is None or record.kind is not RecordKind.STEP or record.sequence != ring.end:
+            return False
+        return ring.write(record)
+
+    def keep(self, record: StepRecord) -> bool:
+        """The sender's thread, in order: writes the record unless it is there. Returns whether it is there."""
+        ring = self._rings.get(record.optimizer)
+        if ring is None or record.kind is not RecordKind.STEP:
+            return False
+        return record.sequence < ring.end or ring.write(record)
