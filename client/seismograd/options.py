@@ -61,8 +61,9 @@ class Options:
     mode: Mode = "on"
     capture: Capture = "layers"
 
-    # Sampled extras: weight and update norms, local norms before the all-reduce.
+    # Sampled extras: weight and update norms, largest elements, spectral gains, local norms before the all-reduce.
     sample_every: int = 10  # steps; 0 = never
+    sample_budget: float = 0.01  # the share of the step time that they may take on average; beyond it they are thinned
     sample_first: int = 20  # the first steps are all sampled: young runs explode most
 
     # When a frame is sent: whichever comes first.
@@ -142,6 +143,7 @@ class Options:
     def _require_numbers(self) -> None:
         _require_integer("sample_every", self.sample_every, 0, "use 0 to never sample, 10 is the default")
         _require_integer("sample_first", self.sample_first, 0, "use 0 or more steps, 20 is the default")
+        _require_share("sample_budget", self.sample_budget, "use a share of the step time such as 0.01, the default")
         _require_integer("flush_steps", self.flush_steps, 1, "use 1 or more steps, 16 is the default")
         _require_integer("flush_bytes", self.flush_bytes, KIBIBYTE, "use 1024 bytes or more, 262144 is the default")
         _require_integer("queue_bytes", self.queue_bytes, MEBIBYTE, "use 1048576 bytes or more, 32 MiB is the default")
@@ -242,6 +244,11 @@ def _make_path(options: Options, name: str) -> None:
 
 def _require_integer(name: str, value: object, least: int, fix: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name}: {value!r} cannot be used; {fix}")
+
+
+def _require_share(name: str, value: object, fix: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
         raise OptionError(f"{name}: {value!r} cannot be used; {fix}")
 
 

@@ -1,10 +1,13 @@
-"""How often the sampled extras may be taken, so that they cost no more than their share of the step time.
+"""How often each of the sampled extras may be taken, so that all of them cost no more than their share of a step.
 
-Pure: durations are arguments. The cadence is a power of two times the one asked for, counted in absolute steps, so that
-ranks which reach different verdicts still sample some steps together.
+Pure: durations are arguments. The cadence of an extra is a power of two times the one asked for, counted in absolute
+steps, so that ranks which reach different verdicts still sample some steps together.
 """
 
 from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
 
 # The largest thinning: every 10,240th step by default. Beyond that sampling would be as good as off.
 _MOST_DOUBLINGS = 10
@@ -14,10 +17,23 @@ _FIRST_STEPS_SHARE = 0.25
 _NEWEST = 0.2
 
 
-class Budget:
-    """Decides which steps are sampled.
+class Extra(enum.StrEnum):
+    """What is taken on sampled steps only. The value is its name in a warning."""
 
-    `share` is the part of the step time that the extras may take on average. `every` = 0 samples never.
+    WEIGHTS = "weight and update norms"
+    LARGEST = "largest gradient elements"
+    GAIN = "spectral gain"
+    LOCAL = "local norms"
+
+
+_NOTHING: frozenset[Extra] = frozenset()
+_EVERYTHING = frozenset(Extra)
+
+
+class Budget:
+    """Decides which steps are sampled, and for what.
+
+    `share` is the part of the step time that all extras together may take on average. `every` = 0 samples never.
     """
 
     def __init__(self, every: int, first: int, share: float = 0.01) -> None:
@@ -25,36 +41,51 @@ class Budget:
         self._first = first
         self._share = share
         self._step_seconds: float | None = None
-        self._sample_seconds: float | None = None
-        self.doublings = 0
+        self._costs: dict[Extra, float] = {}
+        self.doublings = dict.fromkeys(Extra, 0)
 
-    def samples(self, count: int) -> bool:
-        """Whether the step with this count (from 0, whatever the user calls it) is to be sampled."""
+    def samples(self, count: int) -> frozenset[Extra]:
+        """What is to be sampled at the step with this count (from 0, whatever the user calls it)."""
         if self._every == 0:
-            return False
-        if count < self._first and self._affordable(_FIRST_STEPS_SHARE):
-            return True
-        return count % (self._every << self.doublings) == 0
+            return _NOTHING
+        chosen = _NOTHING
+        if count % self._every == 0:
+            chosen = frozenset(each for each in Extra if count % (self._every << self.doublings[each]) == 0)
+        return chosen | self._affordable() if count < self._first else chosen
 
     def step_took(self, seconds: float) -> None:
         """A step without extras took this long."""
         self._step_seconds = _blend(self._step_seconds, seconds)
 
-    def sample_took(self, seconds: float) -> None:
-        """The extras of one step cost this much; adapts the cadence."""
-        self._sample_seconds = _blend(self._sample_seconds, seconds)
+    def samples_took(self, seconds: Mapping[Extra, float]) -> None:
+        """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first."""
+        for extra, cost in seconds.items():
+            self._costs[extra] = _blend(self._costs.get(extra), cost)
         if self._step_seconds is None or self._every == 0:
             return
-        interval = self._sample_seconds / (self._share * max(self._step_seconds, 1e-9))
-        doublings = 0
-        while doublings < _MOST_DOUBLINGS and (self._every << doublings) < interval:
-            doublings += 1
-        self.doublings = doublings
+        allowed = self._share * max(self._step_seconds, 1e-9)
+        self.doublings = dict.fromkeys(Extra, 0)
+        a_step = {extra: cost / self._every for extra, cost in self._costs.items()}  # on average
+        while sum(a_step.values()) > allowed:
+            left = [extra for extra in a_step if self.doublings[extra] < _MOST_DOUBLINGS]
+            if not left:
+                break
+            dearest = max(left, key=a_step.__getitem__)
+            self.doublings[dearest] += 1
+            a_step[dearest] /= 2.0
 
-    def _affordable(self, share: float) -> bool:
-        if self._sample_seconds is None or self._step_seconds is None:
-            return True
-        return self._sample_seconds <= share * self._step_seconds
+    def _affordable(self) -> frozenset[Extra]:
+        """What the first steps can bear, the cheapest first; all of it as long as nothing is known."""
+        if self._step_seconds is None:
+            return _EVERYTHING
+        left = _FIRST_STEPS_SHARE * self._step_seconds
+        chosen = set()
+        for extra in sorted(Extra, key=lambda each: self._costs.get(each, 0.0)):
+            left -= self._costs.get(extra, 0.0)
+            if left < 0.0:
+                break
+            chosen.add(extra)
+        return frozenset(chosen)
 
 
 def _blend(old: float | None, new: float) -> float:

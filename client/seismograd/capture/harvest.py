@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,7 @@ class Harvest:
         self._parts: list[Part] = []
         self._clip: Clip | None = None
         self._tainted = False
+        self.examine: Callable[[list[Part]], None] | None = None  # hears of parts while their gradients are there
 
     @property
     def is_empty(self) -> bool:
@@ -69,9 +70,12 @@ class Harvest:
         if not self._parts:
             self._clip, self._tainted = None, False  # of gradients that are gone
         if norms is None:
-            self._parts += measure(layout, parameters, columns, self._suspicion.columns)
+            fresh = measure(layout, parameters, columns, self._suspicion.columns)
         else:
-            self._parts.append(make_part(parameters, gradients, columns, norms, self._suspicion.columns))
+            fresh = [make_part(parameters, gradients, columns, norms, self._suspicion.columns)]
+        if self.examine is not None:
+            self.examine(fresh)
+        self._parts += fresh
 
     def add_gradients(self, gradients: list[Tensor], norms: Tensor | None) -> None:
         """The same for tensors that may or may not be gradients of ours."""
@@ -130,6 +134,8 @@ class Harvest:
         everything = self._layout.parameters
         chosen = everything if columns is None else [everything[column] for column in columns]
         parts = measure(self._layout, chosen, columns, self._suspicion.columns)
+        if self.examine is not None:
+            self.examine(parts)
         for part in parts:
             part.fresh = None  # taken for the step at once: nobody will ask whether they hold
         return parts

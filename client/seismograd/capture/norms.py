@@ -67,6 +67,12 @@ def stacked_norms(gradients: Sequence[Tensor], dtype: torch.dtype | None) -> Ten
     return torch.stack(foreach_norm(gradients, 2.0, dtype=dtype)).detach()
 
 
+def together(values: Sequence[Tensor]) -> Tensor:
+    """Tensors without dimensions as one, [k], where the first is; float64 if one of them is, else float32."""
+    wide = torch.float64 if any(value.dtype is torch.float64 for value in values) else torch.float32
+    return torch.stack([value.to(values[0].device, wide, non_blocking=True) for value in values])
+
+
 def host_norms(gradients: list[Tensor], small: list[int], large: list[int]) -> list[float]:
     """The same for host tensors of one native type, their places sorted by size (see SMALL), without a tensor.
 

@@ -57,6 +57,7 @@ class Part:
     censuses: Mapping[int, Census] = field(default_factory=dict)  # by column; host tensors only
     counted: list[int] = field(default_factory=list)  # columns behind `counts`
     counts: Tensor | None = None  # [len(counted), 4] on the device
+    largest: Tensor | None = None  # [k]: largest finite magnitudes, on sampled steps
 
     def settle(self) -> None:
         """From now on `holds()` compares with the gradients as they are; only the first call counts."""

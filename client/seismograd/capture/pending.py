@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from seismograd.capture.local_norms import LocalSample
 from seismograd.capture.parts import Part
 from seismograd.capture.readback import Array, Readback, Transfer
 from seismograd.capture.suspicion import Suspicion
@@ -55,11 +56,12 @@ class Draft:
     device_scalars: dict[Quantity, Tensor] = field(default_factory=dict)
     gradient_scale: Tensor | float | None = None  # the gradients measured are this many times too large
     found_inf: Tensor | None = None  # the loss scaler's verdict, where the optimizer itself decides (fused)
-    local_norms: Tensor | None = None  # of the gradients before the all-reduce, as scaled as the loss
+    local_norms: LocalSample | None = None  # of the gradients before the all-reduce, as scaled as the loss
     local_scale: Tensor | float | None = None
     data: str | Tensor | None = None
     logged: bool = False
     ships_rows: bool = True
+    ships_local: bool = True  # every rank does, replicas too
     replica: bool = False
 
     def on_host(self) -> bool:
@@ -146,7 +148,7 @@ class PendingStep:
             digest=digest_of(narrow) if draft.replica else None,
             nonfinite=_nonfinite(composed.found),
             scalars=scalars,
-            tensors=_sampled(draft, heading.columns, arrived) if draft.ships_rows else {},
+            tensors=_sampled(draft, heading.columns, arrived, scale),
             data_ids=_data_ids(draft.data, arrived.get("data")),
         )
 
@@ -178,7 +180,8 @@ def _host_values(draft: Draft) -> tuple[list[object], list[Tensor]]:
     for quantity, (_, values) in draft.tensors.items():
         names.append(("tensor", quantity))
         tensors.append(values)
-    for name, value in (("found_inf", draft.found_inf), ("local_norms", draft.local_norms)):
+    local_norms = None if draft.local_norms is None else draft.local_norms[1]
+    for name, value in (("found_inf", draft.found_inf), ("local_norms", local_norms)):
         if value is not None:
             names.append(name)
             tensors.append(value)
@@ -281,15 +284,26 @@ def _add_coefficient(scalars: dict[Quantity, float]) -> None:
         scalars[Quantity.CLIP_COEFFICIENT] = min(coefficient, 1.0)
 
 
-def _sampled(draft: Draft, columns: int, arrived: Mapping[object, Array | None]) -> dict[Quantity, Float32]:
+def _sampled(
+    draft: Draft, columns: int, arrived: Mapping[object, Array | None], scale: float | None
+) -> dict[Quantity, Float32]:
     """Sampled columns, float32[t]; NaN = this parameter was not sampled."""
+    found = {}
+    if draft.ships_rows:
+        for quantity, (places, _) in draft.tensors.items():
+            divisor = scale if quantity is Quantity.MAX_ABS else None
+            found[quantity] = places, arrived.get(("tensor", quantity)), divisor
+    if draft.ships_local and draft.local_norms is not None:
+        local_scale = _number(arrived, "local_scale", draft.local_scale)
+        found[Quantity.LOCAL_GRADIENT_NORM] = draft.local_norms[0], arrived.get("local_norms"), local_scale
     sampled = {}
-    for quantity, (places, _) in draft.tensors.items():
-        values = arrived.get(("tensor", quantity))
-        if values is not None:
-            row = np.full(columns, np.nan)
-            row[slice(None) if places is None else places] = values
-            sampled[quantity] = _narrow(row)
+    for quantity, (places, values, divisor) in found.items():
+        if values is None:
+            continue
+        row = np.full(columns, np.nan)
+        row[slice(None) if places is None else places] = values if not divisor else values / divisor
+        sampled[quantity] = _narrow(row)
+        sampled[quantity][np.isposinf(row)] = np.inf  # a local gradient that is not finite
     return sampled
 
 

@@ -72,8 +72,7 @@ class Session:
         self._steps_without_loss = 0
         self._logs_after_steps = False
         self._series = [
-            Series(index, OptimizerWatch(optimizer, guard, self._budget(), self._begin_step, self._emit), first_step)
-            for index, optimizer in enumerate(self._optimizers)
+            Series(index, self._watch(optimizer), first_step) for index, optimizer in enumerate(self._optimizers)
         ]
         self._by_watch = {id(series.watch): series for series in self._series}
         for series in self._series:
@@ -81,8 +80,9 @@ class Session:
             series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
             series.watch.begin_sampling()
 
-    def _budget(self) -> Budget:
-        return Budget(self._options.sample_every, self._options.sample_first)
+    def _watch(self, optimizer: torch.optim.Optimizer) -> OptimizerWatch:
+        budget = Budget(self._options.sample_every, self._options.sample_first, self._options.sample_budget)
+        return OptimizerWatch(optimizer, self._guard, budget, self._begin_step, self._emit, model=self._model)
 
     @property
     def last_step(self) -> int | None:
@@ -179,6 +179,7 @@ class Session:
         if watch.layout is not series.layout:
             self._announce(series)
         draft.ships_rows = self._ships_rows()
+        draft.ships_local = self._options.capture == "layers"
         draft.replica = self._placement.replication > 1 and not self._placement.ships_rows
         on_host = draft.on_host()
         try:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seismograd.capture.budget import Budget
+from seismograd.capture.budget import Budget, Extra
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Clip, Harvest
 from seismograd.capture.layout import Layout
@@ -44,6 +44,8 @@ class OptimizerWatch:
         budget: Budget,
         begins: Callable[[OptimizerWatch], None],
         emit: Callable[[OptimizerWatch, Draft], None],
+        *,
+        model: nn.Module | None = None,
     ) -> None:
         self.inert = False
         self.layout = Layout(optimizer)
@@ -57,12 +59,12 @@ class OptimizerWatch:
         self._budget = budget
         self._begins = begins
         self._emit = emit
-        self._probes = Probes(guard)
+        self._probes = Probes(guard, model)
         self._harvest = Harvest(self.layout, self.suspicion)
         self._draft: Draft | None = None
         self._in_step = False
         self._with_closure = False
-        self._sampled = False
+        self._sampled: frozenset[Extra] = frozenset()
         self._scale: Tensor | float | None = None
         self._count = 0
         self._count_at_scaler = -1
@@ -177,7 +179,7 @@ class OptimizerWatch:
         self._with_closure = closure is not None
         self._draft = None if self._with_closure else self._make_draft()
         if self._sampled and self.samples_weights:
-            self._probes.before_step(self.layout)
+            self._probes.before_step(self.layout, self._sampled)
 
     def _end(self) -> None:
         if not self._in_step:
@@ -237,16 +239,20 @@ class OptimizerWatch:
         self._last_end = now
         if self.shared_model:
             self._cost += self._probes.add_local(draft)
+        if self._sampled:
+            self._probes.add_largest(draft)
         draft.scalars[Quantity.CAPTURE_SECONDS] = self._cost
-        if self._probes.seconds > 0.0:
-            self._budget.sample_took(self._probes.seconds)
-        self._cost = self._probes.seconds = 0.0
+        if self._probes.costs:
+            self._budget.samples_took(self._probes.take_costs())
+        self._cost = 0.0
         self._count += 1
         self._sampled = self._budget.samples(self._count)
+        if self._sampled or self._harvest.examine is not None:
+            self._examine_largest()
         last = self.layout.parameters[-1].grad if self.layout.parameters else None
         self._probe = None if last is None else weakref.ref(last)
         self._emit(self, draft)
-        if self._sampled:
+        if Extra.LOCAL in self._sampled:
             self._arm_local()
 
     # ----------------------------------------------------------------------------------------------- loss scaler
@@ -276,8 +282,14 @@ class OptimizerWatch:
     def begin_sampling(self) -> None:
         """Decides about the first step; called once, before training."""
         self._sampled = self._budget.samples(0)
-        if self._sampled:
+        self._examine_largest()
+        if Extra.LOCAL in self._sampled:
             self._arm_local()
+
+    def _examine_largest(self) -> None:
+        """Looks for the largest elements wherever norms are taken for a sampled step."""
+        wanted = Extra.LARGEST in self._sampled and self.samples_weights
+        self._harvest.examine = self._probes.examine if wanted else None
 
     def _arm_local(self) -> None:
         """Watches the next backward pass for local gradients, if other ranks will mix them."""

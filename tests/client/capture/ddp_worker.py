@@ -33,6 +33,7 @@ def as_json(record: StepRecord) -> dict[str, object]:
         "loss": record.scalars.get(Quantity.LOSS),
         "local": record.scalars.get(Quantity.LOCAL_NORM),
         "sampled": sorted(int(quantity) for quantity in record.tensors),
+        "local_by_layer": [float(norm) for norm in record.tensors.get(Quantity.LOCAL_GRADIENT_NORM, ())],
     }
 
 
@@ -42,21 +43,22 @@ def main() -> None:
         del os.environ[name]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 3))
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3))
     ddp = DistributedDataParallel(model)
     optimizer = torch.optim.Adam(ddp.parameters(), lr=0.01)
     transport = RecordingTransport()
     monitor = None
     if mode == "watched":
         monitor = seismograd.watch(ddp, optimizer, project="tests", transport=transport)
-    local_norms, stops = [], []
+    local_norms, stops, losses = [], [], []
     for step in range(STEPS):
         optimizer.zero_grad()
         data = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(100 * rank + step))
         with ddp.no_sync():
             (ddp(data[0]).pow(2).mean() * (rank + 1)).backward()
-        local_norms.append(local_norm(model, data, rank))
+        local_norms.append(own_norms(model, data, rank))
         loss = ddp(data[1]).pow(2).mean() * (rank + 1)
+        losses.append(float(loss))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(ddp.parameters(), 0.05)
         optimizer.step()
@@ -68,7 +70,10 @@ def main() -> None:
 
                 monitor._directives.receive([Directive("d", DirectiveKind.STOP, "", "", 0, 0)])
             stops.append(monitor.should_stop(synchronize=True, every=2))
-    result: dict[str, object] = {"weights": [p.detach().flatten().tolist() for p in model.parameters()]}
+    result: dict[str, object] = {
+        "weights": [p.detach().flatten().tolist() for p in model.parameters()],
+        "losses": losses,
+    }
     if monitor is not None:
         assert monitor.finish(timeout_seconds=20.0).complete
         (identity,) = transport.ledger.identities.values()
@@ -91,11 +96,11 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def local_norm(model: nn.Module, data: torch.Tensor, rank: int) -> float:
-    """What this rank's own gradient of both micro-batches amounts to, computed aside."""
+def own_norms(model: nn.Module, data: torch.Tensor, rank: int) -> list[float]:
+    """What this rank's own gradients of both micro-batches amount to, by parameter, computed aside."""
     losses = sum(model(part).pow(2).mean() * (rank + 1) for part in data)
     gradients = torch.autograd.grad(losses, list(model.parameters()))
-    return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+    return [float(gradient.norm()) for gradient in gradients]
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def test_training_is_the_same_to_the_last_bit(ranks: list[dict[str, Any]], tmp_p
     plain = train(tmp_path, "plain")
 
     assert [rank["weights"] for rank in ranks] == [rank["weights"] for rank in plain]
+    assert [rank["losses"] for rank in ranks] == [rank["losses"] for rank in plain]
 
 
 def test_the_ranks_agree_on_the_launch_through_the_store(ranks: list[dict[str, Any]]) -> None:
@@ -56,7 +57,9 @@ def test_the_ranks_agree_on_the_launch_through_the_store(ranks: list[dict[str, A
 def test_every_rank_names_its_replica(ranks: list[dict[str, Any]]) -> None:
     for index, rank in enumerate(ranks):
         assert {tuple(entry[1:]) for entry in rank["catalog"]} == {(0, index, 2)}
-        assert [entry[0] for entry in rank["catalog"]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+        assert [entry[0] for entry in rank["catalog"]] == [
+            f"{layer}.{kind}" for layer in (0, 2, 4) for kind in ("weight", "bias")
+        ]
 
 
 def test_replica_zero_ships_rows_and_the_other_a_total_and_the_digest_of_the_same_row(
@@ -71,16 +74,27 @@ def test_replica_zero_ships_rows_and_the_other_a_total_and_the_digest_of_the_sam
         assert second["digest"] == digest_of(row)
         assert second["total"] == pytest.approx(float(np.linalg.norm(row.astype(np.float64))), rel=1e-6)
         assert first["source"] == second["source"] == NormSource.CLIP
-        assert second["sampled"] == []
-    assert ranks[0]["records"][0]["sampled"] == [Quantity.WEIGHT_NORM, Quantity.UPDATE_NORM]
+        assert second["sampled"] in ([], [Quantity.LOCAL_GRADIENT_NORM])
+    assert ranks[0]["records"][0]["sampled"] == [
+        Quantity.WEIGHT_NORM,
+        Quantity.UPDATE_NORM,
+        Quantity.MAX_ABS,
+        Quantity.SPECTRAL_GAIN,
+        Quantity.LOCAL_GRADIENT_NORM,
+    ]
+    assert ranks[1]["records"][0]["sampled"] == [Quantity.LOCAL_GRADIENT_NORM]
 
 
 def test_every_rank_ships_its_own_loss_and_its_own_gradient_before_the_all_reduce(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         found = {record["step"]: record["local"] for record in rank["records"] if record["local"] is not None}
         assert 0 in found, "the first step is always sampled; how many more is a matter of what they cost"
-        expected = [rank["local_norms"][step] for step in found]
+        expected = [np.linalg.norm(rank["local_norms"][step]) for step in found]
         np.testing.assert_allclose(list(found.values()), expected, rtol=1e-4)
+        by_layer = {record["step"]: record["local_by_layer"] for record in rank["records"] if record["local_by_layer"]}
+        assert found.keys() == by_layer.keys()
+        for step, norms in by_layer.items():
+            np.testing.assert_allclose(norms, rank["local_norms"][step], rtol=1e-4)
     first, second = ([record["loss"] for record in rank["records"]] for rank in ranks)
     assert all(one != other for one, other in zip(first, second, strict=True))
 

@@ -1,0 +1,46 @@
+"""The largest element of each gradient by magnitude: what overflows first, and what one bad sample moves most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seismograd.capture.norms import dense, foreach_norm, has_foreach, together
+
+# Types that one call of `_foreach_norm` takes in a list.
+_LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128})
+
+
+@torch.no_grad()
+def largest_elements(gradients: Sequence[Tensor]) -> Tensor:
+    """Largest finite magnitude in each gradient, float32[k] or float64[k], on one device.
+
+    On the host, elements that are not finite are left out; on a device the result is NaN (not known) for a gradient
+    that has any. An empty gradient has 0.
+    """
+    values = [dense(gradient) for gradient in gradients]
+    device = values[0].device
+    kinds = {(value.device, value.dtype) for value in values}
+    alike = len(kinds) == 1 and has_foreach(device) and values[0].dtype in _LISTABLE
+    if alike and all(value.numel() for value in values):  # torch knows no largest of nothing
+        maxima = list(foreach_norm(values, math.inf))
+    else:
+        maxima = [_largest(value) for value in values]
+    result = together(maxima)
+    if device.type != "cpu":
+        return torch.where(torch.isfinite(result), result, math.nan)
+    for place in torch.isfinite(result).logical_not().nonzero().flatten().tolist():
+        result[place] = _largest(torch.nan_to_num(values[place].abs(), nan=0.0, posinf=0.0))
+    return result
+
+
+def _largest(values: Tensor) -> Tensor:
+    if values.numel() == 0:
+        return torch.zeros((), device=values.device)
+    if values.dtype not in _LISTABLE:
+        values = values.to(torch.float32)
+    largest: Tensor = torch.linalg.vector_norm(values, math.inf)
+    return largest

@@ -1,0 +1,93 @@
+"""The controller of the sampled extras: their share of the step time, and which of them is thinned first."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seismograd.capture.budget import Budget, Extra
+
+ALL = frozenset(Extra)
+
+
+def counts(budget: Budget, extra: Extra, until: int) -> list[int]:
+    return [count for count in range(until) if extra in budget.samples(count)]
+
+
+def test_it_thins_by_powers_of_two_until_the_share_is_held() -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    budget.step_took(0.010)
+    budget.samples_took({Extra.WEIGHTS: 0.0035})  # 35 % of a step: every 35th step would be 1 %
+
+    assert counts(budget, Extra.WEIGHTS, 200) == [0, 40, 80, 120, 160]
+
+
+def test_the_dearest_is_thinned_first() -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    budget.step_took(0.010)
+    budget.samples_took({Extra.LARGEST: 0.0001, Extra.GAIN: 0.0030})
+
+    assert counts(budget, Extra.LARGEST, 100) == list(range(0, 100, 10))
+    assert counts(budget, Extra.GAIN, 100) == [0, 40, 80]
+
+
+def test_extras_return_when_they_become_cheap() -> None:
+    budget = Budget(every=10, first=0)
+    budget.step_took(0.010)
+    budget.samples_took({Extra.WEIGHTS: 0.05})
+    for _ in range(60):
+        budget.samples_took({Extra.WEIGHTS: 1e-5})
+
+    assert counts(budget, Extra.WEIGHTS, 40) == [0, 10, 20, 30]
+
+
+def test_the_first_steps_are_sampled_for_what_is_cheap() -> None:
+    budget = Budget(every=10, first=20)
+    budget.step_took(0.010)
+    budget.samples_took({Extra.WEIGHTS: 0.001, Extra.GAIN: 0.02, Extra.LARGEST: 0.0001, Extra.LOCAL: 0.0001})
+
+    assert budget.samples(7) == ALL - {Extra.GAIN}
+
+
+def test_nothing_is_sampled_when_told_so_and_everything_while_nothing_is_known() -> None:
+    assert not Budget(every=0, first=20).samples(0)
+    assert Budget(every=10, first=20).samples(3) == ALL
+
+
+@given(
+    costs=st.dictionaries(st.sampled_from(Extra), st.floats(1e-6, 1.0), min_size=1),
+    step_seconds=st.floats(1e-4, 1.0),
+    share=st.floats(0.001, 1.0),
+)
+def test_the_share_is_held_unless_all_are_as_rare_as_can_be(
+    costs: dict[Extra, float], step_seconds: float, share: float
+) -> None:
+    budget = Budget(every=10, first=0, share=share)
+    budget.step_took(step_seconds)
+    budget.samples_took(costs)
+
+    rarest = 10 * 2**10
+    spent = sum(cost * len(counts(budget, extra, rarest)) for extra, cost in costs.items()) / rarest
+    as_rare_as_can_be = all(budget.doublings[extra] == 10 for extra in costs)
+    assert spent <= share * step_seconds * (1 + 1e-9) or as_rare_as_can_be
+
+
+@given(costs=st.lists(st.dictionaries(st.sampled_from(Extra), st.floats(1e-6, 1.0)), max_size=5))
+def test_ranks_of_different_verdicts_still_sample_some_steps_together(costs: list[dict[Extra, float]]) -> None:
+    one, other = Budget(every=10, first=0), Budget(every=10, first=0)
+    for budget in (one, other):
+        budget.step_took(0.01)
+    for each in costs:
+        one.samples_took(each)
+
+    assert one.samples(10 * 2**10) == other.samples(10 * 2**10) == ALL
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_the_cadence_is_a_power_of_two_times_the_one_asked_for(every: int) -> None:
+    budget = Budget(every=every, first=0)
+    budget.step_took(1.0)
+    budget.samples_took({Extra.LOCAL: 0.03 * every})
+
+    assert counts(budget, Extra.LOCAL, every * 17) == [0, 4 * every, 8 * every, 12 * every, 16 * every]
