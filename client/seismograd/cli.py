@@ -21,7 +21,21 @@ ENTRY_POINT_GROUP = "seismograd.commands"
 
 # What the server brings, so that its absence can be explained by name.
 SERVER_COMMANDS = frozenset(
-    {"serve", "demo", "runs", "alerts", "silence", "postmortem", "clip", "rules", "import", "export", "top", "doctor"}
+    {
+        "serve",
+        "demo",
+        "runs",
+        "alerts",
+        "ask",
+        "silence",
+        "postmortem",
+        "clip",
+        "rules",
+        "import",
+        "export",
+        "top",
+        "doctor",
+    }
     | {"token", "db"}
 )
 

@@ -14,52 +14,22 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from seismograd.capture.collective import any_rank
 from seismograd.capture.session import Session
-from seismograd.directives import Directives, Outcome
+from seismograd.directives import Directives
 from seismograd.ending import Ending, describe_error
+from seismograd.guard import Guard
 from seismograd.options import OptionError, Options
 from seismograd.outbox.sender import FlushReport, Sender, SenderState
 from seismograd.outbox.transport import Transport
-from seismograd.record import AlertNotice
+from seismograd.record import AlertNotice, DirectiveAnswer, DirectiveKind
 
 if TYPE_CHECKING:
     import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 _log = logging.getLogger("seismograd")
-
-
-class Guard:
-    """Calls what may fail, and keeps the failure out of training: said once, then that feature is off."""
-
-    def __init__(self) -> None:
-        self.broken: dict[str, str] = {}  # feature -> why
-
-    def __call__(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
-        """The result of the call, or None when it fails now or has failed before."""
-        if feature in self.broken:
-            return None
-        try:
-            return function(*arguments, **keywords)
-        except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
-            self.broken[feature] = f"{type(error).__name__}: {error}"
-            _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=True)
-            return None
-
-    def attempt(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
-        """The same for what the user calls: a wrong call is said once, and the next one may be right."""
-        try:
-            return function(*arguments, **keywords)
-        except Exception as error:  # noqa: BLE001 - training first: not even a wrong call may end it
-            if feature not in self.broken:
-                self.broken[feature] = f"{type(error).__name__}: {error}"
-                _log.warning("a call of %s was ignored, training goes on: %s", feature, self.broken[feature])
-            return None
 
 
 def watch(
@@ -153,10 +123,8 @@ class Monitor:
         self._sender = sender
         self._guard = guard
         self._options = options
-        self._directives = Directives(self._report_directive)
+        self._directives = Directives(self._answer_directive)
         self._callbacks: list[Callable[[AlertNotice], object]] = []
-        self._stop_calls = 0
-        self._checkpoint_calls = 0
         self._ending: Ending | None = None
         self._report: FlushReport | None = None
 
@@ -207,26 +175,22 @@ class Monitor:
 
         Alone it is a hint to this rank only. With `synchronize=True`, which every rank must then call, all ranks get
         the same answer by one all-reduce in this call; with `every=n` only each n-th call does so, and the others
-        return False.
+        return False. That all-reduce fails as any other one of the job's would.
         """
-        self._guard("directives", self._receive_directives)
-        wanted = self._directives.wants_stop()
-        if synchronize:
-            self._stop_calls += 1
-            wanted = self._stop_calls % every == 0 and any_rank(wanted)
-        if wanted:
-            self._directives.stop_decided()
-        return wanted
+        return self._asked(DirectiveKind.STOP, synchronize, every)
 
     def should_checkpoint(self, *, synchronize: bool = False, every: int = 1) -> bool:
         """Whether the server asked for a checkpoint: True once for each time it asked. As `should_stop` otherwise."""
+        return self._asked(DirectiveKind.CHECKPOINT, synchronize, every)
+
+    def _asked(self, kind: DirectiveKind, synchronize: bool, every: int) -> bool:
         self._guard("directives", self._receive_directives)
-        wanted = self._directives.wants_checkpoint()
+        wanted = self._directives.wants(kind)
         if synchronize:
-            self._checkpoint_calls += 1
-            wanted = self._checkpoint_calls % every == 0 and any_rank(wanted)
+            # Whatever is wrong on this rank alone, the others wait for its vote: nothing may return before it.
+            wanted = self._directives.is_turn(kind, every) and any_rank(wanted)
         if wanted:
-            self._directives.checkpoint_decided()
+            self._guard("directives", self._directives.decided, kind, self._last_step, together=synchronize)
         return wanted
 
     @property
@@ -268,6 +232,7 @@ class Monitor:
             self._ending.cancel()
         if self._session is not None:
             self._guard("the end", self._session.close)
+        self._guard("directives", self._end_directives)
         if self._sender is not None and self._options is not None:
             timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
             self._report = (
@@ -312,10 +277,18 @@ class Monitor:
                     _log.exception("the callback %r failed and is not called again", callback)
                     self._callbacks.remove(callback)
 
+    @property
+    def _last_step(self) -> int | None:
+        return None if self._session is None else self._session.last_step
+
     def _receive_directives(self) -> None:
         if self._sender is not None:
-            self._directives.receive(self._sender.take_directives())
+            self._directives.receive(self._sender.take_directives(), self._last_step)
 
-    def _report_directive(self, directive_id: str, outcome: Outcome, reason: str) -> None:
+    def _end_directives(self) -> None:
+        self._receive_directives()
+        self._directives.end(self._last_step)
+
+    def _answer_directive(self, answer: DirectiveAnswer) -> None:
         if self._sender is not None:
-            self._guard("directives", self._sender.directive_outcome, directive_id, outcome, reason)
+            self._guard("directives", self._sender.answer_directive, answer)

@@ -214,3 +214,15 @@ class Directive:
     alert_id: str
     first_step: int
     last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveAnswer:
+    """What this rank made of a directive: "applied", "refused" or "ignored", and why."""
+
+    directive_id: str  # "" = acted with the other ranks, without having been asked itself
+    kind: DirectiveKind
+    outcome: str
+    reason: str
+    step: int | None = None  # the last one made when it was decided
+    by_another_rank: bool = False

@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from seismograd.outbox.decode import decode_batch, decode_catalog, decode_identity
+from seismograd.outbox.decode import decode_answer, decode_batch, decode_catalog, decode_identity
 from seismograd.outbox.transport import MAX_MESSAGE_BYTES, TransportError
 from seismograd.quiet_grpc import grpc
-from seismograd.record import AlertNotice, Catalog, Directive, RecordKind, RunIdentity, StepRecord
+from seismograd.record import AlertNotice, Catalog, Directive, DirectiveAnswer, RecordKind, RunIdentity, StepRecord
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 
 __all__ = ["Ledger", "RecordingServer", "RecordingTransport"]
@@ -43,7 +43,7 @@ class Ledger:
         self.catalogs: list[Catalog] = []
         self.checkpoints: list[tuple[int, str]] = []  # (step, path)
         self.health: list[telemetry.ClientHealth] = []
-        self.directive_outcomes: list[tuple[str, str, str]] = []  # (directive id, outcome, reason)
+        self.answers: list[DirectiveAnswer] = []  # to directives
         self.closed: list[tuple[str, str]] = []  # (outcome, reason)
         self.duplicates = 0  # records that arrived again
         self.frames = 0
@@ -101,9 +101,7 @@ class Ledger:
             self.catalogs.extend(map(decode_catalog, frame.catalogs))
             self.checkpoints.extend((event.step, event.path) for event in frame.checkpoints)
             self.health.extend(frame.health)
-            self.directive_outcomes.extend(
-                (each.directive_id, each.outcome, each.reason) for each in frame.directive_outcomes
-            )
+            self.answers.extend(map(decode_answer, frame.directive_outcomes))
             touched = {self._take_batch(batch) for batch in frame.batches}
             touched |= {self._take_drop(drop) for drop in frame.drops}
             response = telemetry.StreamStepsResponse(

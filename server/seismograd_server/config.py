@@ -121,6 +121,15 @@ class Export(Table):
     ended_seconds: NotNegative = 900.0
 
 
+class Capture(Table):
+    """What an alert asks of the job's flight recorders; `CapturePolicy` says why these."""
+
+    automatic: bool = True
+    steps_before: Annotated[int, Field(ge=0, le=10_000)] = 64
+    steps_after: Annotated[int, Field(ge=0, le=10_000)] = 64
+    steps_an_hour: Annotated[int, Field(ge=0)] = 1024
+
+
 class Settings(BaseSettings):
     """Every setting of the server. Make it with `load_settings`."""
 
@@ -144,6 +153,7 @@ class Settings(BaseSettings):
     max_frame_bytes: Annotated[int, Field(ge=2**16, le=2**30)] = 4 * 2**20
     notify: Notify = Notify()
     export: Export = Export()
+    capture: Capture = Capture()
 
     @property
     def database(self) -> str:

@@ -22,6 +22,7 @@ from seismograd.capture import registry
 from seismograd.capture.harvest import Harvest
 from seismograd.capture.local_norms import LocalNorms
 from seismograd.capture.weights import WeightSampler
+from seismograd.guard import Guard
 from seismograd.record import AlertNotice, Directive, DirectiveKind, Quantity
 from seismograd.testing import RecordingServer, RecordingTransport
 
@@ -114,7 +115,7 @@ def test_a_defect_of_ours_is_said_once_and_never_reaches_training(
 
 
 def test_a_defect_in_a_backward_hook_never_reaches_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = monitor_module.Guard()
+    guard = Guard()
     local = LocalNorms(guard)
     model = nn.Linear(3, 2)
     monkeypatch.setattr("seismograd.capture.local_norms.norm_of", lambda _gradient: 1 / 0)
@@ -222,10 +223,26 @@ def test_a_stop_is_a_hint_until_it_is_asked_for_and_then_it_is_answered(loop: Lo
     assert [loop.monitor.should_checkpoint(), loop.monitor.should_checkpoint()] == [True, False]
     loop.step()
     loop.monitor.finish()
-    assert {(name, outcome) for name, outcome, _ in loop.ledger.directive_outcomes} == {
-        ("s", "applied"),
-        ("c", "applied"),
-    }
+    answers = [(each.directive_id, each.kind, each.outcome, each.by_another_rank) for each in loop.ledger.answers]
+    assert sorted(answers) == [
+        ("c", DirectiveKind.CHECKPOINT, "applied", False),
+        ("s", DirectiveKind.STOP, "applied", False),
+    ]
+    assert all(each.step is not None and each.step >= 0 for each in loop.ledger.answers)
+
+
+def test_what_the_job_never_asked_about_is_told_when_it_ends(loop: Loop) -> None:
+    loop.ledger.notify(directives=[Directive("s", DirectiveKind.STOP, "runaway", "a1", 0, 0)])
+    loop.step()
+    assert loop.ledger.wait_for(lambda ledger: ledger.frames >= 1)
+    loop.monitor.finish()
+    assert [(each.directive_id, each.outcome) for each in loop.ledger.answers] == [("s", "ignored")]
+
+
+@pytest.mark.parametrize("every", [0, -3, "2", None])
+def test_a_cadence_that_is_none_takes_every_call(loop: Loop, caplog: pytest.LogCaptureFixture, every: Any) -> None:
+    assert [loop.monitor.should_stop(synchronize=True, every=every) for _ in range(2)] == [False, False]
+    assert caplog.text.count("every call is taken") == 1
 
 
 def test_an_inert_rank_still_takes_part_in_the_agreement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--recover-at", type=int, help="load the weights from before the explosion and go on calmly")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="pace: the least duration of a step")
     parser.add_argument("--linger", type=Path, help="do not finish before this file exists")
+    parser.add_argument("--obey", action="store_true", help="stop and save when asked to")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
@@ -73,6 +74,10 @@ def main() -> None:
             optimizer.step()
             journal.write(json.dumps({"step": step, "norm": norm, "loss": float(loss.detach())}) + "\n")
             journal.flush()
+            if arguments.obey and monitor.should_checkpoint():
+                monitor.checkpoint_saved(step, f"/checkpoints/{step}.pt")
+            if arguments.obey and monitor.should_stop(synchronize=True):
+                break
             time.sleep(max(0.0, arguments.step_seconds - (time.monotonic() - began)))  # the pace asked for
     while arguments.linger is not None and not arguments.linger.exists():
         time.sleep(0.05)  # the test decides when the job ends

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from seismograd_server.model import RunKey
-from seismograd_server.pipeline import Pipeline
+from seismograd_server.model import AskedDirective, RunKey
+from seismograd_server.pipeline import Pipeline, Request
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.store.database import Database
 from seismograd_server.web import WebSettings, create_app
@@ -46,10 +46,14 @@ class Stocked:
             "metrics_page": _metrics_page,
             "ready": lambda: True,
             "postmortem": PostmortemWriter(self.database),
+            "ask": self._ask,
             "settings": WebSettings(grpc_address="127.0.0.1:7450"),
             "clock": lambda: NOW + 300.0,
         }
         return create_app(**(values | changes))
+
+    async def _ask(self, key: RunKey, request: Request) -> AskedDirective:
+        return self.pipeline.asking.ask(key, request, NOW + 300.0)
 
 
 def _metrics_page(_accept: str) -> tuple[bytes, str]:

@@ -116,6 +116,7 @@ class SyntheticRun:
     norms: Float32 = field(default_factory=lambda: healthy_norms(64))
     losses: Any = None
     opened: list[Opened] = field(default_factory=list)
+    capabilities: tuple[str, ...] = ()
 
     def identity(self, rank: int, **changes: Any) -> RankIdentity:
         """What a rank says when it opens."""
@@ -125,6 +126,7 @@ class SyntheticRun:
             "world_size": self.world_size,
             "session_id": f"{self.launch}-{rank}",
             "hostname": f"node-{rank}",
+            "capabilities": self.capabilities,
         }
         return RankIdentity(key=RunKey("mt", self.name), **(values | changes))
 

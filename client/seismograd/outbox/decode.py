@@ -7,6 +7,8 @@ import numpy as np
 from seismograd.record import (
     Catalog,
     Composition,
+    DirectiveAnswer,
+    DirectiveKind,
     Nonfinite,
     NormSource,
     OptimizerInfo,
@@ -118,6 +120,18 @@ def decode_catalog(catalog: telemetry.Catalog) -> Catalog:
             )
             for each in catalog.parameters
         ),
+    )
+
+
+def decode_answer(outcome: telemetry.DirectiveOutcome) -> DirectiveAnswer:
+    """What a rank made of a directive."""
+    return DirectiveAnswer(
+        directive_id=outcome.directive_id,
+        kind=DirectiveKind(outcome.kind),
+        outcome=outcome.outcome,
+        reason=outcome.reason,
+        step=outcome.step if outcome.has_step else None,
+        by_another_rank=outcome.by_another_rank,
     )
 
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from seismograd.outbox.streamlog import Gap, StreamName
-from seismograd.record import Catalog, Parameter, Quantity, RunIdentity, StepRecord
+from seismograd.record import Catalog, DirectiveAnswer, Parameter, Quantity, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
 
 # The server refuses longer batches, so that one sender cannot hold up a tick.
 MAX_BATCH_RECORDS = 2000
 
-CAPABILITIES = ("stop",)  # what a job can act on today
+# What a job can act on: `should_checkpoint()`, `should_stop()`.
+CAPABILITIES = ("checkpoint", "stop")
 
 
 def group(records: Iterable[StepRecord]) -> Iterator[list[StepRecord]]:
@@ -168,6 +169,19 @@ def _encode_parameter(parameter: Parameter) -> telemetry.Parameter:
         replication=parameter.replication,
         composition=int(parameter.composition),  # type: ignore[arg-type]  # same numbers
         tied_group=parameter.tied_group,
+    )
+
+
+def encode_answer(answer: DirectiveAnswer) -> telemetry.DirectiveOutcome:
+    """What this rank made of a directive, as the wire has it; the handle is filled in when it is sent."""
+    return telemetry.DirectiveOutcome(
+        directive_id=answer.directive_id,
+        outcome=answer.outcome,
+        reason=answer.reason,
+        kind=int(answer.kind),  # type: ignore[arg-type]  # same numbers
+        step=answer.step or 0,
+        has_step=answer.step is not None,
+        by_another_rank=answer.by_another_rank,
     )
 
 

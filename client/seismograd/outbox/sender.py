@@ -17,6 +17,7 @@ from typing import Literal
 
 from seismograd.options import Options
 from seismograd.outbox.clock import Clock, SystemClock
+from seismograd.outbox.encode import encode_answer
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.grpc_transport import GrpcTransport
 from seismograd.outbox.pending import PendingRecord
@@ -26,7 +27,7 @@ from seismograd.outbox.rings import Rings
 from seismograd.outbox.shipper import POLL_SECONDS, Finish, Shipper
 from seismograd.outbox.spooled import SpooledQueue
 from seismograd.outbox.transport import MAX_FRAME_BYTES, Transport
-from seismograd.record import AlertNotice, Catalog, Directive, RunIdentity, StepRecord
+from seismograd.record import AlertNotice, Catalog, Directive, DirectiveAnswer, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
 
 __all__ = ["FlushReport", "PendingRecord", "Phase", "Sender", "SenderState"]
@@ -129,12 +130,11 @@ class Sender:
             return
         self._mailbox.put(None)
 
-    def directive_outcome(
-        self, directive_id: str, outcome: Literal["applied", "refused", "ignored"], reason: str = ""
-    ) -> None:
+    def answer_directive(self, answer: DirectiveAnswer) -> None:
         """What the job did about a directive."""
         if not self._is_inert():
-            self._extras.add(telemetry.DirectiveOutcome(directive_id=directive_id, outcome=outcome, reason=reason))
+            self._extras.add(encode_answer(answer))
+            self._mailbox.put(None)
 
     def report_health(self, hook_seconds: float, hook_calls: int) -> None:
         """Running totals of the time spent in hooks, since the process began."""

@@ -383,16 +383,24 @@ class CheckpointEvent(_message.Message):
     def __init__(self, rank_handle: _Optional[int] = ..., step: _Optional[int] = ..., path: _Optional[str] = ..., time_unix_seconds: _Optional[float] = ...) -> None: ...
 
 class DirectiveOutcome(_message.Message):
-    __slots__ = ("rank_handle", "directive_id", "outcome", "reason")
+    __slots__ = ("rank_handle", "directive_id", "outcome", "reason", "kind", "step", "has_step", "by_another_rank")
     RANK_HANDLE_FIELD_NUMBER: _ClassVar[int]
     DIRECTIVE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    HAS_STEP_FIELD_NUMBER: _ClassVar[int]
+    BY_ANOTHER_RANK_FIELD_NUMBER: _ClassVar[int]
     rank_handle: int
     directive_id: str
     outcome: str
     reason: str
-    def __init__(self, rank_handle: _Optional[int] = ..., directive_id: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    kind: DirectiveKind
+    step: int
+    has_step: bool
+    by_another_rank: bool
+    def __init__(self, rank_handle: _Optional[int] = ..., directive_id: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., kind: _Optional[_Union[DirectiveKind, str]] = ..., step: _Optional[int] = ..., has_step: bool = ..., by_another_rank: bool = ...) -> None: ...
 
 class ClientHealth(_message.Message):
     __slots__ = ("rank_handle", "dropped_records", "queued_bytes", "spool_bytes", "hook_seconds", "hook_calls", "capture_share", "clock_skew_seconds")

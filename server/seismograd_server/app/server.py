@@ -30,8 +30,9 @@ from seismograd_server.ingest.query_servicer import query_handlers
 from seismograd_server.ingest.servicer import TelemetryServicer
 from seismograd_server.instruments import Instruments
 from seismograd_server.metrics import new_registry, page
+from seismograd_server.model import AskedDirective, RunKey
 from seismograd_server.notify import Target, Worker, build_targets, entries_for
-from seismograd_server.pipeline import Pipeline
+from seismograd_server.pipeline import Pipeline, Request
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.store.database import Database
 from seismograd_server.web import WebSettings, create_app
@@ -133,13 +134,13 @@ class Server:
             lambda transition, now: entries_for(transition, targets, now, self.external_url),
         )
         await asyncio.to_thread(self._pipeline.start, self._clock())
-        await self._start_grpc(worker)
-        await self._start_http(http_socket)
+        log = await self._start_grpc(worker)
+        await self._start_http(http_socket, log)
         task = asyncio.create_task(worker.run(), name="notify")
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(worker.stop)
 
-    async def _start_grpc(self, worker: Worker) -> None:
+    async def _start_grpc(self, worker: Worker) -> Log:
         settings, how = self.settings, log_settings(self.settings)
         log = Log(
             self._pipeline,
@@ -170,8 +171,12 @@ class Server:
         self._stack.push_async_callback(checks.enter_graceful_shutdown)
         for name in ("", TELEMETRY_SERVICE, QUERY_SERVICE):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return log
 
-    async def _start_http(self, listening: socket.socket) -> None:
+    async def _start_http(self, listening: socket.socket, log: Log) -> None:
+        async def ask(key: RunKey, request: Request) -> AskedDirective:
+            return await log.call(lambda now: self._pipeline.asking.ask(key, request, now))
+
         external = self.settings.external_url
         hosts = ("localhost", self.http_address.host, *self.settings.allowed_hosts, *host_of(external))
         app = create_app(
@@ -179,6 +184,7 @@ class Server:
             snapshot=self._pipeline.snapshot,
             metrics_page=self.metrics_page,
             ready=lambda: self._ready,
+            ask=ask,
             postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             settings=WebSettings(
                 allowed_hosts=hosts, grpc_address=reachable(self.grpc_address), external_url=external.rstrip("/")

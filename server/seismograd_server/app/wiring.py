@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
 from seismograd_server.config import Settings, secret_of
 from seismograd_server.detect.align import Patience
@@ -22,6 +23,12 @@ def pipeline_settings(settings: Settings) -> PipelineSettings:
         checkpoint_seconds=settings.checkpoint_seconds,
         view_seconds=settings.export.ended_seconds,
         policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
+        capture=CapturePolicy(
+            automatic=settings.capture.automatic,
+            steps_before=settings.capture.steps_before,
+            steps_after=settings.capture.steps_after,
+            steps_an_hour=settings.capture.steps_an_hour,
+        ),
     )
 
 

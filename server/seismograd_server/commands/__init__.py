@@ -8,6 +8,7 @@ import importlib.util
 import click
 
 from seismograd_server.commands.alerts import alerts
+from seismograd_server.commands.ask import ask
 from seismograd_server.commands.database import db
 from seismograd_server.commands.doctor import doctor
 from seismograd_server.commands.postmortem import postmortem
@@ -23,4 +24,4 @@ def _demo() -> list[click.Command]:
     return [command]
 
 
-COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, postmortem, doctor, db]
+COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, ask, postmortem, doctor, db]

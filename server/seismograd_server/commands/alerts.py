@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from urllib.parse import quote
 
 import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Group
-from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, login_name, run_path, server_url_option
 from seismograd_server.display.numbers import timestamp
 from seismograd_server.model import AlertState
 
@@ -68,15 +67,8 @@ def acknowledge(alert_id: str, by: str | None, server_url: str, as_json: bool) -
     """Acknowledge the alert ALERT_ID: somebody has taken it on."""
     with Remote(server_url) as remote:
         path = f"/api/v1/alerts/{quote(alert_id, safe='')}/ack"
-        answer = remote.json("POST", path, json={"by": by or _login()})
+        answer = remote.json("POST", path, json={"by": by or login_name()})
     if as_json:
         output.print_json(answer)
     else:
         click.echo(f"Acknowledged by {output.name(answer['acknowledged_by']).plain}.")
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

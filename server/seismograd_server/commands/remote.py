@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -152,3 +153,11 @@ def _reason(error: httpx.HTTPError) -> str:
 def run_path(key: RunKey) -> str:
     """Path of a run in the API."""
     return f"/api/v1/runs/{quote(key.project, safe='')}/{quote(key.run, safe='')}"
+
+
+def login_name() -> str:
+    """Who does something, when he does not say so himself."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

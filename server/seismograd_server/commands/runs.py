@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import click
@@ -92,6 +93,21 @@ def show_run(run: str, server_url: str, as_json: bool) -> None:
         ("page", output.name(_page(answer["url"], remote.url))),
     ]
     output.table(["", ""], rows)
+    if answer["directives"]:
+        click.echo()
+        output.table(
+            ["asked for", "by", "when", "reason", "ranks"],
+            [
+                [
+                    each["kind"],
+                    output.name(each["asked_by"]),
+                    timestamp(each["asked_at"]),
+                    output.name(each["reason"]),
+                    output.name(_answers(each["ranks"])),
+                ]
+                for each in answer["directives"]
+            ],
+        )
     if alerts:
         click.echo()
         output.table(
@@ -108,6 +124,12 @@ def show_run(run: str, server_url: str, as_json: bool) -> None:
             ],
             right=["step"],
         )
+
+
+def _answers(ranks: list[dict[str, Any]]) -> str:
+    """What became of a directive, by outcome: "2 applied, 1 no answer"."""
+    counts = Counter(each["outcome"] or "no answer" for each in ranks)
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
 
 
 @runs.command("delete")

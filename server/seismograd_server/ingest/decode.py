@@ -17,10 +17,22 @@ from seismograd_server.errors import IngestError, InvalidBatchError, UnknownRank
 from seismograd_server.ingest.batches import ParameterCount, decode_batches
 from seismograd_server.ingest.identities import decode_catalog
 from seismograd_server.ingest.limits import IngestLimits, shortened
-from seismograd_server.model import Catalog, Checkpoint, DroppedRange, Health, RecordKind, StreamKey
+from seismograd_server.model import (
+    Answer,
+    Catalog,
+    Checkpoint,
+    DirectiveKind,
+    DirectiveOutcome,
+    DroppedRange,
+    Health,
+    RecordKind,
+    StreamKey,
+)
 from seismograd_server.pipeline import Arrival, Rejection
 
 _KINDS = {int(kind): kind for kind in RecordKind}
+_DIRECTIVE_KINDS = {int(kind): kind for kind in DirectiveKind}
+_OUTCOMES = frozenset(outcome.value for outcome in DirectiveOutcome)
 _INT62 = 2**62
 # Reasons of drops as the protocol lists them; anything else a client says is counted under one name, because reasons
 # become label values.
@@ -86,6 +98,7 @@ class _Frame:
             catalogs=catalogs,
             checkpoints=tuple(self._checkpoint(each) for each in frame.checkpoints),
             health=tuple(self._health(each) for each in frame.health),
+            answers=tuple(self._answer(each) for each in frame.directive_outcomes if each.outcome in _OUTCOMES),
             rejections=tuple(self._rejections),
         )
 
@@ -105,6 +118,7 @@ class _Frame:
         if not handles:
             handles = {each.rank_handle for each in frame.drops} | {each.rank_handle for each in frame.health}
             handles |= {each.rank_handle for each in frame.checkpoints}
+            handles |= {each.rank_handle for each in frame.directive_outcomes}
         decoded = []
         for wire in self._frame.catalogs:
             try:
@@ -163,6 +177,18 @@ class _Frame:
     def _checkpoint(self, wire: telemetry.CheckpointEvent) -> Checkpoint:
         path = shortened(wire.path, self._limits.max_reason_bytes)
         return Checkpoint(wire.rank_handle, wire.step, path, _finite(wire.time_unix_seconds))
+
+    def _answer(self, wire: telemetry.DirectiveOutcome) -> Answer:
+        return Answer(
+            rank_handle=wire.rank_handle,
+            # Cut rather than refused: it names nothing then.
+            directive_id=shortened(wire.directive_id, self._limits.max_name_bytes),
+            outcome=DirectiveOutcome(wire.outcome),
+            reason=shortened(wire.reason, self._limits.max_reason_bytes),
+            kind=_DIRECTIVE_KINDS.get(wire.kind),
+            step=wire.step if wire.has_step else None,
+            by_another_rank=wire.by_another_rank,
+        )
 
     def _health(self, wire: telemetry.ClientHealth) -> Health:
         dropped = {reason: count for reason, count in wire.dropped_records.items() if reason in _DROP_REASONS}

@@ -7,7 +7,7 @@ import json
 from seismograd_proto.v1 import telemetry
 from seismograd_server.errors import InvalidBatchError
 from seismograd_server.ingest.limits import IngestLimits, check_name, check_path_name, check_tag, shortened
-from seismograd_server.model import Catalog, Composition, OptimizerInfo, Parameter, RankIdentity, RunKey
+from seismograd_server.model import Catalog, Composition, DirectiveKind, OptimizerInfo, Parameter, RankIdentity, RunKey
 
 _INT63 = 2**63
 
@@ -60,6 +60,8 @@ def decode_identity(request: telemetry.OpenRunRequest, limits: IngestLimits, now
         tags=dict(request.tags),
         optimizers=tuple(_optimizer(each, limits) for each in request.optimizers),
         clock_skew_seconds=client_time - now if 0.0 < client_time < _INT63 else 0.0,
+        # Only what this server can ask for.
+        capabilities=tuple(kind.capability for kind in DirectiveKind if kind.capability in client.capabilities),
     )
 
 

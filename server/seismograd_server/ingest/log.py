@@ -231,6 +231,7 @@ class Log:
         finally:
             # Farewells come last: who has closed a run finds it ended, and its steps judged, when it asks.
             self._post(_give, [answer for behind_frames, answer in answers if behind_frames])
+        self._tell(now)
         notices = self._pipeline.take_notices()
         if notices:
             self._on_commit()
@@ -246,6 +247,24 @@ class Log:
                 _log.warning("the clock has been set", seconds=round(jump, 1))
                 self._pipeline.follow_clock(jump)
         self._looked = (now, steady)
+
+    def _tell(self, now: float) -> None:
+        """Send what jobs are asked for down the streams that have not heard it; a new stream hears all of it again."""
+        told: list[tuple[str, int]] = []
+        for stream in list(self._streams):
+            for handle in stream.handles:
+                fresh = [
+                    each
+                    for each in self._pipeline.asking.untold(handle, now)
+                    if (each.directive_id, handle) not in stream.told
+                ]
+                if fresh:
+                    stream.told |= {(each.directive_id, handle) for each in fresh}
+                    told += [(each.directive_id, handle) for each in fresh]
+                    self._post(stream.ask, fresh)
+        if told:
+            with contextlib.suppress(StorageBusyError):  # that it was sent is worth a note, not a failure
+                self._pipeline.asking.sent(told, now)
 
     def _hear(self, now: float) -> None:
         for handle in {handle for stream in list(self._streams) for handle in stream.handles}:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seismograd_proto.v1 import telemetry
-from seismograd_server.model import StreamKey, Watermark
+from seismograd_server.model import Directive, StreamKey, Watermark
 from seismograd_server.pipeline import Notice, Receipt, Rejection
 
 # Answers to a client that does not read are merged; notices and rejections cannot be, and are bounded.
@@ -16,16 +17,18 @@ _KEPT = 1_000
 class Stream:
     """Used on the event loop; the worker only reads and replaces `handles`, which are never changed in place.
 
-    `unclaimed` is the worker's alone.
+    `unclaimed` and `told` are the worker's alone.
     """
 
     def __init__(self) -> None:
         self.handles: frozenset[int] = frozenset()
         self.unclaimed = b""  # catalogs that came before any word of whose they are; the worker's
+        self.told: set[tuple[str, int]] = set()  # (directive, rank handle) that went down this stream
         self.waiting = 0  # frames that are not answered yet
         self._marks: dict[StreamKey, Watermark] = {}
         self._rejections: list[Rejection] = []
         self._notices: list[Notice] = []
+        self._directives: list[Directive] = []
         self._error: Exception | None = None
         self._ended = False
         self._news = asyncio.Event()
@@ -50,6 +53,11 @@ class Stream:
         self._notices = [*self._notices, notice][-_KEPT:]
         self._news.set()
 
+    def ask(self, directives: Sequence[Directive]) -> None:
+        """Something is asked of the stream's ranks."""
+        self._directives = [*self._directives, *directives][-_KEPT:]
+        self._news.set()
+
     def fail(self, error: Exception) -> None:
         """The stream must end for this reason."""
         self._error = self._error or error
@@ -66,7 +74,7 @@ class Stream:
         Raises:
             the error that the stream must end with.
         """
-        while not (self._marks or self._rejections or self._notices):
+        while not (self._marks or self._rejections or self._notices or self._directives):
             if self._error is not None:
                 raise self._error
             if self._ended and not self.waiting:
@@ -77,9 +85,10 @@ class Stream:
             watermarks=[watermark_message(mark) for mark in self._marks.values()],
             rejections=[_rejection_message(each) for each in self._rejections],
             alerts=[_notice_message(each) for each in self._notices],
+            directives=[_directive_message(each) for each in self._directives],
             server_time_unix_seconds=now,
         )
-        self._marks, self._rejections, self._notices = {}, [], []
+        self._marks, self._rejections, self._notices, self._directives = {}, [], [], []
         return response
 
 
@@ -134,4 +143,15 @@ def _notice_message(notice: Notice) -> telemetry.AlertNotice:
         state=alert.state.value,
         step=notice.step,
         reason=alert.reason,
+    )
+
+
+def _directive_message(directive: Directive) -> telemetry.Directive:
+    return telemetry.Directive(
+        directive_id=directive.directive_id,
+        kind=int(directive.kind),  # type: ignore[arg-type]  # as above
+        reason=directive.reason,
+        alert_id=directive.alert_id,
+        first_step=directive.first_step,
+        last_step=directive.last_step,
     )

@@ -21,6 +21,15 @@ from seismograd_server.model.alerts import (
 )
 from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16, UInt32, UInt64
 from seismograd_server.model.closed import ClosedBlock, Layout, NonfiniteLayer
+from seismograd_server.model.directives import (
+    BY_ALERT,
+    Addressee,
+    Answer,
+    AskedDirective,
+    Directive,
+    DirectiveKind,
+    DirectiveOutcome,
+)
 from seismograd_server.model.live import RunView, Snapshot, Tally
 from seismograd_server.model.records import (
     TOTAL_ONLY,
@@ -52,15 +61,22 @@ from seismograd_server.model.runs import (
 )
 
 __all__ = [
+    "BY_ALERT",
     "TOTAL_ONLY",
+    "Addressee",
     "Alert",
     "AlertState",
+    "Answer",
+    "AskedDirective",
     "Bool",
     "Catalog",
     "Checkpoint",
     "ClosedBlock",
     "Composition",
     "DetectorStatus",
+    "Directive",
+    "DirectiveKind",
+    "DirectiveOutcome",
     "DroppedRange",
     "Evidence",
     "Finding",

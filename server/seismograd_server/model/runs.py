@@ -51,6 +51,7 @@ class RankIdentity:
     tags: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[OptimizerInfo, ...] = ()
     clock_skew_seconds: float = 0.0  # client minus server, estimated when it opened
+    capabilities: tuple[str, ...] = ()  # what its client understands; words without blanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Rank:
     ended_at: float | None
     outcome: str  # "", "finished" or "failed"
     reason: str
+    capabilities: frozenset[str] = frozenset()  # what its client understands
 
 
 class Composition(enum.IntEnum):

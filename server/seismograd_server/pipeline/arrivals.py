@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from seismograd_server.model import (
     Alert,
+    Answer,
     Catalog,
     Checkpoint,
     DroppedRange,
@@ -36,6 +37,7 @@ class Arrival:
     catalogs: tuple[tuple[int, Catalog], ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     health: tuple[Health, ...] = ()
+    answers: tuple[Answer, ...] = ()
     rejections: tuple[Rejection, ...] = ()
 
     @property
@@ -46,6 +48,7 @@ class Arrival:
         found.update(handle for handle, _ in self.catalogs)
         found.update(checkpoint.rank_handle for checkpoint in self.checkpoints)
         found.update(health.rank_handle for health in self.health)
+        found.update(answer.rank_handle for answer in self.answers)
         found.update(rejection.stream.rank_handle for rejection in self.rejections)
         return found
 

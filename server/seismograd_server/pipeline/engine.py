@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
 from seismograd_server.detect.align import Patience
 from seismograd_server.detect.watch import Observation, WatchConfig
@@ -39,6 +40,7 @@ class PipelineSettings:
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
         watch: what the detectors look for.
         policy: how patient alerts are.
+        capture: what alerts ask of the flight recorders.
         steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
     """
 
@@ -49,6 +51,7 @@ class PipelineSettings:
     view_seconds: float = 900.0
     watch: WatchConfig = field(default_factory=WatchConfig)
     policy: LifecyclePolicy = DEFAULT_POLICY
+    capture: CapturePolicy = field(default_factory=CapturePolicy)
     steps_at_once: int = 2048
 
 

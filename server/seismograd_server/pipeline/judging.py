@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from seismograd_server.alerts import lifecycle
-from seismograd_server.model import Alert, AlertState, Finding, Run, Transition
+from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
+from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.engine import Ending, Judged, RunEngine
 from seismograd_server.store.database import Transaction
 from seismograd_server.store.outbox import OutboxEntry
@@ -25,6 +26,7 @@ class Job:
     ending: Ending | None
     chores: bool
     transitions: list[Transition] = field(default_factory=list)
+    asked: list[AskedDirective] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -32,7 +34,7 @@ class Job:
         return sum(each.closed.block.count for each in self.judged)
 
 
-def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, now: float) -> None:
+def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, asking: Asking, now: float) -> None:
     """Write a job; the engine's own fields move along, so that it must be thrown away if the transaction fails.
 
     Raises:
@@ -51,7 +53,9 @@ def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, now: f
     for transition in job.transitions:
         if transition.notify:
             transaction.outbox.add(entries_for(transition, now))
-    if job.ending is not None:
+    if job.ending is None:
+        job.asked = asking.for_alerts(transaction, engine.run_id, job.transitions, now)
+    else:
         transaction.runs.set_state(engine.run_id, job.ending.state, now, job.ending.reason)
         engine.end(job.ending, now)
     if job.chores:

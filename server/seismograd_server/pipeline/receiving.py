@@ -52,6 +52,8 @@ def take_in(transaction: Transaction, book: RankBook, arrivals: Sequence[Arrival
             intake.drops.append(drop)
         for checkpoint in arrival.checkpoints:
             transaction.runs.save_checkpoint(checkpoint)
+        for answer in arrival.answers:
+            transaction.directives.answer(answer, now)
         intake.health.update((health.rank_handle, health) for health in arrival.health)
         intake.touched.append(touched)
     if intake.batches:

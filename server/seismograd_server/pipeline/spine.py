@@ -24,8 +24,9 @@ import structlog
 
 from seismograd_server.errors import NotFoundError, StorageBusyError, StorageError, StorageFencedError
 from seismograd_server.instruments import Instruments
-from seismograd_server.model import Catalog, RankIdentity, RunState, Snapshot, StepBatch, Transition
+from seismograd_server.model import Catalog, RankIdentity, RecordKind, RunState, Snapshot, StepBatch, Transition
 from seismograd_server.pipeline.arrivals import Arrival, Notice, Opened, Receipt
+from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, write
@@ -59,6 +60,7 @@ class Pipeline:
         self._failure_point = failure_point
         self._book = RankBook(database)
         self._fleet = Fleet(database, instruments, settings, self._book)
+        self.asking = Asking(database, self._book, settings.capture)  # what jobs are asked for
         self._notices: list[Notice] = []
         self._failed_at: float | None = None  # when the store last refused what was judged
 
@@ -74,6 +76,7 @@ class Pipeline:
             StorageError: the store cannot be read.
         """
         self._fleet.start(now)
+        self.asking.start(now)
 
     def stop(self, now: float) -> None:
         """Judge what is left and store the detectors' state, so that the next start has nothing to replay."""
@@ -136,6 +139,7 @@ class Pipeline:
         sender = self.book.sender(handle)
         with self._database.begin() as transaction:
             sender.rank = transaction.runs.close_rank(handle, outcome, reason, now)
+        self.asking.ended(handle)
         engine = self._fleet.fetch(sender.rank.run_id, now)
         if engine is not None:
             engine.hear(sender, now)
@@ -159,6 +163,8 @@ class Pipeline:
             self._failure_point("ingest.before_commit")
         self._failure_point("ingest.after_commit")
         receipts = commit_to_book(intake, self.book, arrivals)
+        for arrival in arrivals:
+            self.asking.answered(arrival.answers)
         count(intake, self._instruments, now)
         report_health(intake, self.book, self._instruments)
         for health in intake.health.values():
@@ -192,7 +198,8 @@ class Pipeline:
     def _revive(self, transaction: Transaction, intake: Intake) -> list[RunEngine]:
         """Records of a run that was over: it is running again until they are judged (also if we die before that)."""
         revived = []
-        for run_id in {self.book.sender(batch.rank_handle).rank.run_id for batch in intake.batches}:
+        steps = [batch for batch in intake.batches if batch.kind is RecordKind.STEP]
+        for run_id in {self.book.sender(batch.rank_handle).rank.run_id for batch in steps}:
             engine = self._fleet.get(run_id)
             if engine is None or engine.run.state is not RunState.RUNNING:
                 transaction.runs.set_state(run_id, RunState.RUNNING, intake.now)
@@ -204,6 +211,8 @@ class Pipeline:
         """Give new records to their runs. A run that is not in memory is built from the store, which has them."""
         by_run: dict[int, list[tuple[Sender, StepBatch]]] = {}
         for batch in intake.batches:
+            if batch.kind is not RecordKind.STEP:
+                continue  # details are stored for whoever asks, and never judged
             sender = self.book.sender(batch.rank_handle)
             by_run.setdefault(sender.rank.run_id, []).append((sender, batch))
         for run_id, batches in by_run.items():
@@ -265,7 +274,7 @@ class Pipeline:
         try:
             with self._database.begin() as transaction:
                 for job in jobs:
-                    write(transaction, job, self._entries_for, now)
+                    write(transaction, job, self._entries_for, self.asking, now)
                 self._failure_point("detect.before_commit")
         except StorageFencedError:
             raise
@@ -292,6 +301,7 @@ class Pipeline:
         self._notices += [
             Notice(engine.run_id, each.alert, each.alert.last_step) for each in job.transitions if _is_news(each)
         ]
+        self.asking.take_over(job.asked)
         if job.steps:
             self._instruments.detector_evaluations.inc(job.steps)
         for judged in job.judged:

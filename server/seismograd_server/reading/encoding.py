@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seismograd_server.model import Alert, Checkpoint, DetectorStatus, Evidence, Launch, Rank, Run, Severity
+from seismograd_server.model import (
+    Addressee,
+    Alert,
+    AskedDirective,
+    Checkpoint,
+    DetectorStatus,
+    DirectiveKind,
+    Evidence,
+    Launch,
+    Rank,
+    Run,
+    Severity,
+)
 
 Json = dict[str, Any]
 
@@ -152,6 +164,36 @@ def rank_json(rank: Rank) -> Json:
 def checkpoint_json(checkpoint: Checkpoint) -> Json:
     """A checkpoint that the job has written."""
     return {"step": checkpoint.step, "path": checkpoint.path, "saved_at": checkpoint.saved_at}
+
+
+def directive_json(asked: AskedDirective) -> Json:
+    """What the job was asked for, by whom, and what each rank made of it."""
+    directive = asked.directive
+    window = directive.kind is DirectiveKind.CAPTURE_MORE
+    return {
+        "directive_id": directive.directive_id,
+        "kind": directive.kind.word,
+        "asked_by": directive.asked_by,
+        "asked_at": directive.asked_at,
+        "expires_at": directive.expires_at,
+        "reason": directive.reason,
+        "alert_id": directive.alert_id,
+        "first_step": directive.first_step if window else None,
+        "last_step": directive.last_step if window else None,
+        "ranks": [_addressee_json(each) for each in asked.addressees],
+    }
+
+
+def _addressee_json(addressee: Addressee) -> Json:
+    return {
+        "rank": addressee.rank,
+        "sent_at": addressee.sent_at,
+        "outcome": addressee.outcome.value if addressee.outcome else None,
+        "reason": addressee.reason,
+        "step": addressee.step,
+        "by_another_rank": addressee.by_another_rank,
+        "answered_at": addressee.answered_at,
+    }
 
 
 def status_json(status: DetectorStatus) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, func, select
 
 from seismograd_server.errors import NotFoundError
+from seismograd_server.store.directive_tables import directive_addressees, directives
 from seismograd_server.store.schema import (
     alert_transitions,
     alerts,
@@ -51,8 +52,11 @@ def delete_run(connection: Connection, run_id: int) -> None:
     of_launches = select(launches.c.launch_row).where(launches.c.run_id == run_id)
     of_ranks = select(ranks.c.handle).where(ranks.c.run_id == run_id)
     of_alerts = select(alerts.c.alert_row).where(alerts.c.run_id == run_id)
+    of_directives = select(directives.c.directive_row).where(directives.c.run_id == run_id)
     named_alerts = select(alerts.c.alert_id).where(alerts.c.run_id == run_id)
     for statement in (
+        delete(directive_addressees).where(directive_addressees.c.directive_row.in_(of_directives)),
+        delete(directives).where(directives.c.run_id == run_id),
         delete(outbox).where(outbox.c.alert_id.in_(named_alerts)),
         delete(alert_transitions).where(alert_transitions.c.alert_row.in_(of_alerts)),
         delete(alerts).where(alerts.c.run_id == run_id),

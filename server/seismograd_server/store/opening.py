@@ -93,6 +93,7 @@ def rank_of(row: AnyRow) -> Rank:
         ended_at=row.ended_at,
         outcome=row.outcome,
         reason=row.reason,
+        capabilities=frozenset(row.capabilities.split()),
     )
 
 
@@ -194,7 +195,10 @@ def _find_or_make_rank(connection: Connection, launch: Launch, identity: RankIde
                 f"rank {identity.rank} of launch {identity.launch_id!r} is process {holder.process_id} on "
                 f"{holder.hostname or 'an unnamed host'}: a restarted process needs a new launch id"
             )
-        connection.execute(update(ranks).where(*same).values(last_seen_at=now))
+        # What is known of a rank from before this server could ask it anything is nothing.
+        connection.execute(
+            update(ranks).where(*same).values(last_seen_at=now, capabilities=" ".join(identity.capabilities))
+        )
     else:
         if identity.rank >= identity.world_size:
             raise LaunchConflictError(
@@ -225,5 +229,6 @@ def _insert_rank(connection: Connection, launch: Launch, identity: RankIdentity,
             last_seen_at=now,
             outcome="",
             reason="",
+            capabilities=" ".join(identity.capabilities),
         )
     )

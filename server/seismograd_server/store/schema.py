@@ -3,6 +3,7 @@
     runs -> launches -> ranks -> streams (received intervals), drops, checkpoints, health, catalog_uses -> catalogs
             launches -> segments (the payload), optimizers
     runs -> closed_blocks (the closing events), detector_states, alerts -> alert_transitions; outbox
+    runs -> directives -> directive_addressees: in `directive_tables.py`
 
 Every row belongs to one run, so that deleting a run is a handful of statements. Times are Unix seconds.
 """
@@ -18,30 +19,14 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-# SQLite numbers rows by itself only where the type is spelled INTEGER; elsewhere rows need 64 bits.
-RowNumber = BigInteger().with_variant(Integer, "sqlite")
-
-
-def _number(name: str) -> Column[int]:
-    return Column(name, RowNumber, primary_key=True, autoincrement=True)
-
+from seismograd_server.store.metadata import metadata, row_number
 
 # One row. The epoch grows with every server that opens the database; a server whose epoch is not the stored one has
 # been replaced and must not write.
@@ -57,7 +42,7 @@ server_epoch = Table(
 runs = Table(
     "runs",
     metadata,
-    _number("run_id"),
+    row_number("run_id"),
     Column("project", Text, nullable=False),
     Column("run", Text, nullable=False),
     Column("state", Text, nullable=False),
@@ -81,7 +66,7 @@ runs = Table(
 launches = Table(
     "launches",
     metadata,
-    _number("launch_row"),
+    row_number("launch_row"),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False),
     Column("launch_id", Text, nullable=False, unique=True),
     Column("attempt", Integer, nullable=False),
@@ -105,7 +90,7 @@ optimizers = Table(
 ranks = Table(
     "ranks",
     metadata,
-    _number("handle"),
+    row_number("handle"),
     Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
     Column("rank", Integer, nullable=False),
@@ -125,6 +110,9 @@ ranks = Table(
     Column("ended_at", Double),
     Column("outcome", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column(
+        "capabilities", Text, nullable=False, server_default=text("''")
+    ),  # what its client understands, with blanks between
     UniqueConstraint("launch_row", "rank"),
     sqlite_autoincrement=True,
 )
@@ -133,7 +121,7 @@ ranks = Table(
 catalogs = Table(
     "catalogs",
     metadata,
-    _number("catalog_row"),
+    row_number("catalog_row"),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("content", LargeBinary, nullable=False),
@@ -165,7 +153,7 @@ streams = Table(
 drops = Table(
     "drops",
     metadata,
-    _number("drop_row"),
+    row_number("drop_row"),
     Column("rank_handle", ForeignKey("ranks.handle"), nullable=False, index=True),
     Column("optimizer", Integer, nullable=False),
     Column("kind", SmallInteger, nullable=False),
@@ -178,7 +166,7 @@ drops = Table(
 segments = Table(
     "segments",
     metadata,
-    _number("segment_id"),
+    row_number("segment_id"),
     Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
     Column("optimizer", Integer, nullable=False),
     Column("kind", SmallInteger, nullable=False),
@@ -199,7 +187,7 @@ segments = Table(
 closed_blocks = Table(
     "closed_blocks",
     metadata,
-    _number("ordinal"),
+    row_number("ordinal"),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False),
     Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
     Column("optimizer", Integer, nullable=False),
@@ -226,7 +214,7 @@ detector_states = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
-    _number("checkpoint_row"),
+    row_number("checkpoint_row"),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False, index=True),
     Column("rank_handle", ForeignKey("ranks.handle"), nullable=False),
     Column("step", BigInteger, nullable=False),
@@ -252,7 +240,7 @@ health = Table(
 alerts = Table(
     "alerts",
     metadata,
-    _number("alert_row"),
+    row_number("alert_row"),
     Column("alert_id", Text, nullable=False, unique=True),
     Column("run_id", ForeignKey("runs.run_id"), nullable=False),
     Column("signature", Text, nullable=False),
@@ -300,7 +288,7 @@ alert_transitions = Table(
 outbox = Table(
     "outbox",
     metadata,
-    _number("entry_id"),
+    row_number("entry_id"),
     Column("dedupe_key", Text, nullable=False, unique=True),
     Column("target", Text, nullable=False),
     Column("alert_id", Text, nullable=False, index=True),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from seismograd_server.store.alerts import AlertRepository
 from seismograd_server.store.detectors import DetectorRepository
+from seismograd_server.store.directives import DirectiveRepository
 from seismograd_server.store.outbox import OutboxRepository
 from seismograd_server.store.runs import RunRepository
 from seismograd_server.store.segments import SegmentRepository
@@ -49,3 +50,8 @@ class Transaction:
     def outbox(self) -> OutboxRepository:
         """Notifications to deliver."""
         return OutboxRepository(self.connection)
+
+    @cached_property
+    def directives(self) -> DirectiveRepository:
+        """What jobs were asked for, and what became of it."""
+        return DirectiveRepository(self.connection)

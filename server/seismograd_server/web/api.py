@@ -18,6 +18,7 @@ from seismograd_server.reading.encoding import (
     alert_json,
     checkpoint_json,
     column,
+    directive_json,
     launch_json,
     number,
     rank_json,
@@ -30,12 +31,14 @@ from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, choice_of, json_answer, key_of, limit_of, number_of
-from seismograd_server.web.bodies import person_of, small_body
+from seismograd_server.web.bodies import directive_of, person_of, small_body
 from seismograd_server.web.links import run_path
-from seismograd_server.web.settings import Postmortem, WebSettings
+from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
 _LARGEST_PAGE = 1000
+# The latest of a run; whoever asks more often is a program, and has them in its own log.
+_DIRECTIVES_SHOWN = 100
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
 _DELETED_AT_ONCE = 8 * 2**20
 _RECLAIMED_AT_ONCE = 8 * 2**20
@@ -71,12 +74,14 @@ class Api:
         settings: WebSettings,
         clock: Callable[[], float],
         *,
+        ask: Ask,
         turns: Turns,
     ) -> None:
         self._turns = turns
         self._database = database
         self._snapshot = snapshot
         self._postmortem = postmortem
+        self._ask = ask
         self._settings = settings
         self._clock = clock
 
@@ -103,7 +108,7 @@ class Api:
         return {**values, "url": f"{self._settings.external_url}{run_path(key)}"}
 
     async def run(self, request: Request) -> Response:
-        """GET /api/v1/runs/{project}/{run}: the run with its attempts, ranks, checkpoints and detectors."""
+        """GET /api/v1/runs/{project}/{run}: the run with its attempts, ranks, checkpoints, directives, detectors."""
         key = key_of(request)
 
         def answer() -> Json:
@@ -113,12 +118,14 @@ class Api:
                 ranks = transaction.runs.ranks(launches[-1].launch_row) if launches else []
                 checkpoints = transaction.runs.checkpoints(run.run_id)
                 health = transaction.runs.health(run.run_id)
+                asked = transaction.directives.of_run(run.run_id, _DIRECTIVES_SHOWN)
             view = view_of(self._snapshot(), run.run_id)
             return {
                 **self._linked(run_json(run, firing_alerts(self._database).get(run.run_id, [])), key),
                 "launches": [launch_json(launch) for launch in launches],
                 "ranks": [rank_json(rank) for rank in ranks],
                 "checkpoints": [checkpoint_json(checkpoint) for checkpoint in checkpoints],
+                "directives": [directive_json(each) for each in asked],
                 "dropped_records": sum(sum(each.dropped_records.values()) for each in health),
                 "detectors": [status_json(status) for status in view.statuses] if view else [],
                 "grad_norm": number(view.tally.grad_norm) if view else None,
@@ -265,6 +272,11 @@ class Api:
                 return alert_json(transaction.alerts.acknowledge(alert_id, person, self._clock()))
 
         return await self._turns.json(answer)
+
+    async def directives(self, request: Request) -> Response:
+        """POST .../directives with {"kind", "by"}: asks the job to stop, to save, or to hand over its recorder."""
+        key, asked = key_of(request), directive_of(await small_body(request))
+        return json_answer(directive_json(await self._ask(key, asked)))
 
     async def postmortem(self, request: Request) -> Response:
         """GET .../postmortem?format=html|md|json: the report as a file."""

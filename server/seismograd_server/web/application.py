@@ -26,7 +26,7 @@ from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, Security
 from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
-from seismograd_server.web.settings import Postmortem, WebSettings
+from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
 _STATIC = Path(__file__).parent / "static"
@@ -42,6 +42,7 @@ def create_app(
     metrics_page: Callable[[str], tuple[bytes, str]],
     ready: Callable[[], bool],
     postmortem: Postmortem,
+    ask: Ask,
     settings: WebSettings,
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
@@ -53,11 +54,12 @@ def create_app(
         metrics_page: (Accept header) -> (body, Content-Type) of `/metrics`; called in a worker thread.
         ready: whether `/readyz` should say yes; must not block.
         postmortem: writes reports; called in a worker thread.
+        ask: asks something of a job.
         settings: see WebSettings.
         clock: Unix seconds.
     """
     turns = Turns(_READING_AT_ONCE)
-    api = Api(database, snapshot, postmortem, settings, clock, turns=turns)
+    api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
 
     async def health(_request: Request) -> Response:
@@ -94,6 +96,7 @@ def create_app(
             Route(f"{run}/series", api.series),
             Route(f"{run}/layers", api.layers),
             Route(f"{run}/alerts", api.run_alerts),
+            Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),
             Route("/api/v1/alerts", api.alerts),
             Route("/api/v1/alerts/{alert_id}", api.alert),

@@ -8,10 +8,14 @@ from typing import Any
 from starlette.requests import Request
 
 from seismograd_server.errors import UsageError
+from seismograd_server.model import DirectiveKind
+from seismograd_server.pipeline import Request as Asked
 
-# A name of a person; nothing else is read from the body of an acknowledgement.
+# A name of a person, a reason, a few numbers: nothing else is read from any body.
 _BODY_BYTES = 4096
 _NAME_LENGTH = 200
+_REASON_LENGTH = 500
+_LARGEST_STEP = 2**62
 
 
 async def small_body(request: Request) -> bytes:
@@ -34,11 +38,49 @@ def person_of(body: bytes) -> str:
     Raises:
         UsageError: it is not an object with a `by` of some characters.
     """
+    return _person(_values(body))
+
+
+def directive_of(body: bytes) -> Asked:
+    """What is asked of a job, from a JSON body.
+
+    Raises:
+        UsageError: names the field that is missing or wrong.
+    """
+    values = _values(body)
+    try:
+        kind = DirectiveKind.of_word(str(values.get("kind")))
+    except ValueError:
+        raise UsageError("kind: write one of stop, checkpoint, capture") from None
+    reason, all_ranks = values.get("reason", ""), values.get("all_ranks", False)
+    if not isinstance(reason, str) or len(reason) > _REASON_LENGTH:
+        raise UsageError(f"reason: is a text of at most {_REASON_LENGTH} characters")
+    if not isinstance(all_ranks, bool):
+        raise UsageError("all_ranks: is true or false")
+    return Asked(
+        kind, _person(values), reason.strip(), _step(values, "first_step"), _step(values, "last_step"), all_ranks
+    )
+
+
+def _values(body: bytes) -> dict[str, Any]:
     try:
         values: Any = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError('body: is not JSON; send {"by": "your name"}') from None
-    person = values.get("by") if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def _person(values: dict[str, Any]) -> str:
+    person = values.get("by")
     if not isinstance(person, str) or not 1 <= len(person.strip()) <= _NAME_LENGTH:
-        raise UsageError('by: say who acknowledges, for example {"by": "your name"}')
+        raise UsageError('by: say who you are, for example {"by": "your name"}')
     return person.strip()
+
+
+def _step(values: dict[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_STEP:
+        raise UsageError(f"{name}: is a number of a step")
+    return value

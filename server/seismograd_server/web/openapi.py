@@ -38,6 +38,25 @@ _BODY = {
         }
     },
 }
+_DIRECTIVE = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["kind", "by"],
+                "properties": {
+                    "kind": {"type": "string", "enum": ["stop", "checkpoint", "capture"]},
+                    "by": {"type": "string", "maxLength": 200},
+                    "reason": {"type": "string", "maxLength": 500},
+                    "first_step": _WHOLE,
+                    "last_step": _WHOLE,
+                    "all_ranks": {"type": "boolean"},
+                },
+            }
+        }
+    },
+}
 _FORM = {
     "required": True,
     "content": {
@@ -46,7 +65,11 @@ _FORM = {
         }
     },
 }
-_BODIES = {"/api/v1/alerts/{alert_id}/ack": _BODY, "/alerts/{alert_id}/ack": _FORM}
+_BODIES = {
+    "/api/v1/alerts/{alert_id}/ack": _BODY,
+    "/api/v1/runs/{project}/{run}/directives": _DIRECTIVE,
+    "/alerts/{alert_id}/ack": _FORM,
+}
 _ERROR = {
     "description": "What is wrong, in one line. 400: the request; 404: no such run or alert; 409: not now; 5xx: us.",
     "content": {

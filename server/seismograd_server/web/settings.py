@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from seismograd_server.model import RunKey
+from seismograd_server.model import AskedDirective, RunKey
+from seismograd_server.pipeline import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,10 @@ class Postmortem(Protocol):
 
     def __call__(self, key: RunKey, file_format: str, now: float) -> Document:
         """Give the report as "html", "md" or "json". Blocks. Raises NotFoundError, UsageError, StorageError."""
+
+
+class Ask(Protocol):
+    """Asks something of a job; the log hands it to the pipeline."""
+
+    async def __call__(self, key: RunKey, request: Request) -> AskedDirective:
+        """Store it and have it told. Raises NotFoundError, ConflictError, UsageError, StorageError."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from seismograd.capture.local_norms import LocalNorms
-from seismograd.monitor import Guard
+from seismograd.guard import Guard
 
 
 def backward(model: nn.Module, factor: float = 1.0) -> None:

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from seismograd.options import Options
 from seismograd.outbox.sender import Phase, Sender
-from seismograd.record import AlertNotice, Directive, DirectiveKind, Nonfinite, RecordKind
+from seismograd.record import AlertNotice, Directive, DirectiveAnswer, DirectiveKind, Nonfinite, RecordKind
 from seismograd.testing import Ledger, RecordingServer, RecordingTransport
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 from tests.support.records import IDENTITY, make_catalog, make_record
@@ -158,10 +158,11 @@ def test_checkpoints_health_alerts_and_directives_pass(server: RecordingServer, 
     wait_until(lambda: sender.state.acknowledged == 1)
     assert sender.take_notices() == [notice]
     assert sender.take_directives() == [directive]
-    sender.directive_outcome("d1", "applied", "stopped at 13")
+    answer = DirectiveAnswer("d1", DirectiveKind.STOP, "applied", "stopped at 13", 13)
+    sender.answer_directive(answer)
     finish(sender)
     assert server.ledger.checkpoints == [(10, "/checkpoints/10.pt")]
-    assert server.ledger.directive_outcomes == [("d1", "applied", "stopped at 13")]
+    assert server.ledger.answers == [answer]
     assert any(health.hook_calls == 10 for health in server.ledger.health)
 
 

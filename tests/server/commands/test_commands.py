@@ -51,7 +51,7 @@ def program(server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_every_promised_command_is_there() -> None:
-    assert {"serve", "runs", "alerts", "postmortem", "doctor", "db"} <= {command.name for command in COMMANDS}
+    assert {"serve", "runs", "alerts", "ask", "postmortem", "doctor", "db"} <= {command.name for command in COMMANDS}
     groups = {command.name: set(command.commands) for command in COMMANDS if isinstance(command, click.Group)}
     assert groups["runs"] >= {"list", "show", "delete"}
     assert groups["alerts"] >= {"list", "ack"}
@@ -120,6 +120,25 @@ def test_a_running_run_is_not_deleted(program: Program) -> None:
     result = program("runs", "delete", "healthy", "--yes")
     assert result.exit_code == 1
     assert "still running" in result.stderr
+
+
+def test_a_job_is_asked_and_what_became_of_it_is_shown(program: Program, stocked: Stocked) -> None:
+    run = SyntheticRun(stocked.pipeline, name="asked", launch="launch-asked")
+    run.capabilities = ("stop", "capture_more")
+    run.open(NOW)
+    assert program("ask", "asked", "stop", "--by", "Ada", "--reason", "too dear").output == (
+        "Asked 2 ranks of mt/asked to stop.\n"
+    )
+    capture = program("ask", "mt/asked", "capture", "--first-step", "5", "--last-step", "1009", "--all-ranks")
+    assert capture.output == "Asked 2 ranks of mt/asked to hand over the flight recorder, steps 5 to 1,009.\n"
+    assert json.loads(program("ask", "asked", "stop", "--json").output)["kind"] == "stop"
+    refused = program("ask", "asked", "checkpoint")
+    assert (refused.exit_code, "no rank of run mt/asked" in refused.output) == (1, True)
+    assert program("ask", "exploding", "stop").exit_code == 1
+    assert program("ask", "asked", "explode").exit_code == 2
+    shown = program("runs", "show", "asked").output
+    assert "Ada" in shown
+    assert "2 no answer" in shown
 
 
 def test_alerts_are_listed_and_acknowledged(program: Program) -> None:

@@ -25,8 +25,8 @@ from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import Log, LogSettings
 from seismograd_server.ingest.servicer import TelemetryServicer
 from seismograd_server.instruments import Instruments
-from seismograd_server.model import Float32
-from seismograd_server.pipeline import Pipeline, PipelineSettings
+from seismograd_server.model import DirectiveKind, DirectiveOutcome, Float32, RunKey
+from seismograd_server.pipeline import Pipeline, PipelineSettings, Request
 from seismograd_server.store.database import Database
 from tests.support.synthetic import exploding_losses, exploding_norms, healthy_norms
 
@@ -41,6 +41,7 @@ class Service:
     pipeline: Pipeline
     instruments: Instruments
     channel: Any
+    log: Any = None
     fatal: asyncio.Future[SeismogradError] = field(default_factory=asyncio.Future)
     failure: Exception | None = None  # raised before the next commit of records
 
@@ -96,6 +97,7 @@ async def service(log_settings: LogSettings | None = None) -> AsyncIterator[Serv
         log = Log(
             built.pipeline, log_settings or LogSettings(limits=limits), instruments, on_fatal=built.fatal.set_result
         )
+        built.log = log
         server = aio.server()
         servicer = TelemetryServicer(
             log, built.pipeline, instruments, limits, run_url=lambda project, run: f"http://here/{project}/{run}"
@@ -513,5 +515,44 @@ def test_a_clock_that_is_set_is_noticed_and_one_that_is_slewed_is_not(monkeypatc
                 steady[0] += passed
                 log._tick()
             assert jumps == [-3600.0]
+
+    run(story)
+
+
+def test_what_a_job_is_asked_goes_down_its_stream_and_again_down_the_next_until_it_is_answered() -> None:
+    async def story() -> None:
+        async with service() as server:
+            client = telemetry.ClientInfo(capabilities=["stop", "fly"])
+            handle = (await server.open(client=client)).rank_handle
+            other = (await server.open("other", client=client)).rank_handle
+            request = Request(DirectiveKind.STOP, "Ada", "too dear")
+            asked = await server.log.call(lambda now: server.pipeline.asking.ask(RunKey("mt", "lstm"), request, now))
+            name = asked.directive.directive_id
+            for _ in range(2):
+                call = server.stream()
+                alive = telemetry.StreamStepsRequest(health=[telemetry.ClientHealth(rank_handle=handle)])
+                await call.write(alive.SerializeToString())
+                response = await call.read()
+                (directive,) = response.directives
+                assert (directive.directive_id, directive.kind) == (name, telemetry.DIRECTIVE_KIND_STOP)
+                assert directive.reason == "too dear"
+                call.cancel()
+            stranger = server.stream()
+            await stranger.write(frame(wire(other, 0, healthy_norms(4))))
+            assert not [each for answer in await durable(stranger, 4) for each in answer.directives]
+
+            call = server.stream()
+            outcome = telemetry.DirectiveOutcome(
+                rank_handle=handle, directive_id=name, outcome="applied", kind=telemetry.DIRECTIVE_KIND_STOP
+            )
+            nonsense = telemetry.DirectiveOutcome(rank_handle=handle, directive_id=name, outcome="exploded")
+            answers = telemetry.StreamStepsRequest(directive_outcomes=[nonsense, outcome])
+            await call.write(answers.SerializeToString())
+            await call.write(frame(wire(handle, 0, healthy_norms(4))))
+            assert not [each for answer in await durable(call, 4) for each in answer.directives]
+            with server.database.read() as transaction:
+                (stored,) = transaction.directives.of_run(1, 10)
+            assert [each.outcome for each in stored.addressees] == [DirectiveOutcome.APPLIED]
+            assert stored.addressees[0].sent_at is not None
 
     run(story)

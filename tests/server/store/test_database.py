@@ -23,8 +23,9 @@ from seismograd_server.errors import (
 from seismograd_server.model import RankIdentity, RunKey, StepBatch
 from seismograd_server.store import database as database_module
 from seismograd_server.store.database import Database, Durability
+from seismograd_server.store.metadata import metadata
 from seismograd_server.store.migrate import migrate
-from seismograd_server.store.schema import metadata, server_epoch
+from seismograd_server.store.schema import server_epoch
 
 # Opens a database, says so, and keeps it until its standard input ends.
 HOLDER = """

@@ -10,6 +10,8 @@ from seismograd_server.model import (
     Catalog,
     Checkpoint,
     ClosedBlock,
+    Directive,
+    DirectiveKind,
     DroppedRange,
     Health,
     OptimizerInfo,
@@ -21,8 +23,8 @@ from seismograd_server.model import (
     Transition,
 )
 from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.metadata import metadata
 from seismograd_server.store.outbox import OutboxEntry
-from seismograd_server.store.schema import metadata
 
 # Not of any run.
 SHARED_TABLES = {"server_epoch", "alembic_version"}
@@ -55,6 +57,8 @@ def test_a_deleted_run_leaves_not_one_row_and_its_neighbour_keeps_all(
         ordinal = transaction.steps.append(run_id, launch_row, 0, make_block())
         transaction.detectors.save(run_id, 0, ordinal, b"state", now=1.0)
         transaction.alerts.apply([make_transition(run_id, alert_id=name, key=RunKey("mt", name))])
+        stop = Directive(name, run_id, DirectiveKind.STOP, "Ada", asked_at=1.0, expires_at=2.0)
+        transaction.directives.add(stop, [handle])
         transaction.outbox.add([OutboxEntry(None, "pager", name, 1.0, 1.0, 0, "{}", "", name)])
         return handle
 

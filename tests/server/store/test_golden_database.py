@@ -1,6 +1,6 @@
-"""A database that the first version made is opened, brought up to date, and keeps what was in it.
+"""A database that an earlier version made is opened, brought up to date, and keeps what was in it.
 
-The file was written by `tests/golden/make_store_revision_1.py` and is never made again.
+The files were written by `tests/golden/make_store_revision_*.py` and are never made again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 from seismograd_server.model import (
+    Answer,
     Composition,
+    Directive,
+    DirectiveKind,
+    DirectiveOutcome,
     DroppedRange,
     NonfiniteLayer,
     Quantity,
@@ -24,13 +28,18 @@ from seismograd_server.model import (
 )
 from seismograd_server.store.database import Database
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "store_revision_1.sqlite"
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture(params=[1, 2])
+def revision(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 @pytest.fixture
-def golden(tmp_path: Path) -> Iterator[Database]:
+def golden(tmp_path: Path, revision: int) -> Iterator[Database]:
     path = tmp_path / "seismograd.db"
-    shutil.copyfile(GOLDEN, path)
+    shutil.copyfile(GOLDEN / f"store_revision_{revision}.sqlite", path)
     with Database.open(f"sqlite:///{path}", owner="test") as database:
         yield database
 
@@ -41,7 +50,8 @@ def test_the_run_and_its_rank_are_there(golden: Database) -> None:
         assert (run.state, run.started_at, run.tags) == (RunState.RUNNING, 1_700_000_000.0, {"team": "räum"})
         assert (run.last_step, run.closed_steps, run.config_json) == (2, 3, '{"lr": 0.1}')
         (launch,) = transaction.runs.launches(run.run_id)
-        (rank,) = transaction.runs.ranks(launch.launch_row)
+        rank = transaction.runs.ranks(launch.launch_row)[0]
+        assert rank.capabilities == frozenset(), "of a client that could not be asked for anything"
         assert (launch.launch_id, launch.world_size, rank.hostname, rank.process_id) == ("launch-1", 2, "node-1", 4711)
         (optimizer,) = transaction.runs.optimizers(launch.launch_row)
         assert optimizer.class_name == "torch.optim.sgd.SGD"
@@ -88,6 +98,38 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert (alert.alert_id, alert.scope, alert.evidence.value) == ("alert-1", "layer:rnn", float("inf"))
         assert [event.cause for event in transaction.alerts.history("alert-1")] == ["opened"]
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
+
+
+@pytest.mark.parametrize("revision", [2], indirect=True)
+def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        stop, capture = transaction.directives.of_run(1, limit=10)
+        assert transaction.runs.rank(2).capabilities == {"capture_more", "checkpoint", "stop"}
+        assert [each.directive_id for _, each in transaction.directives.unanswered(1_700_000_020.0)] == ["directive-2"]
+    assert (stop.directive.asked_by, stop.directive.kind, stop.addressees[0].outcome) == (
+        "ræn",
+        DirectiveKind.STOP,
+        None,
+    )
+    assert (capture.directive.first_step, capture.directive.last_step, capture.directive.alert_id) == (
+        -63,
+        65,
+        "alert-1",
+    )
+    (answered,) = capture.addressees
+    assert (answered.rank, answered.outcome, answered.step, answered.sent_at) == (
+        1,
+        DirectiveOutcome.APPLIED,
+        2,
+        1_700_000_011.5,
+    )
+
+
+def test_it_can_be_asked_and_answered(golden: Database) -> None:
+    directive = Directive("new", 1, DirectiveKind.STOP, "Ada", asked_at=5.0, expires_at=10.0)
+    with golden.begin() as transaction:
+        assert transaction.directives.add(directive, [1])
+        assert transaction.directives.answer(Answer(1, "new", DirectiveOutcome.APPLIED, ""), 6.0)
 
 
 def test_it_can_be_written_and_emptied(golden: Database) -> None:

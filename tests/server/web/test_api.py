@@ -297,3 +297,54 @@ def test_a_run_is_deleted_in_parts_and_its_space_given_back(
     with empty_store.database.read() as transaction:
         assert transaction.connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() == 0
         assert transaction.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar_one() == 0
+
+
+def test_a_job_is_asked_and_the_run_tells_what_became_of_it(stocked: Stocked, connect: Connect) -> None:
+    run = SyntheticRun(stocked.pipeline, name="asked", launch="launch-asked")
+    run.capabilities = ("stop", "capture_more")
+    run.open(NOW)
+    app, path = stocked.app(), "/api/v1/runs/mt/asked"
+
+    def post(**body: Any) -> httpx.Response:
+        return ask(app, connect, "POST", f"{path}/directives", json=body)
+
+    answer = post(kind="stop", by=" Ada ", reason="too dear").json()
+    assert (answer["kind"], answer["asked_by"], answer["first_step"]) == ("stop", "Ada", None)
+    (asked,) = ask(app, connect, "GET", path).json()["directives"]
+    assert asked == answer
+    assert [(each["rank"], each["sent_at"], each["outcome"]) for each in asked["ranks"]] == [
+        (0, None, None),
+        (1, None, None),
+    ]
+    capture = post(kind="capture", by="Ada", first_step=-5, last_step=5).json()
+    assert (capture["first_step"], capture["last_step"]) == (-5, 5)
+    assert [each["rank"] for each in capture["ranks"]] == [0], "the other one is a replica of the same"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"kind": "stop"}, 400, "by:"),
+        ({"by": "Ada"}, 400, "kind:"),
+        ({"kind": "explode", "by": "Ada"}, 400, "kind:"),
+        ({"kind": ["stop"], "by": "Ada"}, 400, "kind:"),
+        ({"kind": "stop", "by": "Ada", "reason": 5}, 400, "reason:"),
+        ({"kind": "stop", "by": "Ada", "reason": "x" * 501}, 400, "reason:"),
+        ({"kind": "capture", "by": "Ada", "first_step": "5"}, 400, "first_step:"),
+        ({"kind": "capture", "by": "Ada", "last_step": True}, 400, "last_step:"),
+        ({"kind": "capture", "by": "Ada", "last_step": 2**63}, 400, "last_step:"),
+        ({"kind": "capture", "by": "Ada", "all_ranks": 1}, 400, "all_ranks:"),
+        ({"kind": "stop", "by": "Ada"}, 409, "understands"),
+        ([1], 400, "kind:"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(get: Get, body: Any, status: int, words: str) -> None:
+    response = get("/api/v1/runs/mt/healthy/directives", "POST", json=body)
+    assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
+    assert get("/api/v1/runs/mt/healthy").json()["directives"] == []
+
+
+def test_nothing_is_asked_of_a_run_that_is_over_or_unknown(get: Get) -> None:
+    body = {"kind": "stop", "by": "Ada"}
+    assert get("/api/v1/runs/mt/exploding/directives", "POST", json=body).status_code == 409
+    assert get("/api/v1/runs/mt/nothing/directives", "POST", json=body).status_code == 404

@@ -57,6 +57,7 @@ def routes_that_write() -> list[tuple[str, str]]:
     return [
         ("DELETE", "/api/v1/runs/mt/exploding"),
         ("POST", "/api/v1/alerts/x/ack"),
+        ("POST", "/api/v1/runs/mt/healthy/directives"),
         ("POST", "/alerts/x/ack"),
         ("PUT", "/api/v1/runs"),
         ("PATCH", "/"),
@@ -98,5 +99,6 @@ def test_every_route_that_changes_something_is_among_those_tested(stocked: Stock
     assert writing == {
         ("DELETE", "/api/v1/runs/{project}/{run}"),
         ("POST", "/api/v1/alerts/{alert_id}/ack"),
+        ("POST", "/api/v1/runs/{project}/{run}/directives"),
         ("POST", "/alerts/{alert_id}/ack"),
     }

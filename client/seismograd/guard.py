@@ -1,0 +1,40 @@
+"""The place where exceptions of ours stop: what fails is said once, and training goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("seismograd")
+
+
+class Guard:
+    """Calls what may fail, and keeps the failure out of training: said once, then that feature is off."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}  # feature -> why
+
+    def __call__(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
+        """The result of the call, or None when it fails now or has failed before."""
+        if feature in self.broken:
+            return None
+        try:
+            return function(*arguments, **keywords)
+        except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
+            self.broken[feature] = f"{type(error).__name__}: {error}"
+            _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=True)
+            return None
+
+    def attempt(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
+        """The same for what the user calls: a wrong call is said once, and the next one may be right."""
+        try:
+            return function(*arguments, **keywords)
+        except Exception as error:  # noqa: BLE001 - training first: not even a wrong call may end it
+            if feature not in self.broken:
+                self.broken[feature] = f"{type(error).__name__}: {error}"
+                _log.warning("a call of %s was ignored, training goes on: %s", feature, self.broken[feature])
+            return None

@@ -1,0 +1,23 @@
+"""What all tables have in common: the names of their constraints, and how rows are numbered."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Integer, MetaData
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the type is spelled INTEGER; elsewhere rows need 64 bits.
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+
+def row_number(name: str) -> Column[int]:
+    """The key of a table whose rows are numbered as they come."""
+    return Column(name, RowNumber, primary_key=True, autoincrement=True)
