@@ -19,6 +19,8 @@ from torch import Tensor
 
 from seismograd.capture import registry
 from seismograd.capture.norms import TorchNorm, foreach_multiply, torch_norm
+from seismograd.capture.overheard import Overheard
+from seismograd.capture.pieces import is_sharded, local
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
 
 Tensors = Tensor | Iterable[Tensor]
@@ -78,16 +80,41 @@ def _clip_grad_norm(
         return nothing
     euclidean = float(norm_type) == 2.0
     measured = torch_norm(gradients, foreach) if euclidean else None
+    if measured is None and euclidean and any(map(is_sharded, gradients)):
+        total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
+        for watch in watches:
+            watch.before_clip(owners, gradients, heard)
+        with _listening():
+            original("_clip_grads_with_norm_")(everyone, max_norm, total, foreach)
+        for watch in watches:
+            watch.after_clip(owners, float(max_norm), _known_total(total))
+        return total
     for watch in watches:
         watch.before_clip(owners, gradients, None if measured is None else measured.norms)
     if measured is None or (error_if_nonfinite and not bool(torch.isfinite(measured.total))):
         with _listening():
-            total: Tensor = original("clip_grad_norm_")(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
+            total = original("clip_grad_norm_")(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
     else:
         total = _scale(measured, float(max_norm))
     for watch in watches:
         watch.after_clip(owners, float(max_norm) if euclidean else None, total if euclidean else None)
     return total
+
+
+def _overheard_total(
+    gradients: list[Tensor], error_if_nonfinite: bool, foreach: bool | None
+) -> tuple[Tensor, list[Tensor | None]]:
+    """What torch makes of gradients among which are DTensors, and the norms that it computed on the way."""
+    with _listening(), Overheard(gradients) as overheard:
+        total: Tensor = original("_get_total_norm")(gradients, 2.0, error_if_nonfinite, foreach)
+    return total, overheard.norms
+
+
+def _known_total(total: Tensor) -> Tensor | None:
+    """The total as a plain tensor; None where every process holds a part of it, and reading it is a collective."""
+    if not is_sharded(total):
+        return total
+    return local(total) if all(each.is_replicate() for each in total.placements) else None  # type: ignore[attr-defined]  # a DTensor
 
 
 def _scale(measured: TorchNorm, max_norm: float) -> Tensor:
@@ -109,13 +136,19 @@ def _get_total_norm(
         unwatched: Tensor = torch_total(tensors, norm_type, error_if_nonfinite, foreach)
         return unwatched
     gradients = _listed(tensors)
-    measured = torch_norm(gradients, foreach) if float(norm_type) == 2.0 and gradients else None
+    euclidean = float(norm_type) == 2.0
+    measured = torch_norm(gradients, foreach) if euclidean and gradients else None
+    if measured is None and euclidean and any(map(is_sharded, gradients)):
+        total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
+        for watch in watches:
+            watch.gradients_measured(gradients, heard)
+        return total
     for watch in watches:
         watch.gradients_measured(gradients, None if measured is None else measured.norms)
     if measured is not None and not error_if_nonfinite:
         return measured.total
-    total: Tensor = torch_total(gradients, norm_type, error_if_nonfinite, foreach)
-    return total
+    by_torch: Tensor = torch_total(gradients, norm_type, error_if_nonfinite, foreach)
+    return by_torch
 
 
 def _clip_grads_with_norm(
@@ -128,8 +161,7 @@ def _clip_grads_with_norm(
         watch.before_clip(owners, gradients, None)
     original("_clip_grads_with_norm_")(everyone, max_norm, total_norm, foreach)
     for watch in watches:
-        # A total that is no plain tensor (DTensor) may need a collective before anyone can read it.
-        watch.after_clip(owners, float(max_norm), total_norm if type(total_norm) is Tensor else None)
+        watch.after_clip(owners, float(max_norm), _known_total(total_norm))
 
 
 def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:

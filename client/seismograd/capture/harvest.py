@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from seismograd.capture.layout import Layout
-from seismograd.capture.parts import Part, make_part, measure
+from seismograd.capture.parts import Part, make_part, measure, take_over
 from seismograd.capture.readback import host_number
+from seismograd.capture.registry import Norms
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import NormSource
 
@@ -48,7 +49,7 @@ class Harvest:
         """Whether nothing has been measured since the last step."""
         return not self._parts
 
-    def add(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
+    def add(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Takes the norms of gradients that are about to be changed; measures them when `norms` is None.
 
         `parameters` and `gradients` are aligned, as is `norms`; those without a column are ignored. What is added
@@ -62,7 +63,7 @@ class Harvest:
                 return
             if len(owned) < len(parameters):
                 parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
-                norms = None if norms is None else torch.stack([norms[place] for place in owned])
+                norms = _chosen(norms, owned)
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
         if not self._tainted and self._still_holds(columns):
             return
@@ -71,20 +72,22 @@ class Harvest:
             self._clip, self._tainted = None, False  # of gradients that are gone
         if norms is None:
             fresh = measure(layout, parameters, columns, self._suspicion.columns)
-        else:
+        elif isinstance(norms, Tensor):
             fresh = [make_part(parameters, gradients, columns, norms, self._suspicion.columns)]
+        else:
+            fresh = take_over(layout, parameters, gradients, columns, norms, suspects=self._suspicion.columns)
         if self.examine is not None:
             self.examine(fresh)
         self._parts += fresh
 
-    def add_gradients(self, gradients: list[Tensor], norms: Tensor | None) -> None:
+    def add_gradients(self, gradients: list[Tensor], norms: Norms) -> None:
         """The same for tensors that may or may not be gradients of ours."""
         owners = {id(parameter.grad): parameter for parameter in self._layout.parameters if parameter.grad is not None}
         places = [place for place, gradient in enumerate(gradients) if id(gradient) in owners]
         if not places:
             return
-        if norms is not None and len(places) < len(gradients):
-            norms = torch.stack([norms[place] for place in places])
+        if len(places) < len(gradients):
+            norms = _chosen(norms, places)
         found = [gradients[place] for place in places]
         self.add([owners[id(gradient)] for gradient in found], found, norms)
         for part in self._parts:
@@ -157,3 +160,10 @@ class Harvest:
             elif not set(part.columns) <= set(columns):
                 self._tainted = True  # the rest of that part was scaled already and cannot be measured any more
         self._parts = kept
+
+
+def _chosen(norms: Norms, places: list[int]) -> Norms:
+    if norms is None:
+        return None
+    chosen = [norms[place] for place in places]
+    return torch.stack(chosen) if isinstance(norms, Tensor) else chosen  # type: ignore[arg-type]  # none is None there

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from seismograd.capture.norms import SMALL, accumulation
-from seismograd.capture.placement import Placement, is_sharded, local_elements
+from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
+from seismograd.capture.placement import Placement
 from seismograd.record import Catalog, Composition, Parameter
 
 UNKNOWN_DEPTH = -1
+# What torch.compile, FSDP1 and activation checkpointing put into the names of what they wrap.
+_WRAPPER_MARKS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def describe(model: nn.Module | None, forward_order: Mapping[int, int]) -> dict[
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in found:
                 whole = plain_name(f"{prefix}.{name}" if prefix else name)
-                found[id(parameter)] = Description(whole, type(module).__name__, depths[id(module)])
+                found[id(parameter)] = Description(whole, module_type(module), depths[id(module)])
     return found
 
 
@@ -63,7 +66,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def plain_name(name: str) -> str:
     """A parameter's name without the marks of wrappers inside the model."""
-    return name.replace("_orig_mod.", "")
+    for mark in _WRAPPER_MARKS:
+        name = name.replace(mark, "")
+    return name
+
+
+def module_type(module: nn.Module) -> str:
+    """The name of the user's class: `fully_shard` gives its modules a class of its own above it."""
+    kind = type(module)
+    if len(kind.__bases__) == 2 and kind.__bases__[0].__name__ == "FSDPModule":
+        kind = kind.__bases__[1]
+    return kind.__name__
 
 
 class Layout:
@@ -76,10 +89,14 @@ class Layout:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         everything = list({id(p): p for group in optimizer.param_groups for p in group["params"]}.values())
         self.group_sizes = group_sizes(optimizer)
-        self.parameters: list[Tensor] = [parameter for parameter in everything if parameter.requires_grad]
+        self.parameters: list[Tensor] = [
+            parameter for parameter in everything if parameter.requires_grad and belongs_here(parameter)
+        ]
         self.frozen: list[Tensor] = [parameter for parameter in everything if not parameter.requires_grad]
         self.column_of = {id(parameter): column for column, parameter in enumerate(self.parameters)}
         self.sharded = any(is_sharded(parameter) for parameter in self.parameters)
+        self.pieces = Pieces()
+        self.own_pieces: Sequence[Piece] = tuple(map(self.pieces.of, self.parameters))
         kinds = {(parameter.device, parameter.dtype) for parameter in self.parameters}
         # One list for one call of `_foreach_norm`; what makes it fail later (a sparse gradient) sets it to False.
         self.uniform = len(kinds) == 1 and not self.sharded
@@ -108,15 +125,26 @@ class Layout:
         return len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
 
     def catalog(
-        self, optimizer: int, version: int, placement: Placement, descriptions: Mapping[int, Description]
+        self,
+        optimizer: int,
+        version: int,
+        placement: Placement,
+        descriptions: Mapping[int, Description],
+        pieces: Sequence[Piece] | None = None,
     ) -> Catalog:
-        """The columns in words, for the server."""
+        """The columns in words, for the server. `pieces` are those that norms were taken of, None = the parameters."""
         return Catalog(
             optimizer,
             version,
             tuple(
-                _parameter(parameter, descriptions.get(id(parameter)) or _nameless(optimizer, column), placement)
-                for column, parameter in enumerate(self.parameters)
+                _parameter(
+                    parameter,
+                    descriptions.get(id(parameter)) or _nameless(optimizer, column),
+                    placement.piece_of(parameter, piece),
+                )
+                for column, (parameter, piece) in enumerate(
+                    zip(self.parameters, self.own_pieces if pieces is None else pieces, strict=True)
+                )
             ),
         )
 
@@ -131,17 +159,18 @@ def _nameless(optimizer: int, column: int) -> Description:
     return Description(f"optimizer{optimizer}.parameter{column}", "", UNKNOWN_DEPTH)
 
 
-def _parameter(parameter: Tensor, description: Description, placement: Placement) -> Parameter:
+def _parameter(parameter: Tensor, description: Description, piece: Piece) -> Parameter:
     return Parameter(
         name=description.name,
         shape=tuple(parameter.shape),
         numel=parameter.numel(),
-        local_numel=local_elements(parameter),
+        local_numel=local(parameter).numel(),
         dtype=str(parameter.dtype).removeprefix("torch."),
         module_type=description.module_type,
         depth=description.depth,
-        replica_index=placement.replica_index,
-        replication=placement.replication,
-        # The pieces of a sharded parameter are not told apart yet: better stored as inexact than added up wrongly.
-        composition=Composition.PARTIAL if is_sharded(parameter) else Composition.SUM_OF_SQUARES,
+        shard_id=piece.shard_id,
+        shard_count=piece.shard_count,
+        replica_index=piece.replica_index,
+        replication=piece.replication,
+        composition=Composition.PARTIAL if piece.partial else Composition.SUM_OF_SQUARES,
     )

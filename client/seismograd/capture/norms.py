@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._foreach_utils import _device_has_foreach_support, _group_tensors_by_device_and_dtype
 
+from seismograd.capture.pieces import local
+
 # What torch's own clipping and optimizers are made of; it has no public names for them.
 foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # noqa: SLF001 - see above
 foreach_multiply: Callable[..., None] = torch._foreach_mul_
@@ -27,7 +29,7 @@ SMALL = 10_000
 # Squares of half-precision elements leave the type at once, so their norms are taken in float32; a float32 norm of
 # float64 elements would round for nothing.
 _ACCUMULATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-_NATIVE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
+NATIVE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 
 
 class Census(NamedTuple):
@@ -54,9 +56,7 @@ class TorchNorm(NamedTuple):
 
 def dense(gradient: Tensor) -> Tensor:
     """The elements that this rank holds as an ordinary tensor: values of a sparse gradient, shard of a DTensor."""
-    to_local = getattr(gradient, "to_local", None)
-    if to_local is not None:
-        gradient = to_local()
+    gradient = local(gradient)
     if gradient.layout is not torch.strided:
         gradient = gradient.coalesce().values()
     return gradient.detach()
@@ -103,7 +103,7 @@ def norm_of(gradient: Tensor) -> Tensor:
     values = dense(gradient)
     if values.numel() == 0:
         return torch.zeros((), device=values.device)
-    if values.dtype not in _NATIVE and values.dtype not in _ACCUMULATE:
+    if values.dtype not in NATIVE and values.dtype not in _ACCUMULATE:
         values = values.to(torch.float32)
     norm: Tensor = torch.linalg.vector_norm(values, 2.0, dtype=accumulation(values.dtype, values.device))
     return norm
@@ -131,7 +131,7 @@ def torch_norm(gradients: list[Tensor], foreach: bool | None) -> TorchNorm | Non
         return TorchNorm(torch.linalg.vector_norm(norms.to(dtype), 2.0), norms, groups)
     norms = stacked_norms(gradients, None)
     total = torch.linalg.vector_norm(norms, 2.0)
-    return TorchNorm(total, norms if dtype in _NATIVE else None, groups)
+    return TorchNorm(total, norms if dtype in NATIVE else None, groups)
 
 
 def _total_of_groups(groups: list[tuple[torch.device, list[Tensor]]], device: torch.device) -> Tensor:

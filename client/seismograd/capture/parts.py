@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import (
+    NATIVE,
     Census,
     accumulation,
     census,
@@ -21,6 +23,7 @@ from seismograd.capture.norms import (
     norm_of,
     stacked_norms,
 )
+from seismograd.capture.pieces import Piece, local
 
 # Types that one call of `_foreach_norm` takes in a list; others are measured one by one.
 _LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -30,7 +33,11 @@ _version = operator.attrgetter("_version")  # torch documents no other way to se
 
 
 class Stamp:
-    """Identity and version of gradients: equal stamps mean that nobody replaced or changed them."""
+    """Identity and version of gradients: equal stamps mean that nobody replaced or changed them.
+
+    A change of a DTensor counts in the version of the DTensor or of what is inside, depending on who makes it; only
+    `torch._foreach_*` of DTensors counts nowhere.
+    """
 
     __slots__ = ("_anchor", "_identities", "_versions")
 
@@ -45,6 +52,17 @@ class Stamp:
         return list(map(id, gradients)) == self._identities and list(map(_version, gradients)) == self._versions
 
 
+def pieces_of(layout: Layout, parts: Iterable[Part]) -> Sequence[Piece] | None:
+    """What the norms of one step are of, by column; None where every column is whole."""
+    if not layout.sharded:
+        return None
+    found = list(layout.own_pieces)
+    for part in parts:
+        for place, piece in enumerate(part.pieces or ()):
+            found[place if part.columns is None else part.columns[place]] = piece
+    return tuple(found)
+
+
 @dataclass(slots=True, eq=False)
 class Part:
     """Norms of some columns: `norms` is [k]; `columns` has k entries, None = every column in order."""
@@ -53,8 +71,10 @@ class Part:
     norms: Tensor
     parameters: list[Tensor]
     fresh: list[Tensor] | None  # the gradients measured, until they are stamped: held no longer than a clip takes
+    pieces: list[Piece] | None = None  # what each norm is of; None = whole tensors
+    summed: frozenset[int] = frozenset()  # columns whose norms are of sums over processes, of which ours is a summand
     stamp: Stamp | None = None
-    censuses: Mapping[int, Census] = field(default_factory=dict)  # by column; host tensors only
+    censuses: dict[int, Census] = field(default_factory=dict)  # by column; host tensors only
     counted: list[int] = field(default_factory=list)  # columns behind `counts`
     counts: Tensor | None = None  # [len(counted), 4] on the device
     largest: Tensor | None = None  # [k]: largest finite magnitudes, on sampled steps
@@ -62,7 +82,7 @@ class Part:
     def settle(self) -> None:
         """From now on `holds()` compares with the gradients as they are; only the first call counts."""
         if self.fresh is not None:
-            self.stamp, self.fresh = Stamp(self.fresh), None
+            self.stamp, self.fresh = Stamp(self._witnesses(self.fresh)), None
 
     def renew(self) -> None:
         """The same, also after the changes that a clip has made."""
@@ -72,7 +92,12 @@ class Part:
 
     def holds(self) -> bool:
         """Whether nobody has changed or replaced the gradients since."""
-        return self.stamp is not None and self.stamp.is_of([parameter.grad for parameter in self.parameters])
+        gradients = [parameter.grad for parameter in self.parameters]
+        return self.stamp is not None and self.stamp.is_of(self._witnesses(gradients))
+
+    def _witnesses(self, gradients: list[Any]) -> list[Any]:
+        """Tensors in which a change shows."""
+        return gradients if self.pieces is None else gradients + [local(gradient) for gradient in gradients]
 
 
 def measure(
@@ -94,11 +119,45 @@ def measure(
             layout.uniform = False  # a sparse gradient, or a model that was moved to another type
     owned = range(len(layout)) if columns is None else columns
     present = [
-        (column, parameter, gradient)
+        _Present(column, parameter, gradient, local(gradient))
         for column, parameter, gradient in zip(owned, parameters, gradients, strict=True)
         if gradient is not None
     ]
-    return [_measure_alike(group, suspects) for group in _alike(present)]
+    return [_measure_alike(layout, group, suspects) for group in _alike(present)]
+
+
+def take_over(
+    layout: Layout,
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    columns: list[int] | None,
+    norms: Sequence[Tensor | None],
+    *,
+    suspects: frozenset[int],
+) -> list[Part]:
+    """Parts from norms that torch has computed one by one, each with the placement under which it holds.
+
+    They say more than any local look where a gradient is a summand: torch has added it up before taking the norm.
+    What is missing, or too coarse for telemetry, is measured.
+    """
+    owned = list(range(len(layout))) if columns is None else columns
+    summed = [layout.pieces.of(gradient).partial for gradient in gradients]
+    taken: list[int] = []
+    left: list[int] = []
+    for place, norm in enumerate(norms):
+        good = norm is not None and (norm.dtype in NATIVE or summed[place])
+        (taken if good else left).append(place)
+    parts = measure(layout, [parameters[place] for place in left], [owned[place] for place in left], suspects)
+    if taken:
+        found = [norms[place] for place in taken]
+        values = torch.stack([local(norm) for norm in found]).detach()
+        chosen = [gradients[place] for place in taken]
+        part = Part([owned[place] for place in taken], values, [parameters[place] for place in taken], chosen)
+        part.pieces = [layout.pieces.of(norm) for norm in found]
+        part.summed = frozenset(owned[place] for place in taken if summed[place])
+        _examine(part, chosen, suspects)
+        parts.append(part)
+    return parts
 
 
 def _measure_uniform(
@@ -116,30 +175,39 @@ def _measure_uniform(
     return make_part(parameters, gradients, columns, stacked_norms(gradients, layout.accumulation), suspects)
 
 
-_Present = list[tuple[int, Tensor, Tensor]]
+class _Present(NamedTuple):
+    """A gradient that is there, and the elements of it that this process holds."""
+
+    column: int
+    parameter: Tensor
+    gradient: Tensor
+    values: Tensor
 
 
-def _alike(present: _Present) -> list[_Present]:
+def _alike(present: list[_Present]) -> list[list[_Present]]:
     """Groups that one call can measure together; what fits in no group stands together with its device."""
-    groups: dict[tuple[object, ...], _Present] = {}
+    groups: dict[tuple[object, ...], list[_Present]] = {}
     for entry in present:
-        gradient = entry[2]
-        plain = type(gradient) is Tensor and gradient.layout is torch.strided and gradient.dtype in _LISTABLE
-        groups.setdefault((gradient.device, gradient.dtype if plain else None), []).append(entry)
+        values = entry.values
+        plain = type(values) is Tensor and values.layout is torch.strided and values.dtype in _LISTABLE
+        groups.setdefault((values.device, values.dtype if plain else None), []).append(entry)
     return list(groups.values())
 
 
-def _measure_alike(group: _Present, suspects: frozenset[int]) -> Part:
-    columns = [column for column, _, _ in group]
-    parameters = [parameter for _, parameter, _ in group]
-    gradients = [gradient for _, _, gradient in group]
-    device, dtype = gradients[0].device, gradients[0].dtype
-    plain = all(type(gradient) is Tensor and gradient.layout is torch.strided for gradient in gradients)
+def _measure_alike(layout: Layout, group: list[_Present], suspects: frozenset[int]) -> Part:
+    values = [entry.values for entry in group]
+    device, dtype = values[0].device, values[0].dtype
+    plain = all(type(each) is Tensor and each.layout is torch.strided for each in values)
     if plain and dtype in _LISTABLE and has_foreach(device):
-        norms = stacked_norms(gradients, accumulation(dtype, device))
+        norms = stacked_norms(values, accumulation(dtype, device))
     else:
-        norms = torch.stack([norm_of(gradient) for gradient in gradients])
-    return make_part(parameters, gradients, columns, norms, suspects)
+        norms = torch.stack([norm_of(each) for each in values])
+    gradients = [entry.gradient for entry in group]
+    part = Part([entry.column for entry in group], norms, [entry.parameter for entry in group], gradients)
+    if layout.sharded:
+        part.pieces = [layout.pieces.of(gradient) for gradient in gradients]
+    _examine(part, gradients, suspects)
+    return part
 
 
 def make_part(
@@ -151,14 +219,22 @@ def make_part(
 ) -> Part:
     """A part from norms that somebody has computed, with the closer look where it is needed and possible."""
     part = Part(columns, norms, parameters, gradients)
-    if norms.device.type == "cpu":
-        _look_closer(part, gradients, norms.numpy().tolist())
+    _examine(part, gradients, suspects)
+    return part
+
+
+def _examine(part: Part, gradients: list[Tensor], suspects: frozenset[int]) -> None:
+    if part.norms.device.type == "cpu":
+        _look_closer(part, gradients, part.norms.numpy().tolist())
     elif suspects:
-        chosen = [(index, column) for index, column in enumerate(_columns_of(part, gradients)) if column in suspects]
+        chosen = [
+            (index, column)
+            for index, column in enumerate(_columns_of(part, gradients))
+            if column in suspects and column not in part.summed
+        ]
         if chosen:
             part.counted = [column for _, column in chosen]
             part.counts = device_census([gradients[index] for index, _ in chosen])
-    return part
 
 
 def _columns_of(part: Part, gradients: Sequence[Tensor]) -> Sequence[int]:
@@ -172,5 +248,11 @@ def _look_closer(part: Part, gradients: list[Tensor], values: list[float]) -> No
         return
     columns = _columns_of(part, gradients)
     part.censuses = {
-        columns[index]: census(gradients[index]) for index, value in enumerate(values) if not 0.0 < value < float("inf")
+        columns[index]: census(gradients[index])
+        for index, value in enumerate(values)
+        if not 0.0 < value < float("inf") and columns[index] not in part.summed
     }
+    for index, value in enumerate(values):
+        if columns[index] in part.summed and not value < float("inf"):
+            # What is not finite in our summand is not finite in the sum; the norm of the rest of that is not known.
+            part.censuses[columns[index]] = census(gradients[index])._replace(norm=float("nan"))

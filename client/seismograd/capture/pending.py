@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seismograd.capture.local_norms import LocalSample
 from seismograd.capture.parts import Part
+from seismograd.capture.pieces import Piece
 from seismograd.capture.readback import Array, Readback, Transfer
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import (
@@ -51,6 +52,7 @@ class Draft:
     source: NormSource
     flags: RecordFlag
     time_unix_seconds: float
+    pieces: Sequence[Piece] | None = None  # what the norms are of, by column; None = whole tensors
     scalars: dict[Quantity, float] = field(default_factory=dict)
     tensors: dict[Quantity, tuple[list[int] | None, Tensor]] = field(default_factory=dict)  # columns, values
     device_scalars: dict[Quantity, Tensor] = field(default_factory=dict)

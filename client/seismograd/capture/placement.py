@@ -1,14 +1,15 @@
-"""Which part of the gradient this process holds: alone, a replica among others, or a shard (inexact yet)."""
+"""How the processes of this job share the model: alone, as replicas, in shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from seismograd.capture.pieces import Piece, is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,19 @@ class Placement:
     replication: int = 1
     ships_rows: bool = True
     strategy: str = "single"
+    replicated: bool = False  # by DDP: whatever the parameters are, other processes hold the very same
+
+    def piece_of(self, parameter: Tensor, piece: Piece) -> Piece:
+        """What this process holds of a parameter, given what a DTensor says about itself."""
+        if not is_sharded(parameter):
+            return Piece(replica_index=self.replica_index, replication=self.replication)
+        return piece.repeated(self.replica_index, self.replication) if self.replicated else piece
+
+    def ships(self, parameters: Iterable[Tensor], pieces: Iterable[Piece] | None) -> bool:
+        """Whether this process ships rows of columns that are such pieces of parameters; None = all are whole."""
+        if pieces is None:
+            return self.ships_rows
+        return any(self.piece_of(parameter, piece).ships for parameter, piece in zip(parameters, pieces, strict=True))
 
 
 def is_distributed() -> bool:
@@ -33,27 +47,27 @@ def is_distributed() -> bool:
 
 def placement_of(model: nn.Module | None, parameters: Iterable[Tensor]) -> Placement:
     """The placement as far as the model and the default process group tell it."""
-    if any(is_sharded(parameter) for parameter in parameters):
-        return Placement(strategy="mixed")
     if not is_distributed():
         return Placement()
-    for module in () if model is None else model.modules():
+    sharded = [parameter for parameter in parameters if is_sharded(parameter)]
+    modules = list(() if model is None else model.modules())
+    for module in modules:
         if isinstance(module, DistributedDataParallel):
             group = module.process_group
             replica, replication = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
-            return Placement(replica, replication, ships_rows=replica == 0, strategy="ddp")
+            strategy = "mixed" if sharded else "ddp"
+            return Placement(replica, replication, ships_rows=replica == 0, strategy=strategy, replicated=True)
+    strategy = _sharding(modules, sharded) if sharded else "ddp"
     world = torch.distributed.get_world_size()
     if world == 1:
-        return Placement()
-    return Placement(torch.distributed.get_rank(), world, ships_rows=True, strategy="ddp")
+        return Placement(strategy=strategy if sharded else "single")
+    return Placement(torch.distributed.get_rank(), world, strategy=strategy)
 
 
-def local_elements(parameter: Any) -> int:
-    """Number of elements that this rank holds."""
-    local: Tensor = parameter.to_local() if is_sharded(parameter) else parameter
-    return local.numel()
-
-
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether a parameter is a DTensor (FSDP2, tensor parallel)."""
-    return hasattr(parameter, "to_local")
+def _sharding(modules: Iterable[nn.Module], sharded: Iterable[Tensor]) -> str:
+    """Which kind of sharding the DTensors come from, in one word."""
+    # The class is only there where torch.distributed.fsdp was imported, which whoever uses it has done.
+    if not any("FSDPModule" in (base.__name__ for base in type(module).__mro__) for module in modules):
+        return "tp"
+    cuts = (sum(not each.is_replicate() for each in tensor.placements) for tensor in sharded)  # type: ignore[attr-defined]  # DTensors
+    return "mixed" if max(cuts, default=0) > 1 else "fsdp2"

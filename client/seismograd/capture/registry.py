@@ -13,16 +13,20 @@ from typing import Protocol
 
 from torch import Tensor
 
+Norms = Tensor | Sequence[Tensor | None] | None
+"""L2 norms of gradients that somebody has computed, aligned with them: a tensor of k plain norms, or k tensors, each
+with its own placement among the processes (None = not known), or None, when nobody has."""
+
 
 class Watch(Protocol):
     """What the registry knows of an optimizer's watch. No method raises."""
 
     inert: bool
 
-    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
+    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
 
-    def gradients_measured(self, gradients: list[Tensor], norms: Tensor | None) -> None:
+    def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
 
     def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:

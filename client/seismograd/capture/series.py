@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from seismograd.capture.layout import Layout
+from seismograd.capture.layout import Description, Layout
 from seismograd.capture.numbering import Numbering
 from seismograd.capture.pending import Draft
+from seismograd.capture.pieces import Piece
+from seismograd.capture.placement import Placement
 from seismograd.capture.readback import Readback, Transfer
 from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.record import Catalog
 
 Moving = tuple[list[object], Transfer]  # names of the values on their way, and the way
 
@@ -44,8 +48,34 @@ class Series:
         self.numbering = Numbering(first_step)
         self.readback = Readback()
         self.held: Held | None = None
-        self.catalog_version = 0
         self.layout: Layout = watch.layout
+        self.pieces: Sequence[Piece] | None = None  # what the columns are of in the catalog's words
+        self.owns_rows = True  # no other process ships norms by parameter that could stand for ours
+        self.catalog_version = 0
+        self._versions: dict[Sequence[Piece] | None, int] = {}
+        self._newest = -1
+
+    def describe(
+        self, placement: Placement, descriptions: Mapping[int, Description], pieces: Sequence[Piece] | None = None
+    ) -> Catalog:
+        """The catalog from now on: the layout as it is, norms of such pieces (None = the parameters themselves).
+
+        What was described before has its old version, so that a job which clips now and then does not make a new one
+        every time.
+        """
+        layout = self.watch.layout
+        if layout is not self.layout:
+            self.layout = layout
+            self._versions.clear()
+        if pieces is None and layout.sharded:
+            pieces = layout.own_pieces
+        if pieces not in self._versions:
+            self._newest += 1
+            self._versions[pieces] = self._newest
+        self.catalog_version = self._versions[pieces]
+        self.pieces = pieces
+        self.owns_rows = placement.ships(layout.parameters, pieces)
+        return layout.catalog(self.index, self.catalog_version, placement, descriptions, pieces)
 
 
 def host_or_copy(loss: Tensor | float) -> Tensor | float:

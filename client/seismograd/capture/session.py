@@ -17,6 +17,7 @@ from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.layout import describe
 from seismograd.capture.pending import Draft, Heading, PendingStep, send
+from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
 from seismograd.capture.readback import RingFullError, capturing
 from seismograd.capture.scaler import ScalerInterception
@@ -66,6 +67,8 @@ class Session:
         self._identity: Identity | None = None
         self._placement = Placement()
         self._order = ForwardOrder(model)
+        # FSDP may hold others in their places when the first step is made.
+        self._names = describe(model, {})
         self._logged: Logged | None = None
         self._last_step: int | None = None
         self._warned_ring = False
@@ -176,11 +179,11 @@ class Session:
 
     def _emit(self, watch: OptimizerWatch, draft: Draft) -> None:
         series = self._by_watch[id(watch)]
-        if watch.layout is not series.layout:
-            self._announce(series)
-        draft.ships_rows = self._ships_rows()
+        if watch.layout is not series.layout or draft.pieces != series.pieces:
+            self._announce(series, draft.pieces)
+        draft.ships_rows = series.owns_rows and self._options.capture == "layers"
         draft.ships_local = self._options.capture == "layers"
-        draft.replica = self._placement.replication > 1 and not self._placement.ships_rows
+        draft.replica = not series.owns_rows
         on_host = draft.on_host()
         try:
             transfers = [] if on_host else [send(series.readback, draft)]
@@ -202,9 +205,6 @@ class Session:
 
     def _waits_for_loss(self) -> bool:
         return self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER
-
-    def _ships_rows(self) -> bool:
-        return self._placement.ships_rows and self._options.capture == "layers"
 
     def _release(self, series: Series) -> None:
         """Hands the step that waits to the sender."""
@@ -243,8 +243,6 @@ class Session:
             return
         parameters = [parameter for series in self._series for parameter in series.layout.parameters]
         self._placement = placement_of(self._model, parameters)
-        if self._placement.strategy == "mixed":
-            _log.warning("sharded parameters (DTensor): their norms are recorded as inexact and not added up yet")
         device = parameters[0].device if parameters else torch.device("cpu")
         infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(self._optimizers)]
         self._identity = Identity(
@@ -255,25 +253,18 @@ class Session:
             device=device,
             ordinal=self._ordinal,
         )
-        descriptions = describe(self._model, self._order.places)
+        descriptions = self._names | describe(self._model, self._order.places)
         self._order.close()
-        catalogs = [
-            series.layout.catalog(series.index, series.catalog_version, self._placement, descriptions)
-            for series in self._series
-        ]
+        catalogs = [series.describe(self._placement, descriptions) for series in self._series]
         for series in self._series:
             series.watch.shared_model = self._placement.replication > 1
-            series.watch.samples_weights = self._ships_rows()
+            series.watch.samples_weights = series.owns_rows and self._options.capture == "layers"
         self._sender.open(self._identity, catalogs)
 
-    def _announce(self, series: Series) -> None:
-        """The optimizer has other parameters than before."""
-        series.layout = series.watch.layout
-        series.catalog_version += 1
-        descriptions = describe(self._model, self._order.places)
-        self._sender.catalog_changed(
-            series.layout.catalog(series.index, series.catalog_version, self._placement, descriptions)
-        )
+    def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:
+        """The optimizer has other parameters than before, or norms of other pieces of them were taken."""
+        descriptions = self._names | describe(self._model, self._order.places)
+        self._sender.catalog_changed(series.describe(self._placement, descriptions, pieces))
 
     def flush(self) -> None:
         """Hands over what still waits for a loss."""

@@ -21,9 +21,11 @@ from seismograd.capture.budget import Budget, Extra
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Clip, Harvest
 from seismograd.capture.layout import Layout
+from seismograd.capture.parts import pieces_of
 from seismograd.capture.pending import Draft
 from seismograd.capture.probes import Probes
 from seismograd.capture.readback import capturing, host_number
+from seismograd.capture.registry import Norms
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import NormSource, Quantity, RecordFlag
 
@@ -110,12 +112,12 @@ class OptimizerWatch:
             end = self._end_untraced if torch.compiler.is_compiling() else self._end_step
             end()
 
-    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
+    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
         if self._takes_norms():
             self._timed(self._harvest.add, parameters, gradients, norms)
 
-    def gradients_measured(self, gradients: list[Tensor], norms: Tensor | None) -> None:
+    def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
         if self._takes_norms():
             self._timed(self._harvest.add_gradients, gradients, norms)
@@ -195,9 +197,10 @@ class OptimizerWatch:
             self._harvest = Harvest(self.layout, self.suspicion)
         taken = self._harvest.take()
         flags = _NO_FLAG if flag is None else flag
-        if self.layout.sharded:
+        pieces = pieces_of(self.layout, taken.parts)
+        if pieces is not None and any(piece.partial for piece in pieces):
             flags |= RecordFlag.INEXACT
-        draft = Draft(taken.parts, source or taken.source, flags, time.time())
+        draft = Draft(taken.parts, source or taken.source, flags, time.time(), pieces=pieces)
         if taken.clip is not None:
             self._add_clip(draft, taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
         self._add_rate_and_scale(draft)

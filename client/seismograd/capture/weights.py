@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import accumulation, census, norm_of, stacked_norms
-from seismograd.capture.placement import is_sharded
+from seismograd.capture.pieces import is_sharded
 
 # The copy is kept between samples, since fresh pages cost more than the copying. Models beyond this size are sampled in
 # turns, a part of the parameters each time: the guest must not take the memory that the job was sized for.

@@ -83,14 +83,14 @@ class Starter:
         self._begun = [watch for watch in self._begun if watch.is_of(optimizer)]
         return began
 
-    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Tensor | None) -> None:
+    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: registry.Norms) -> None:
         """Gradients are about to be scaled: the last moment to begin."""
         clipped = set(map(id, parameters))
         self._begin_with_owner(lambda parameter: id(parameter) in clipped)
         for begun in self._begun:
             begun.before_clip(parameters, gradients, norms)
 
-    def gradients_measured(self, gradients: list[Tensor], norms: Tensor | None) -> None:
+    def gradients_measured(self, gradients: list[Tensor], norms: registry.Norms) -> None:
         """The first half of a clip that is made in two."""
         measured = set(map(id, gradients))
         self._begin_with_owner(lambda parameter: parameter.grad is not None and id(parameter.grad) in measured)

@@ -1,7 +1,8 @@
 """Records of one step from all ranks -> one closed step: what the whole launch's gradient was. Pure.
 
 One agreeing replica per shard, squares added over shards in float64. A layer of which a shard is missing is not known,
-rather than too small. Where layers were not shipped, the totals of the ranks compose the same way.
+rather than too small, and so is one of which the ranks have summands. Where layers were not shipped, the totals of the
+ranks compose the same way.
 """
 
 from __future__ import annotations
@@ -98,8 +99,11 @@ def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
     count, world_size = len(closing.steps), plan.layout.world_size
     squares, layer_norms = _layers(plan, _gradient_norms(closing, plan), count)
     norms = np.sqrt(squares.sum(axis=1)) if plan.slot_count else np.full(count, np.nan)
-    inexact = np.full(count, plan.partial)
-    _fall_back_on_totals(norms, inexact, closing, plan)
+    inexact = np.full(count, bool(plan.partial.any()))
+    if inexact.any():
+        norms, layer_norms = _without_summands(closing, plan, squares, layer_norms)
+    else:
+        _fall_back_on_totals(norms, inexact, closing, plan)
     flags = np.zeros(count, np.uint16)
     times, sources = np.full(count, -np.inf), np.zeros(count, np.uint8)
     for part in reversed(closing.parts):  # the lowest rank is the last to write
@@ -249,6 +253,14 @@ def _fall_back_on_totals(norms: Float64, inexact: Bool, closing: Closing, plan: 
         reported = lowest_rank(closing, Quantity.REPORTED_NORM)
         norms[unknown] = reported[unknown]
         inexact |= unknown & ~np.isnan(norms)
+
+
+def _without_summands(closing: Closing, plan: Plan, squares: Float64, layer_norms: Float32) -> tuple[Float64, Float32]:
+    """What is known where some layers came as summands: what the clipping returned, else the norm of all others."""
+    norms = lowest_rank(closing, Quantity.REPORTED_NORM)
+    unknown = np.isnan(norms)
+    norms[unknown] = np.sqrt(squares[unknown][:, ~plan.partial].sum(axis=1))
+    return norms, np.where(plan.partial, np.float32(np.nan), layer_norms)
 
 
 def _totals(part: Part) -> Float64:

@@ -24,7 +24,7 @@ class Plan:
         first_slots: int64[l]: where each layer's slots begin; they are consecutive and cover all s.
         slot_layers: int64[s]: the layer of each slot.
         covered: bool[l]: the catalogs seen so far hold every shard of the layer.
-        partial: some local norm is of a summand of the gradient, so that squares do not compose.
+        partial: bool[l]: a local norm of the layer is of a summand of the gradient, so that squares do not compose.
         groups: ranks that hold the very same slots, when no two groups share a slot: their totals compose too. Empty
             when groups overlap.
     """
@@ -34,7 +34,7 @@ class Plan:
     first_slots: Int64
     slot_layers: Int64
     covered: Bool
-    partial: bool
+    partial: Bool
     groups: tuple[tuple[int, ...], ...]
 
     @property
@@ -61,6 +61,7 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
     described: list[tuple[str, str, int, int, str]] = []
     shards: list[set[int]] = []
     shard_counts: list[int] = []
+    partial: list[bool] = []
     ranks = sorted(catalogs)
     for rank in ranks:
         for parameter in catalogs[rank].parameters:
@@ -72,8 +73,10 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
                 )
                 shards.append(set())
                 shard_counts.append(1)
+                partial.append(False)
             shards[index].add(parameter.shard_id)
             shard_counts[index] = max(shard_counts[index], parameter.shard_count)
+            partial[index] |= parameter.composition is Composition.PARTIAL
     numbers = {
         (index, shard): number
         for number, (index, shard) in enumerate(
@@ -104,7 +107,7 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
         first_slots=np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64) if len(sizes) else sizes,
         slot_layers=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
         covered=sizes >= np.array(shard_counts, np.int64),
-        partial=any(each.composition is Composition.PARTIAL for rank in ranks for each in catalogs[rank].parameters),
+        partial=np.array(partial, np.bool_),
         groups=_groups(slots, len(numbers)),
     )
 

@@ -49,7 +49,7 @@ class ClosedBlock:
     layer_norms: Float32  # [n, l], finite part; NaN = not known
     nonfinite: Int64  # [n, 3]: elements that are NaN, +Inf, -Inf
     nonfinite_layers: tuple[NonfiniteLayer, ...]
-    inexact: Bool  # [n]: some norm does not compose exactly
+    inexact: Bool  # [n]: some norm does not compose exactly; the global one is then without it, or what a clip returned
     sources: UInt8  # [n], NormSource of the lowest rank present
     flags: UInt16  # [n], RecordFlag bits united over ranks
     loss: Float64  # [n], mean over the ranks that logged one

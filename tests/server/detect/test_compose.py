@@ -140,9 +140,26 @@ def test_norms_whose_squares_leave_float32_compose_exactly() -> None:
     assert tiny.global_norm[0] == pytest.approx(5e-30)
 
 
-def test_partial_gradients_are_marked_as_inexact() -> None:
+def test_a_layer_of_which_ranks_have_summands_is_not_known_and_the_rest_is_marked() -> None:
+    def own() -> tuple[Parameter, ...]:
+        return (*parameters(["w"], replication=2), *parameters(["norm"], composition=Composition.PARTIAL))
+
+    block = closed([own(), own()], [make_batch(1, 0, norms([3.0, 1.0])), make_batch(2, 0, norms([3.0, 7.0]))])
+    assert block.inexact.tolist() == [True]
+    assert block.layer_norms[0, 0] == 3.0
+    assert np.isnan(block.layer_norms[0, 1])
+    assert block.global_norm.tolist() == [3.0]
+
+
+def test_where_summands_do_not_compose_what_the_clipping_returned_stands_in() -> None:
     partial = parameters(["a"], composition=Composition.PARTIAL)
-    assert closed([partial], [make_batch(1, 0, norms([1.0]))]).inexact.tolist() == [True]
+    said = {Quantity.REPORTED_NORM: scalar([5.0], [1])}
+    block = closed([partial], [make_batch(1, 0, norms([1.0], [1.0]), scalars=said)])
+    assert block.global_norm.tolist() == [0.0, 5.0]
+    assert block.inexact.tolist() == [True, True]
+
+
+def test_a_record_that_says_so_is_inexact() -> None:
     exact = make_batch(1, 0, norms([1.0], [1.0]), flags=np.array([0, RecordFlag.INEXACT], np.uint16))
     assert closed([parameters(["a"])], [exact]).inexact.tolist() == [False, True]
 

@@ -1,0 +1,1 @@
+"""What the server composes from real processes, against one process that trains the same model alone."""
