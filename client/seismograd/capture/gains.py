@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import together
-from seismograd.capture.placement import is_sharded
+from seismograd.capture.pieces import is_sharded
 
 _TANH = 1.0  # also ReLU
 _SIGMOID = 0.25
