@@ -102,7 +102,7 @@ def test_the_last_record_is_dated_by_the_clock_of_the_server(pipeline: Pipeline,
 def test_what_clients_say_of_themselves_is_shown(pipeline: Pipeline, database: Database) -> None:
     run = SyntheticRun(pipeline).open()
     reports = [
-        Health(run.handle(0), {}, 0, 500, 2.0, 100, 0.01, -0.5),
+        Health(run.handle(0), {}, 0, 500, 2.0, 100, 0.004, -0.5),
         Health(run.handle(1), {}, 0, 300, 3.0, 100, 0.01, -7.5),
         Health(run.handle(1), {}, 0, 300, 3.5, 150, 0.01, -7.0),
     ]
@@ -113,6 +113,7 @@ def test_what_clients_say_of_themselves_is_shown(pipeline: Pipeline, database: D
     assert sample(pipeline, "seismograd_client_hook_duration_seconds_count", project="mt") == 250
     assert sample(pipeline, "seismograd_client_hook_duration_seconds_sum", project="mt") == 5.5
     assert view(pipeline).clock_skew_seconds == -7.0
+    assert view(pipeline).capture_share == 0.01
     assert view(pipeline).dtype == "float32"
     again = new_pipeline(database)
     assert (view(again).clock_skew_seconds, view(again).dtype) == (-7.0, "float32")

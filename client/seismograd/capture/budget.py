@@ -88,5 +88,20 @@ class Budget:
         return frozenset(chosen)
 
 
+class CaptureShare:
+    """Which share of its time the training thread spends in our hooks, recently."""
+
+    def __init__(self) -> None:
+        self._looked: tuple[float, float] | None = None  # when, and the running total then
+        self._share: float | None = None
+
+    def observe(self, now: float, hook_seconds: float) -> float:
+        """Takes the running total of the time in hooks; the share, 0 to 1, with 0 = not known yet."""
+        before, self._looked = self._looked, (now, hook_seconds)
+        if before is not None and now > before[0]:
+            self._share = _blend(self._share, min(1.0, (hook_seconds - before[1]) / (now - before[0])))
+        return self._share or 0.0
+
+
 def _blend(old: float | None, new: float) -> float:
     return new if old is None else old + _NEWEST * (new - old)

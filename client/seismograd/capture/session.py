@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from seismograd.capture import registry
-from seismograd.capture.budget import Budget
+from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
 from seismograd.capture.data import identify_data
 from seismograd.capture.forward_order import ForwardOrder
@@ -72,6 +73,7 @@ class Session:
         self._logged: Logged | None = None
         self._last_step: int | None = None
         self._warned_ring = False
+        self._share = CaptureShare()
         self._steps_without_loss = 0
         self._logs_after_steps = False
         self._series = [
@@ -228,7 +230,9 @@ class Session:
         self._sender.offer(pending)
         if number.sequence % _HEALTH_EVERY == 0:
             watches = [each.watch for each in self._series]
-            self._sender.report_health(sum(w.hook_seconds for w in watches), sum(w.hook_calls for w in watches))
+            seconds = sum(watch.hook_seconds for watch in watches)
+            share = self._share.observe(time.perf_counter(), seconds)
+            self._sender.report_health(seconds, sum(watch.hook_calls for watch in watches), share)
 
     def _say_ring_full(self) -> None:
         if not self._warned_ring:

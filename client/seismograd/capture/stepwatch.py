@@ -241,7 +241,9 @@ class OptimizerWatch:
             self._budget.step_took(max(seconds - self._probes.seconds, 0.0))
         self._last_end = now
         if self.shared_model:
-            self._cost += self._probes.add_local(draft)
+            inside = self._probes.add_local(draft)
+            self._cost += inside
+            self.hook_seconds += inside
         if self._sampled:
             self._probes.add_largest(draft)
         draft.scalars[Quantity.CAPTURE_SECONDS] = self._cost

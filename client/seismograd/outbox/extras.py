@@ -41,6 +41,7 @@ class Extras:
         self._outcomes: deque[_Waiting] = deque(maxlen=_MOST_OUTCOMES)
         self._hook_seconds = 0.0
         self._hook_calls = 0
+        self._capture_share = 0.0
         self._health_sent_at = float("-inf")
         self.clock_skew_seconds = 0.0
 
@@ -50,9 +51,9 @@ class Extras:
         """Takes something to tell; never blocks."""
         self._arriving.append(arrival)
 
-    def report_health(self, hook_seconds: float, hook_calls: int) -> None:
-        """Running totals since the process began."""
-        self._hook_seconds, self._hook_calls = hook_seconds, hook_calls
+    def report_health(self, hook_seconds: float, hook_calls: int, capture_share: float = 0.0) -> None:
+        """Running totals since the process began, and the recent share of the step time; 0 = not known."""
+        self._hook_seconds, self._hook_calls, self._capture_share = hook_seconds, hook_calls, capture_share
 
     # -------------------------------------------------------------------------------------- the sender's thread
 
@@ -128,6 +129,7 @@ class Extras:
             queued_bytes=totals.queued_bytes,
             hook_seconds=self._hook_seconds,
             hook_calls=self._hook_calls,
+            capture_share=self._capture_share,
             clock_skew_seconds=self.clock_skew_seconds,
         )
 

@@ -136,10 +136,10 @@ class Sender:
             self._extras.add(encode_answer(answer))
             self._mailbox.put(None)
 
-    def report_health(self, hook_seconds: float, hook_calls: int) -> None:
-        """Running totals of the time spent in hooks, since the process began."""
+    def report_health(self, hook_seconds: float, hook_calls: int, capture_share: float = 0.0) -> None:
+        """Running totals of the time spent in hooks, since the process began, and its recent share of the step time."""
         if not self._is_inert():
-            self._extras.report_health(hook_seconds, hook_calls)
+            self._extras.report_health(hook_seconds, hook_calls, capture_share)
 
     def take_notices(self) -> list[AlertNotice]:
         """Alerts that arrived since the last call."""

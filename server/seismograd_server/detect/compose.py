@@ -24,6 +24,7 @@ from seismograd_server.model import (
     Float64,
     Int64,
     Quantity,
+    RankLayers,
     RecordFlag,
 )
 
@@ -139,6 +140,8 @@ def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
         step_seconds=lowest_rank(closing, Quantity.STEP_SECONDS),
         weight_norms=_sampled(closing, plan, Quantity.WEIGHT_NORM),
         update_norms=_sampled(closing, plan, Quantity.UPDATE_NORM),
+        sampled=sampled_layers(closing, plan),
+        rank_layers=rank_layers(closing, plan),
     )
 
 
@@ -174,6 +177,28 @@ def _tensor(closing: Closing, plan: Plan, quantity: Quantity) -> list[Reported]:
             positions = part.at(column.rows[first:last])
             reported.append(Reported(part.rank, positions, slots, column.values[first:last]))
     return reported
+
+
+def sampled_layers(closing: Closing, plan: Plan) -> dict[Quantity, Float32]:
+    """Sampled columns that are no norms: over the shards of a layer the largest counts."""
+    found = {}
+    for quantity in (Quantity.MAX_ABS, Quantity.SPECTRAL_GAIN):
+        if reported := _tensor(closing, plan, quantity):
+            squares = _squares(plan, reported, len(closing.steps))
+            with np.errstate(over="ignore"):
+                found[quantity] = np.sqrt(np.maximum.reduceat(squares, plan.first_slots, axis=1)).astype(np.float32)
+    return found
+
+
+def rank_layers(closing: Closing, plan: Plan) -> tuple[RankLayers, ...]:
+    """What each rank's own gradients were: of the slots that it holds, so that nothing is composed over ranks."""
+    found = []
+    for each in _tensor(closing, plan, Quantity.LOCAL_GRADIENT_NORM):
+        norms = np.full((len(each.values), len(plan.layout.names)), np.nan, np.float32)
+        norms[:, plan.slot_layers[each.slots]] = each.values
+        rows = np.arange(len(closing.steps), dtype=np.int64)[each.positions]
+        found.append(RankLayers(each.rank, rows, norms))
+    return tuple(found)
 
 
 def _layers(plan: Plan, reported: Sequence[Reported], count: int) -> tuple[Float64, Float32]:

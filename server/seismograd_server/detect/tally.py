@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seismograd_server.model import Bool, ClosedBlock, Float64, RecordFlag, Tally, Transition
+from seismograd_server.model import Bool, ClosedBlock, Float64, Quantity, RecordFlag, Tally, Transition
 
 # The window of `grad_norm_window`, in whole minutes of the run's own clock. Scrapes are 15 to 60 s apart, so that a
 # spike of one step would fall between two of them; a server's clock may be a day away from the run's.
@@ -52,6 +52,7 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
         loss=_last(block.loss, block.loss_known, tally.loss),
         loss_scale=_last_known(block.loss_scale, tally.loss_scale),
         learning_rate=_last_known(block.learning_rate, tally.learning_rate),
+        grad_norm_max=_largest(block, tally.grad_norm_max),
         update_ratio=_update_ratio(block, tally.update_ratio),
         steps=tally.steps + block.count,
         nonfinite_steps=tally.nonfinite_steps + broken_steps,
@@ -146,6 +147,15 @@ def _slide(window: tuple[tuple[int, float], ...], block: ClosedBlock, sound: Boo
         maxima[minute] = max(peak, maxima.get(minute, peak))
         maxima = {each: norm for each, norm in maxima.items() if abs(minute - each) < WINDOW_MINUTES}
     return tuple(sorted(maxima.items()))
+
+
+def _largest(block: ClosedBlock, before: float | None) -> float | None:
+    """Largest finite element of the last step where it was sampled."""
+    column = block.sampled.get(Quantity.MAX_ABS)
+    if column is None:
+        return before
+    rows = np.flatnonzero(~np.isnan(column).all(axis=1))
+    return float(np.nanmax(column[rows[-1]])) if len(rows) else before
 
 
 def _update_ratio(block: ClosedBlock, before: float | None) -> float | None:

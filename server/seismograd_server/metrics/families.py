@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from seismograd_server.detect.tally import window_max
 from seismograd_server.model import RunState, RunView, Signature, Tally, Visibility
 
-# Beyond this a run would cost its Prometheus more than its worth; the fixed families need 28.
+# Beyond this a run would cost its Prometheus more than its worth; the fixed families need 29.
 SERIES_PER_RUN = 64
 
 # A series of one run in a family: what it has besides `project` and `run`, and its value.
@@ -111,6 +111,11 @@ CLIENT: tuple[Family, ...] = (
         "seismograd_client_clock_skew_seconds",
         "How far the clock of the rank that is farthest off is ahead of the server's.",
         lambda view: view.clock_skew_seconds,
+    ),
+    _gauge(
+        "seismograd_client_capture_ratio",
+        "Share of its step time that capturing costs the training thread of the rank whom it costs most.",
+        lambda view: view.capture_share,
     ),
 )
 

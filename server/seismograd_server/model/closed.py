@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16
+from seismograd_server.model.records import Quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,15 @@ class NonfiniteLayer:
     nan_count: int
     positive_inf_count: int
     negative_inf_count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankLayers:
+    """Norms of one rank's own gradients by layer, before the all-reduce, in the steps of a block that were sampled."""
+
+    rank: int
+    rows: Int64  # [k], rising: indexes of the steps
+    norms: Float32  # [k, l]; NaN = not sampled, Inf = not finite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +75,10 @@ class ClosedBlock:
     step_seconds: Float64
     weight_norms: Float32  # [n, l]; NaN = not sampled
     update_norms: Float32  # [n, l]; NaN = not sampled
+    # What no block had from the first: MAX_ABS (largest finite element) and SPECTRAL_GAIN, [n, l]; NaN = not sampled,
+    # no key = in no step of the block.
+    sampled: Mapping[Quantity, Float32] = field(default_factory=dict)
+    rank_layers: tuple[RankLayers, ...] = ()  # by rank, then by row
 
     @property
     def count(self) -> int:

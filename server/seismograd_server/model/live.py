@@ -46,6 +46,7 @@ class RunView:
     statuses: tuple[DetectorStatus, ...]
     dtype: str = ""  # that most elements of the gradient have; empty = not known yet
     clock_skew_seconds: float | None = None  # client minus server, of the rank that is farthest off; None = none told
+    capture_share: float | None = None  # of the step time, of the rank whom capturing costs most; None = none told
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class RunEngine:
     open_alerts: list[Alert] = field(default_factory=list)  # as last read
     chores_at: float = 0.0
     recorded_at: float | None = None  # when its latest records arrived; None = none since it is in memory
-    skews: dict[int, float] = field(default_factory=dict)  # rank -> seconds its clock is ahead of ours
+    health: dict[int, Health] = field(default_factory=dict)  # by rank, the latest that each told
 
     @property
     def run_id(self) -> int:
@@ -103,7 +103,7 @@ class RunEngine:
         if launch.launch_row == self.launch.launch_row:
             return
         self.launch = launch
-        self.opened, self.farewells, self.skews = set(), {}, {}
+        self.opened, self.farewells, self.health = set(), {}, {}
         for series in self.series.values():
             series.begin(launch, now)
 
@@ -134,7 +134,7 @@ class RunEngine:
     def report(self, sender: Sender, health: Health) -> None:
         """A rank has told how it fares."""
         if sender.rank.launch_row == self.launch.launch_row:
-            self.skews[sender.rank.rank] = health.clock_skew_seconds
+            self.health[sender.rank.rank] = health
 
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set: silence is not longer or shorter for that."""
@@ -239,5 +239,6 @@ class RunEngine:
         if self.series:
             statuses = self.series[min(self.series)].watch.statuses()
         dtype = self.series[min(self.series)].dtype if self.series else ""
-        skew = max(self.skews.values(), key=abs, default=None)
-        return RunView(self.run, self.tally, active, statuses, dtype, skew)
+        skew = max((each.clock_skew_seconds for each in self.health.values()), key=abs, default=None)
+        share = max((each.capture_share for each in self.health.values()), default=0.0)  # the wire's 0 = unknown
+        return RunView(self.run, self.tally, active, statuses, dtype, skew, share if share > 0.0 else None)

@@ -53,8 +53,8 @@ def load_engine(transaction: Transaction, run_id: int, settings: PipelineSetting
         if rank.ended_at is not None:
             engine.say_farewell(sender)
     present = {rank.handle: rank.rank for rank in ranks[engine.launch.launch_row]}
-    engine.skews = {
-        present[health.rank_handle]: health.clock_skew_seconds
+    engine.health = {
+        present[health.rank_handle]: health
         for health in transaction.runs.health(run_id)
         if health.rank_handle in present
     }

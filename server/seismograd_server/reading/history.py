@@ -20,7 +20,9 @@ from seismograd_server.model import (
     Health,
     Int64,
     Launch,
+    Quantity,
     Rank,
+    RankLayers,
     RecordFlag,
     Run,
     Severity,
@@ -86,6 +88,8 @@ class LayerWindow:
     norms: Float32  # [w, l]; NaN = not captured
     weight_norms: Float32  # [w, l]; NaN = not sampled
     update_norms: Float32  # [w, l]; NaN = not sampled
+    sampled: Mapping[Quantity, Float32] = field(default_factory=dict)  # as in ClosedBlock, [w, l]
+    rank_layers: tuple[RankLayers, ...] = ()  # as in ClosedBlock; rows are those of the window
 
 
 @dataclass(frozen=True, slots=True, eq=False)

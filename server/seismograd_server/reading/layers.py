@@ -6,6 +6,7 @@ ranks made up each step, so that the composition here is the one the detectors s
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.compose import Composer
-from seismograd_server.model import ClosedBlock, Run
+from seismograd_server.model import ClosedBlock, Float32, Int64, Quantity, RankLayers, Run
 from seismograd_server.reading.history import LayerWindow, NonfiniteHit
 from seismograd_server.reading.series import step_pages
 from seismograd_server.store.blocks import StepChunk
@@ -21,10 +22,21 @@ from seismograd_server.store.database import Database, Transaction
 
 # Steps composed at a time; a thousand steps of a hundred layers are a megabyte.
 _SPAN_STEPS = 1024
-# Values of one window in one quantity: 16 MiB of float32. Three quantities are read.
+# Values of one window in one quantity: 16 MiB of float32. Three are always read, the others where they were sampled.
 _WINDOW_VALUES = 4 * 2**20
 # However many layers there are, so few steps can always be looked at.
 _LEAST_STEPS = 32
+
+
+class LayerQuantity(enum.StrEnum):
+    """What can be read of the layers, step by step."""
+
+    GRAD_NORM = "grad_norm"
+    WEIGHT_NORM = "weight_norm"
+    UPDATE_NORM = "update_norm"
+    MAX_ABS = "max_abs"
+    SPECTRAL_GAIN = "spectral_gain"
+    LOCAL_GRADIENT_NORM = "local_gradient_norm"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +124,8 @@ def read_layer_window(
         norms=np.concatenate([block.layer_norms for block in kept]),
         weight_norms=np.concatenate([block.weight_norms for block in kept]),
         update_norms=np.concatenate([block.update_norms for block in kept]),
+        sampled=_sampled(kept),
+        rank_layers=_rank_layers(kept),
     )
     hits = tuple(hit for block in kept for hit in _hits(block))
     return ComposedWindow(window, hits)
@@ -130,25 +144,56 @@ def _hits(block: ClosedBlock) -> Iterator[NonfiniteHit]:
         )
 
 
-def thinned(window: LayerWindow, columns: int) -> LayerWindow:
-    """At most so many steps, each standing for its bucket with the largest norm of every layer in it.
+def _sampled(blocks: Sequence[ClosedBlock]) -> dict[Quantity, Float32]:
+    quantities = sorted({quantity for block in blocks for quantity in block.sampled})
+    return {
+        quantity: np.concatenate(
+            [
+                block.sampled[quantity]
+                if quantity in block.sampled
+                else np.full(block.layer_norms.shape, np.nan, np.float32)
+                for block in blocks
+            ]
+        )
+        for quantity in quantities
+    }
+
+
+def _rank_layers(blocks: Sequence[ClosedBlock]) -> tuple[RankLayers, ...]:
+    found, before = [], 0
+    for block in blocks:
+        found += [replace(each, rows=each.rows + before) for each in block.rank_layers]
+        before += block.count
+    return tuple(found)
+
+
+def values_of(window: LayerWindow, quantity: LayerQuantity, rank: int = 0) -> Float32:
+    """One quantity, float32[w, l]; NaN = not sampled. `rank` says whose local gradients are meant."""
+    plain = {
+        LayerQuantity.GRAD_NORM: window.norms,
+        LayerQuantity.WEIGHT_NORM: window.weight_norms,
+        LayerQuantity.UPDATE_NORM: window.update_norms,
+        LayerQuantity.MAX_ABS: window.sampled.get(Quantity.MAX_ABS),
+        LayerQuantity.SPECTRAL_GAIN: window.sampled.get(Quantity.SPECTRAL_GAIN),
+    }
+    values = plain.get(quantity)
+    if values is not None:
+        return values
+    values = np.full(window.norms.shape, np.nan, np.float32)
+    if quantity is LayerQuantity.LOCAL_GRADIENT_NORM:
+        for each in window.rank_layers:
+            if each.rank == rank:
+                values[each.rows] = each.norms
+    return values
+
+
+def thinned(steps: Int64, values: Float32, columns: int) -> tuple[Int64, Float32]:
+    """At most so many steps, each standing for its bucket with the largest value of every layer in it.
 
     Steps named are the first of their buckets. NaN where a layer was captured nowhere in the bucket.
     """
-    count = len(window.steps)
+    count = len(steps)
     if count <= columns:
-        return window
+        return steps, values
     starts = np.unique(np.linspace(0, count, columns, endpoint=False).astype(np.int64))
-
-    def largest(
-        values: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return np.fmax.reduceat(values, starts, axis=0)
-
-    return replace(
-        window,
-        steps=window.steps[starts],
-        norms=largest(window.norms),
-        weight_norms=largest(window.weight_norms),
-        update_norms=largest(window.update_norms),
-    )
+    return steps[starts], np.fmax.reduceat(values, starts, axis=0)

@@ -14,6 +14,7 @@ from seismograd_server.display.text import plural
 from seismograd_server.model import AlertState, Checkpoint, RunState, Severity
 from seismograd_server.reading.history import History, Opening
 from seismograd_server.report.contents import Event, Fact, Focus, Healthy, LayerRise, NumberedAlert, RankView
+from seismograd_server.report.layers import recurrent_gain
 from seismograd_server.report.summary import how_failed, signature_name
 
 # The client redacts before it sends; this is the second lock, for reports travel further than databases do.
@@ -24,6 +25,8 @@ _SHOWN_LENGTH = 160
 _ONSET = "Onset"
 # A timeline is a story; all alerts have their own section.
 _SHOWN_ALERTS = 12
+# A gain that rose by half is no drift any more.
+_RISEN = 1.5
 _STATE_TONES = {RunState.FAILED: "critical", RunState.LOST: "warning"}
 
 
@@ -56,8 +59,19 @@ def key_facts(
     if checkpoint is not None and focus.onset is not None:
         before = f"{plural(focus.onset - checkpoint.step, 'step')} before the onset"
         facts.append(Fact("Last good checkpoint", f"step {checkpoint.step:,}", before, "good"))
+    facts += _gain(history, focus)
     facts.append(_size(history))
     return tuple(facts)
+
+
+def _gain(history: History, focus: Focus) -> list[Fact]:
+    found = None if history.layers is None else recurrent_gain(history.layers, focus.onset)
+    if found is None:
+        return []
+    name, before, since = found
+    value = figure(since, 2) if since == before else f"{figure(before, 2)} to {figure(since, 2)}"
+    tone = "warning" if since >= _RISEN * before else ""
+    return [Fact("Recurrent gain", value, f"{name}; above 1 a state can grow at every time step", tone)]
 
 
 def _span(history: History) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seismograd_server.model import Bool, Float64
+from seismograd_server.model import Bool, Float64, Quantity
 from seismograd_server.reading.history import LayerWindow, NonfiniteHit
 from seismograd_server.report.contents import LayerRise
 
 # Three octaves, eight times: ordinary scatter of a layer's norm stays within two.
 _OUT_OF_RANGE = 3.0
+# Modules that apply one matrix again and again.
+_RECURRENT = frozenset({"RNN", "RNNCell", "LSTM", "LSTMCell", "GRU", "GRUCell"})
 # A layer has left its range when this share of the following steps is out of it too.
 _STAYED = 0.5
 
@@ -78,6 +80,25 @@ def _first_lasting(octaves: Float64, eligible: Bool) -> int | None:
         if following.mean() >= _STAYED:
             return int(row)
     return None
+
+
+def recurrent_gain(window: LayerWindow, onset: int | None) -> tuple[str, float, float] | None:
+    """(layer, gain before, gain since) of the recurrent matrix whose spectral gain rose most; None = none was sampled.
+
+    Before: the median of the samples before the onset, or the first one. Since: the largest from there on.
+    """
+    gains = window.sampled.get(Quantity.SPECTRAL_GAIN)
+    if gains is None:
+        return None
+    found = []
+    for layer, name in enumerate(window.names):
+        rows = np.flatnonzero(np.isfinite(gains[:, layer]))
+        if window.module_types[layer] not in _RECURRENT or not len(rows):
+            continue
+        own, early = gains[rows, layer].astype(np.float64), window.steps[rows] < (onset or 0)
+        before = float(np.median(own[early])) if early.any() else float(own[0])
+        found.append((name, before, float(own[~early].max()) if not early.all() else before))
+    return max(found, key=lambda each: each[2] / each[1] if each[1] > 0.0 else 0.0, default=None)
 
 
 def depth_growth(window: LayerWindow, onset: int | None) -> tuple[float, float, int] | None:

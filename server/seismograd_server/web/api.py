@@ -26,7 +26,7 @@ from seismograd_server.reading.encoding import (
     status_json,
 )
 from seismograd_server.reading.history import Series
-from seismograd_server.reading.layers import read_layer_window, thinned
+from seismograd_server.reading.layers import LayerQuantity, read_layer_window, thinned, values_of
 from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
@@ -183,17 +183,23 @@ class Api:
         return await self._turns.json(answer)
 
     async def layers(self, request: Request) -> Response:
-        """GET .../layers: per-layer norms of a range of steps, the largest of each column of steps."""
+        """GET .../layers: one number per layer over a range of steps, the largest of each column of steps.
+
+        `quantity` says which one (default: the gradient's norm); of `local_gradient_norm` that of one `rank`.
+        """
         key = key_of(request)
         optimizer = number_of(request, "optimizer", 0) or 0
         first, last = number_of(request, "first_step"), number_of(request, "last_step")
         columns = limit_of(request, _LAYER_COLUMNS, _MOST_COLUMNS, "columns")
+        known = [each.value for each in LayerQuantity]
+        quantity = choice_of(request, "quantity", LayerQuantity, known) or LayerQuantity.GRAD_NORM
+        rank = number_of(request, "rank", 0) or 0
 
         def answer() -> Json:
             with self._database.read() as transaction:
                 run = transaction.runs.get(key)
                 closed = transaction.steps.last(run.run_id, optimizer)
-            empty = {"project": key.project, "run": key.run, "layers": [], "steps": [], "grad_norm": []}
+            empty = {"project": key.project, "run": key.run, "layers": [], "steps": [], quantity.value: []}
             if closed is None:
                 return empty
             end = closed[2] if last is None else last
@@ -202,12 +208,14 @@ class Api:
             )
             if composed is None:
                 return empty
-            window = thinned(composed.layers, min(columns, max(1, _MOST_VALUES // len(composed.layers.names))))
+            window = composed.layers
+            columns_at_most = min(columns, max(1, _MOST_VALUES // len(window.names)))
+            steps, values = thinned(window.steps, values_of(window, quantity, rank), columns_at_most)
             return {
                 **empty,
                 "layers": list(window.names),
-                "steps": window.steps.tolist(),
-                "grad_norm": [column(row.astype(np.float64)) for row in window.norms],
+                "steps": steps.tolist(),
+                quantity.value: [column(row.astype(np.float64)) for row in values],
             }
 
         return await self._turns.json(answer)

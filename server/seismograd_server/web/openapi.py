@@ -14,18 +14,20 @@ from typing import Any
 from starlette.routing import BaseRoute, Route
 
 from seismograd_server.model import AlertState, RunState
+from seismograd_server.reading.layers import LayerQuantity
 
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer"}
 _RUN_STATES = {"type": "string", "enum": [state.value for state in RunState]}
 _ALERT_STATES = {"type": "string", "enum": [state.value for state in AlertState]}
+_LAYER_QUANTITIES = {"type": "string", "enum": [quantity.value for quantity in LayerQuantity]}
 _STEPS = {"optimizer": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE}
 # What each handler reads of the query, by its name.
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "fleet": {"project": _TEXT, "before": _WHOLE},
     "runs": {"project": _TEXT, "state": _RUN_STATES, "limit": _WHOLE, "before": _WHOLE},
     "series": {**_STEPS, "points": _WHOLE},
-    "layers": {**_STEPS, "columns": _WHOLE},
+    "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd.capture.budget import Budget, Extra
+from seismograd.capture.budget import Budget, CaptureShare, Extra
 
 ALL = frozenset(Extra)
 
@@ -91,3 +91,12 @@ def test_the_cadence_is_a_power_of_two_times_the_one_asked_for(every: int) -> No
     budget.samples_took({Extra.LOCAL: 0.03 * every})
 
     assert counts(budget, Extra.LOCAL, every * 17) == [0, 4 * every, 8 * every, 12 * every, 16 * every]
+
+
+def test_the_share_of_capturing_is_that_of_the_time_between_two_looks() -> None:
+    share = CaptureShare()
+
+    assert share.observe(100.0, 5.0) == 0.0
+    assert share.observe(110.0, 5.1) == pytest.approx(0.01)
+    assert share.observe(110.0, 5.1) == pytest.approx(0.01)
+    assert share.observe(120.0, 5.1) == pytest.approx(0.008)

@@ -270,12 +270,13 @@ def test_a_silent_evaluation_gives_a_sign_of_life() -> None:
 def test_health_travels_at_most_once_a_second_with_running_totals() -> None:
     bench = Bench()
     stream = bench.connect()
-    bench.extras.report_health(0.25, 100)
+    bench.extras.report_health(0.25, 100, 0.03)
     for sequence in range(3):
         bench.offer(make_record(sequence, nonfinite=NONFINITE))
         bench.turn(0.6)
     assert [len(frame.health) for frame in stream.frames] == [0, 1, 0]
     assert (stream.frames[1].health[0].hook_seconds, stream.frames[1].health[0].hook_calls) == (0.25, 100)
+    assert stream.frames[1].health[0].capture_share == 0.03
 
 
 def test_a_record_that_does_not_fit_the_wire_is_declared_and_the_others_travel(

@@ -219,6 +219,48 @@ def test_sampled_weights_and_updates_are_known_only_where_they_were_sampled() ->
     assert np.isnan(block.update_norms).all()
 
 
+def test_of_the_largest_elements_of_the_shards_of_a_layer_the_largest_counts() -> None:
+    shards = [parameters(["a", "b"], shard_id=rank, shard_count=2) for rank in range(2)]
+    batches = [
+        make_batch(
+            rank + 1,
+            0,
+            norms([1.0, 1.0], [1.0, 1.0]),
+            tensors={
+                Quantity.MAX_ABS: TensorColumn(np.array([1], np.uint32), np.array([0, 1], np.uint32), norms(values))
+            },
+        )
+        for rank, values in enumerate([[3e38, 0.5], [2.0, 1e-40]])
+    ]
+    block = closed(shards, batches)
+    assert np.isnan(block.sampled[Quantity.MAX_ABS][0]).all()
+    assert block.sampled[Quantity.MAX_ABS][1].tolist() == norms([3e38, 0.5])[0].tolist()
+    assert Quantity.SPECTRAL_GAIN not in block.sampled
+
+
+def test_replicas_agree_on_a_gain_and_their_own_gradients_are_kept_apart() -> None:
+    both = parameters(["a", "b"], replication=2)
+    rows, columns = np.array([1], np.uint32), np.array([0, 1], np.uint32)
+    batches = [
+        make_batch(
+            rank + 1,
+            0,
+            norms([1.0, 1.0], [1.0, 1.0]),
+            tensors={
+                Quantity.SPECTRAL_GAIN: TensorColumn(rows, columns, norms([math.nan, 1.5])),
+                Quantity.LOCAL_GRADIENT_NORM: TensorColumn(rows, columns, norms([own, math.inf])),
+            },
+        )
+        for rank, own in enumerate([3.0, 300.0])
+    ]
+    block = closed([both, both], batches)
+    np.testing.assert_array_equal(block.sampled[Quantity.SPECTRAL_GAIN][1], norms([math.nan, 1.5])[0])
+    assert [(each.rank, each.rows.tolist(), each.norms.tolist()) for each in block.rank_layers] == [
+        (0, [1], [[3.0, math.inf]]),
+        (1, [1], [[300.0, math.inf]]),
+    ]
+
+
 def test_nonfinite_elements_count_once_per_shard_and_name_every_rank() -> None:
     both = parameters(["a", "b"], replication=2)
     batches = [

@@ -16,6 +16,7 @@ from seismograd_server.model import (
     Evidence,
     Finding,
     Layout,
+    Quantity,
     RecordFlag,
     Run,
     RunKey,
@@ -129,6 +130,13 @@ def test_an_infinity_that_the_scaler_found_is_a_skipped_step_and_no_more() -> No
 def test_a_rank_that_a_step_closed_without_is_a_missing_record() -> None:
     tally = folded(block(2, ranks_present=np.array([[True, False], [True, False]])))
     assert (tally.missing_records, tally.ranks_reporting) == (2, 1)
+
+
+def test_the_largest_element_is_that_of_the_last_step_where_it_was_sampled() -> None:
+    column = np.array([[1.0, 9.0], [2.0, np.nan], [np.nan, np.nan]], dtype=np.float32)
+    tally = folded(block(3, sampled={Quantity.MAX_ABS: column}))
+    assert tally.grad_norm_max == 2.0
+    assert fold(tally, block(1), np.full(1, np.nan)).grad_norm_max == 2.0
 
 
 def test_the_update_ratio_takes_the_layers_that_have_both_norms() -> None:

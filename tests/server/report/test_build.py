@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seismograd_server.model import DetectorStatus, RecordFlag, RunState, Severity, Signature, Visibility
+from seismograd_server.model import DetectorStatus, Quantity, RecordFlag, RunState, Severity, Signature, Visibility
 from seismograd_server.reading.history import Opening
 from seismograd_server.report.build import build
 from seismograd_server.report.contents import Report, Verdict
@@ -102,6 +102,21 @@ def test_the_update_ratio_decides_the_factor_where_it_was_sampled() -> None:
 
     report = build(replace(history, layers=replace(history.layers, update_norms=updates)), NOW)
     assert "Lower the learning rate 5×: from 0.1 to 0.02" in titles(report)
+
+
+@pytest.mark.parametrize(("since", "tone"), [(2.4, "warning"), (1.1, "")])
+def test_the_gain_of_the_recurrent_matrix_that_rose_most_is_a_key_figure(since: float, tone: str) -> None:
+    history = exploding_history()
+    assert history.layers is not None
+    gains = np.full_like(history.layers.norms, np.nan)
+    gains[::10] = [9.0, 1.0, 1.1, 9.0]  # an embedding and a linear layer are not recurrent
+    gains[history.layers.steps == 160, 2] = since
+
+    report = build(replace(history, layers=replace(history.layers, sampled={Quantity.SPECTRAL_GAIN: gains})), NOW)
+    (fact,) = [fact for fact in report.facts if fact.label == "Recurrent gain"]
+    assert fact.value == ("1.1 to 2.4" if tone else "1")
+    assert fact.note.startswith(f"{history.layers.names[2 if tone else 1]};")
+    assert fact.tone == tone
 
 
 def test_a_rise_of_the_learning_rate_before_the_onset_is_to_be_undone() -> None:

@@ -11,7 +11,8 @@ import pytest
 from starlette.applications import Starlette
 
 from seismograd_server.errors import StorageBusyError
-from seismograd_server.model import Snapshot
+from seismograd_server.model import Quantity, Snapshot, TensorColumn
+from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.encoding import dumps
 from seismograd_server.web import answers, api
 from tests.support.reading import Stocked
@@ -118,6 +119,45 @@ def test_layers_of_too_many_steps_show_the_largest_of_each_column(get: Get) -> N
     answer = get("/api/v1/runs/mt/exploding/layers?first_step=0&last_step=199&columns=10").json()
     assert len(answer["steps"]) == 10
     assert np.array(answer["grad_norm"]).max() == pytest.approx(float(exploding_norms(200, 150).max()), rel=1e-6)
+
+
+def sampled_run(store: Stocked) -> None:
+    run = SyntheticRun(store.pipeline, name="sampled", launch="sampled", norms=healthy_norms(20)).open()
+    rows, columns = np.array([0, 10], np.uint32), np.array([1], np.uint32)
+
+    def tensor(first: float, second: float) -> TensorColumn:
+        return TensorColumn(rows, columns, np.array([[first], [second]], np.float32))
+
+    for rank, own in enumerate((3.0, 300.0)):
+        tensors = {Quantity.LOCAL_GRADIENT_NORM: tensor(own, np.inf)}
+        if rank == 0:
+            tensors |= {Quantity.SPECTRAL_GAIN: tensor(1.1, 2.4), Quantity.MAX_ABS: tensor(0.5, 1e38)}
+        store.pipeline.ingest([Arrival(batches=(run.batch(rank, 0, 20, tensors=tensors),))], NOW)
+    store.pipeline.detect(NOW + 20)
+    run.close(NOW + 21)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("quantity=spectral_gain", [1.1, 2.4]),
+        ("quantity=max_abs", [0.5, 1e38]),
+        ("quantity=local_gradient_norm", [3.0, "Infinity"]),
+        ("quantity=local_gradient_norm&rank=1", [300.0, "Infinity"]),
+        ("quantity=weight_norm", [None, None]),
+    ],
+)
+def test_every_sampled_number_of_the_layers_can_be_read(
+    stocked: Stocked, get: Get, query: str, expected: list[object]
+) -> None:
+    sampled_run(stocked)
+    answer = get(f"/api/v1/runs/mt/sampled/layers?{query}").json()
+    values = answer[query.removeprefix("quantity=").partition("&")[0]]
+    assert len(values) == 20
+    found = [values[row][1] for row in (0, 10)]
+    assert found == [each if not isinstance(each, float) else pytest.approx(each) for each in expected]
+    others = [number for row, numbers in enumerate(values) for number in numbers if row not in (0, 10)]
+    assert set(others) == {None}
 
 
 def test_alerts_of_a_run_carry_their_evidence(get: Get) -> None:
