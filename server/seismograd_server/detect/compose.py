@@ -187,6 +187,7 @@ def sampled_layers(closing: Closing, plan: Plan) -> dict[Quantity, Float32]:
             squares = _squares(plan, reported, len(closing.steps))
             with np.errstate(over="ignore"):
                 found[quantity] = np.sqrt(np.maximum.reduceat(squares, plan.first_slots, axis=1)).astype(np.float32)
+            found[quantity][:, plan.partial] = np.nan  # no summand tells how large the sum is
     return found
 
 

@@ -238,6 +238,13 @@ def test_of_the_largest_elements_of_the_shards_of_a_layer_the_largest_counts() -
     assert Quantity.SPECTRAL_GAIN not in block.sampled
 
 
+def test_the_largest_element_of_summands_is_not_known() -> None:
+    column = TensorColumn(np.array([0], np.uint32), np.array([0, 1], np.uint32), norms([2.0, 3.0]))
+    summand = parameters(["a"], composition=Composition.PARTIAL) + parameters(["b"])
+    block = closed([summand], [make_batch(1, 0, norms([1.0, 1.0]), tensors={Quantity.MAX_ABS: column})])
+    np.testing.assert_array_equal(block.sampled[Quantity.MAX_ABS], norms([math.nan, 3.0]))
+
+
 def test_replicas_agree_on_a_gain_and_their_own_gradients_are_kept_apart() -> None:
     both = parameters(["a", "b"], replication=2)
     rows, columns = np.array([1], np.uint32), np.array([0, 1], np.uint32)
