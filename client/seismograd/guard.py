@@ -25,9 +25,13 @@ class Guard:
         try:
             return function(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
-            self.broken[feature] = f"{type(error).__name__}: {error}"
-            _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=True)
+            self.failed(feature, error)
             return None
+
+    def failed(self, feature: str, error: Exception) -> None:
+        """Says that a feature failed, and why; it is off from now on."""
+        self.broken[feature] = f"{type(error).__name__}: {error}"
+        _log.warning("%s is off from now on, training goes on: %s", feature, self.broken[feature], exc_info=error)
 
     def attempt(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
         """The same for what the user calls: a wrong call is said once, and the next one may be right."""

@@ -78,12 +78,6 @@ def watch(
     if sender is None:
         return Monitor(None, None, guard)
     monitor = Monitor(None, sender, guard, chosen)
-    boundary = weakref.WeakMethod(monitor.at_step_boundary)
-
-    def at_step_boundary() -> None:
-        if (method := boundary()) is not None:
-            method()
-
     begun = guard(
         "watch",
         Session,
@@ -94,7 +88,6 @@ def watch(
         guard,
         config=config,
         first_step=step,
-        at_step_boundary=at_step_boundary,
     )
     monitor.begin(begun)
     return monitor
@@ -167,6 +160,8 @@ class Monitor:
         A callback that raises is logged and not called again.
         """
         self._callbacks.append(callback)
+        if self._session is not None:
+            self._session.at_step_boundary = _weakly(self.at_step_boundary)
 
     # ------------------------------------------------------------------------------------------ the job asks
 
@@ -292,3 +287,14 @@ class Monitor:
     def _answer_directive(self, answer: DirectiveAnswer) -> None:
         if self._sender is not None:
             self._guard("directives", self._sender.answer_directive, answer)
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls a method for as long as its object lives, and does not keep it alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (alive := reference()) is not None:
+            alive()
+
+    return call

@@ -18,12 +18,17 @@ import torch
 from torch import Tensor
 
 from seismograd.capture import registry
-from seismograd.capture.norms import TorchNorm, foreach_multiply, torch_norm
+from seismograd.capture.norms import PLAIN, TorchNorm, foreach_multiply, torch_norm
 from seismograd.capture.overheard import Overheard
 from seismograd.capture.pieces import is_sharded, local
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
 
 Tensors = Tensor | Iterable[Tensor]
+
+# Three operations in single precision round by far less than this: at such a distance from the threshold, on which side
+# of one the coefficient lies is known without computing it.
+_ROUNDING = 1e-5
+_PRECISE = frozenset({torch.float32, torch.float64})
 
 
 class _Depth(threading.local):
@@ -72,14 +77,15 @@ def _clip_grad_norm(
         unwatched: Tensor = original("clip_grad_norm_")(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
         return unwatched
     everyone = _listed(parameters)
-    owners, gradients = _with_gradients(everyone)
+    owners, gradients, kinds = _with_gradients(everyone)
     if not gradients:
         # torch has a warning for exhausted generators and an answer for no gradients.
         exhausted = (parameter for parameter in everyone)
         nothing: Tensor = original("clip_grad_norm_")(exhausted, max_norm, norm_type, error_if_nonfinite, foreach)
         return nothing
     euclidean = float(norm_type) == 2.0
-    measured = torch_norm(gradients, foreach) if euclidean else None
+    alike = kinds == PLAIN and any(watch.holds_alike(owners) for watch in watches)
+    measured = torch_norm(gradients, foreach, alike=alike) if euclidean else None
     if measured is None and euclidean and any(map(is_sharded, gradients)):
         total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
         for watch in watches:
@@ -94,10 +100,13 @@ def _clip_grad_norm(
     if measured is None or (error_if_nonfinite and not bool(torch.isfinite(measured.total))):
         with _listening():
             total = original("clip_grad_norm_")(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
+        value: Tensor | float = total
     else:
-        total = _scale(measured, float(max_norm))
+        total = measured.total
+        value = float(total) if total.is_cpu and total.dtype in _PRECISE else total
+        _scale(measured, value, float(max_norm))
     for watch in watches:
-        watch.after_clip(owners, float(max_norm) if euclidean else None, total if euclidean else None)
+        watch.after_clip(owners, float(max_norm) if euclidean else None, value if euclidean else None)
     return total
 
 
@@ -117,14 +126,15 @@ def _known_total(total: Tensor) -> Tensor | None:
     return local(total) if all(each.is_replicate() for each in total.placements) else None  # type: ignore[attr-defined]  # a DTensor
 
 
-def _scale(measured: TorchNorm, max_norm: float) -> Tensor:
-    """The second half of torch's clip, with the same bits."""
-    coefficient = torch.clamp(max_norm / (measured.total + 1e-6), max=1.0)
-    if coefficient.device.type == "cpu" and float(coefficient) == 1.0:
-        return measured.total  # multiplying by one changes no bit; on a device, asking would mean waiting
+def _scale(measured: TorchNorm, total: Tensor | float, max_norm: float) -> None:
+    """The second half of torch's clip, with the same bits. `total` is a number where the host has it, and precisely."""
+    if isinstance(total, float) and total + 1e-6 < (1.0 - _ROUNDING) * max_norm:
+        return  # multiplying by one changes no bit; on a device, asking would mean waiting
+    coefficient = max_norm / (measured.total + 1e-6)
+    if not (isinstance(total, float) and total > (1.0 + _ROUNDING) * max_norm):
+        coefficient = torch.clamp(coefficient, max=1.0)
     for device, gradients in measured.groups:
         foreach_multiply(gradients, coefficient.to(device))
-    return measured.total
 
 
 def _get_total_norm(
@@ -156,7 +166,7 @@ def _clip_grads_with_norm(
 ) -> None:
     everyone = _listed(parameters)
     watches = () if _depth.nested else registry.watches()
-    owners, gradients = _with_gradients(everyone) if watches else ([], [])
+    owners, gradients, _ = _with_gradients(everyone) if watches else ([], [], None)
     for watch in watches:
         watch.before_clip(owners, gradients, None)
     original("_clip_grads_with_norm_")(everyone, max_norm, total_norm, foreach)
@@ -167,7 +177,7 @@ def _clip_grads_with_norm(
 def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     everyone = _listed(parameters)
     watches = () if _depth.nested else registry.watches()
-    owners, gradients = _with_gradients(everyone) if watches else ([], [])
+    owners, gradients, _ = _with_gradients(everyone) if watches else ([], [], None)
     for watch in watches:
         watch.before_clip(owners, gradients, None)
     original("clip_grad_value_")(everyone, clip_value, foreach)
@@ -179,13 +189,15 @@ def _listed(tensors: Tensors) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def _with_gradients(parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Those that have a gradient, and their gradients."""
+def _with_gradients(parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor], set[type]]:
+    """Those that have a gradient, their gradients, and the types of these."""
     gradients = [parameter.grad for parameter in parameters]
-    if type(None) in set(map(type, gradients)):
+    kinds: set[type] = set(map(type, gradients))
+    if type(None) in kinds:
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
-    return parameters, gradients  # type: ignore[return-value]  # none is None any more
+        kinds.remove(type(None))
+    return parameters, gradients, kinds  # type: ignore[return-value]  # none is None any more
 
 
 class ClipInterception:

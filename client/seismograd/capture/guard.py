@@ -15,3 +15,7 @@ class Guard(Protocol):
     def __call__(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
         """The result of the call, or None."""
         ...
+
+    def failed(self, feature: str, error: Exception) -> None:
+        """The feature failed where the caller has caught it: said once; it is off."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,14 @@ from seismograd.capture.suspicion import Suspicion
 from seismograd.record import NormSource
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(NamedTuple):
     """What the clipping said: its threshold, and the total norm that it used."""
 
     threshold: float | None  # None = by value, or by another norm than the Euclidean
     total: Tensor | float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """The norms of one step, complete."""
 
     parts: list[Part]
@@ -65,9 +63,10 @@ class Harvest:
                 parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
                 norms = _chosen(norms, owned)
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
-        if not self._tainted and self._still_holds(columns):
-            return
-        self._drop_overlapping(columns)
+        if self._parts:
+            if not self._tainted and self._still_holds(columns):
+                return
+            self._drop_overlapping(columns)
         if not self._parts:
             self._clip, self._tainted = None, False  # of gradients that are gone
         if norms is None:
@@ -125,6 +124,8 @@ class Harvest:
         self.forget()
         if not parts and clip is None:
             return Taken(self._measure(None), NormSource.OPTIMIZER_STEP, None)
+        if len(parts) == 1 and parts[0].columns is None and not tainted and parts[0].holds():
+            return Taken(parts, NormSource.OPTIMIZER_STEP if clip is None else NormSource.CLIP, clip)
         if not parts or tainted or not all(part.holds() for part in parts):
             return Taken(self._measure(None), NormSource.POST_MODIFICATION, clip)
         if all(part.columns is not None for part in parts):

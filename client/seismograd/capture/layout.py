@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seismograd.capture.norms import SMALL, accumulation
+from seismograd.capture.norms import MANY_SMALL, SMALL, accumulation
 from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
 from seismograd.capture.placement import Placement
 from seismograd.record import Catalog, Composition, Parameter
@@ -103,12 +103,15 @@ class Layout:
         device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
         self.device = device
         self.accumulation = accumulation(dtype, device)
-        # Places of small and large tensors, where numpy can take a share of the work.
+        self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
+        # Places of small and large tensors, where there are enough small ones for numpy to take a share of the work.
         self.small: list[int] = []
         self.large: list[int] = []
         if self.uniform and device.type == "cpu" and dtype in (torch.float32, torch.float64):
             for place, parameter in enumerate(self.parameters):
                 (self.small if parameter.numel() <= SMALL else self.large).append(place)
+        if len(self.small) < MANY_SMALL:
+            self.small, self.large = [], []
 
     def __len__(self) -> int:
         """Number of columns, t."""
@@ -118,11 +121,16 @@ class Layout:
         """Whether the optimizer has other parameters now, or a frozen one has thawed."""
         if group_sizes(optimizer) != self.group_sizes:
             return True
-        return any(parameter.grad is not None for parameter in self.frozen)
+        return bool(self.frozen) and any(parameter.grad is not None for parameter in self.frozen)
 
     def is_exactly(self, parameters: list[Tensor]) -> bool:
         """Whether the parameters are all columns in order."""
-        return len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
+        if parameters is self._exactly:
+            return True  # one clip asks three times
+        if len(parameters) != len(self.parameters) or not all(map(operator.is_, parameters, self.parameters)):
+            return False
+        self._exactly = parameters
+        return True
 
     def catalog(
         self,

@@ -6,6 +6,7 @@ Pure functions over tensors; nothing here synchronises a device but `census`, wh
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ has_foreach: Callable[[torch.device], bool] = _device_has_foreach_support
 # Up to this size numpy's BLAS computes a dot product without waking threads of its own, which would spin for
 # milliseconds beside those of training.
 SMALL = 10_000
+# Fewer small tensors than these are not worth the way through numpy, whose code is cold after a training step.
+MANY_SMALL = 32
+
+# The types of gradients that need no care: no DTensor, no other subclass.
+PLAIN: frozenset[type] = frozenset({Tensor})
+_dtype = operator.attrgetter("dtype")
 
 # Squares of half-precision elements leave the type at once, so their norms are taken in float32; a float32 norm of
 # float64 elements would round for nothing.
@@ -109,13 +116,20 @@ def norm_of(gradient: Tensor) -> Tensor:
     return norm
 
 
-def torch_norm(gradients: list[Tensor], foreach: bool | None) -> TorchNorm | None:
+def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = False) -> TorchNorm | None:
     """The total L2 norm, computed exactly as torch does; None where torch had better do it by itself.
 
-    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`.
+    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`. `alike`
+    says that all are plain tensors of parameters that were alike in device and type: grouping them, which costs as much
+    as a third of the norms, is then left out.
     """
-    if foreach is False or set(map(type, gradients)) != {Tensor}:
+    if foreach is False or not (alike or set(map(type, gradients)) == PLAIN):
         return None
+    if alike and len(set(map(_dtype, gradients))) == 1 and has_foreach(device := gradients[0].device):
+        try:
+            return _torch_norm_of_group(device, gradients)
+        except RuntimeError:
+            pass  # part of the model was moved to another device: grouped below
     grouped = group_by_kind([gradients])
     if not all(has_foreach(device) for device, _ in grouped):
         return None
@@ -124,7 +138,11 @@ def torch_norm(gradients: list[Tensor], foreach: bool | None) -> TorchNorm | Non
     ]
     if len(groups) > 1:
         return TorchNorm(_total_of_groups(groups, gradients[0].device), None, groups)
-    (_, dtype) = next(iter(grouped))
+    return _torch_norm_of_group(*groups[0])
+
+
+def _torch_norm_of_group(device: torch.device, gradients: list[Tensor]) -> TorchNorm:
+    dtype, groups = gradients[0].dtype, [(device, gradients)]
     if dtype is torch.bfloat16:
         # Rounding a float32 norm gives the bits that torch gets in bfloat16; for float16 that is not so.
         norms = stacked_norms(gradients, torch.float32)

@@ -224,7 +224,7 @@ def make_part(
 
 
 def _examine(part: Part, gradients: list[Tensor], suspects: frozenset[int]) -> None:
-    if part.norms.device.type == "cpu":
+    if part.norms.is_cpu:
         _look_closer(part, gradients, part.norms.numpy().tolist())
     elif suspects:
         chosen = [

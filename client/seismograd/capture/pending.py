@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -31,8 +32,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _DATA_CHARACTERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(NamedTuple):
     """What identifies a record."""
 
     optimizer: int
@@ -68,7 +68,7 @@ class Draft:
 
     def on_host(self) -> bool:
         """Whether every number is on the host already, so that nothing has to travel."""
-        return not self.device_scalars and all(part.norms.device.type == "cpu" for part in self.parts)
+        return not self.device_scalars and False not in [part.norms.is_cpu for part in self.parts]
 
 
 class PendingStep:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+_HAS_CUDA = torch.backends.cuda.is_built()  # asked several times a step: a CPU build answers without a call
+
 Array = npt.NDArray[np.float64]
 
 # A slot is busy from the copy until the sender has polled it: a few steps. Sixteen cover a second of 60 ms steps, and
@@ -138,7 +140,7 @@ class Readback:
 
 def capturing() -> bool:
     """Whether a CUDA graph is being captured: nothing may be launched into somebody's graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return _HAS_CUDA and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def host_number(value: Any) -> Tensor | float | None:

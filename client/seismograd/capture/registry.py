@@ -23,13 +23,16 @@ class Watch(Protocol):
 
     inert: bool
 
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
+
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
 
     def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
+    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
         """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
 
     def scaler_begins(self, scale: Tensor | None) -> None:

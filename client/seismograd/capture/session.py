@@ -54,7 +54,6 @@ class Session:
         *,
         config: object = None,
         first_step: int = 0,
-        at_step_boundary: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
         self._options = options
@@ -62,7 +61,7 @@ class Session:
         self._config = config
         self._optimizers = [innermost(optimizer) for optimizer in optimizers]
         self._guard = guard
-        self._at_step_boundary = at_step_boundary
+        self.at_step_boundary: Callable[[], None] | None = None  # called in the training thread after each step
         self._series: list[Series] = []
         self._ordinal = registry.next_monitor()
         self._identity: Identity | None = None
@@ -203,7 +202,8 @@ class Session:
             self._add(series.held, logged)
         if series.held.draft.logged or not self._waits_for_loss():
             self._release(series)
-        self._at_step_boundary()
+        if self.at_step_boundary is not None:
+            self.at_step_boundary()
 
     def _waits_for_loss(self) -> bool:
         return self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER

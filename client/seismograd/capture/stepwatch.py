@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from seismograd.capture.budget import Budget, Extra
 from seismograd.capture.guard import Guard
@@ -104,13 +105,21 @@ class OptimizerWatch:
 
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if not self.inert:
-            begin = self._begin_untraced if torch.compiler.is_compiling() else self._begin_step
-            begin(arguments, keywords)
+            if is_compiling():
+                self._begin_untraced(arguments, keywords)
+            else:
+                self._timed(self._begin, arguments, keywords)
 
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if not self.inert:
-            end = self._end_untraced if torch.compiler.is_compiling() else self._end_step
-            end()
+            if is_compiling():
+                self._end_untraced()
+            else:
+                self._timed(self._end)
+
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
+        return self.layout.uniform and self.layout.is_exactly(parameters)
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
@@ -122,7 +131,7 @@ class OptimizerWatch:
         if self._takes_norms():
             self._timed(self._harvest.add_gradients, gradients, norms)
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
+    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
         """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
         if not capturing():
             self._timed(self._note_clip, parameters, threshold, total)
@@ -147,7 +156,7 @@ class OptimizerWatch:
         """Inside a step the norms are taken already, unless a closure makes the gradients there."""
         return not capturing() and (self._with_closure or not self._in_step)
 
-    def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
+    def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
         clip = self._harvest.clipped(parameters, threshold, total)
         if self._draft is not None and self._in_step:
             # A clip in somebody's own step hook: the norms of this step were taken just before it.
@@ -157,7 +166,11 @@ class OptimizerWatch:
 
     def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
         began = time.perf_counter()
-        self._guard("capture", function, *arguments)
+        try:  # as the guard does, but this is the one place that runs several times a step
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
+            self.inert = True
+            self._guard.failed("capture", error)
         took = time.perf_counter() - began
         self._cost += took
         self.hook_seconds += took

@@ -83,6 +83,10 @@ class Starter:
         self._begun = [watch for watch in self._begun if watch.is_of(optimizer)]
         return began
 
+    def holds_alike(self, _parameters: list[Tensor]) -> bool:
+        """Nothing is known of them yet."""
+        return False
+
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: registry.Norms) -> None:
         """Gradients are about to be scaled: the last moment to begin."""
         clipped = set(map(id, parameters))
@@ -97,7 +101,7 @@ class Starter:
         for begun in self._begun:
             begun.gradients_measured(gradients, norms)
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | None) -> None:
+    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
         """The end of the clip with which a watch has begun."""
         for begun in self._begun:
             begun.after_clip(parameters, threshold, total)

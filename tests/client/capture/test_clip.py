@@ -38,6 +38,12 @@ def true_norms(model: nn.Module) -> list[float]:
     return [0.0 if p.grad is None else float(p.grad.double().norm()) for p in model.parameters()]
 
 
+def bits_of(parameter: Tensor) -> Any:
+    """The gradient's bytes, so that NaN equals NaN and minus zero does not equal zero."""
+    assert parameter.grad is not None
+    return parameter.grad.contiguous().view(torch.uint8).numpy()
+
+
 def two_calls(parameters: Any, limit: float) -> Tensor:
     parameters = list(parameters)
     total = early_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -98,6 +104,45 @@ def test_the_drop_in_leaves_the_bits_that_torch_leaves(watch: Watch, dtype: torc
         assert mine.grad is not None
         assert other.grad is not None
         assert torch.equal(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "share", [-1.0, 0.0, 1 - 2e-5, 1 - 1e-6, 1 - 1e-7, 1.0, 1 + 1e-7, 1 + 1e-6, 1 + 2e-5, math.inf, math.nan]
+)
+def test_at_the_edge_of_the_threshold_the_bits_are_those_of_torch_too(
+    watch: Watch, dtype: torch.dtype, share: float
+) -> None:
+    model = network(dtype)
+    twin = copy.deepcopy(model)
+    backward(model, dtype=dtype)
+    backward(twin, dtype=dtype)
+    watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    limit = share * float(early_total_norm([p.grad for p in twin.parameters() if p.grad is not None]))
+
+    seismograd.clip_grad_norm_(model.parameters(), limit)
+    seats.original("clip_grad_norm_")(list(twin.parameters()), limit)
+
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_array_equal(bits_of(mine), bits_of(other))
+
+
+def test_a_model_whose_parts_have_changed_their_type_since_is_clipped_as_torch_clips_it(watch: Watch) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watch(model, optimizer)
+    model[2].to(torch.float64)
+    twin = copy.deepcopy(model)
+    for each in (model, twin):
+        for place, parameter in enumerate(each.parameters()):
+            parameter.grad = torch.full_like(parameter, 1.0 + place / 7)
+
+    ours = seismograd.clip_grad_norm_(model.parameters(), 0.5)
+    theirs = seats.original("clip_grad_norm_")(list(twin.parameters()), 0.5)
+
+    assert torch.equal(ours, theirs)
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_array_equal(bits_of(mine), bits_of(other))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
