@@ -26,9 +26,12 @@ def row(case: Case, found: dict[int, Result]) -> str:
     cells: list[str] = [case.name]
     for world in WORLDS:
         result = found.get(world)
-        cells += ["", ""] if result is None else [f"{result.global_error:.0e}", f"{result.layer_error:.0e}"]
+        layers = "" if result is None or case.flat else f"{result.layer_error:.0e}"
+        cells += ["" if result is None else f"{result.global_error:.0e}", layers]
     unknown = next(iter(found.values())).unknown_layers
     marked = any(result.inexact for result in found.values())
+    if case.flat:
+        return "| " + " | ".join([*cells, "layers are flat parameters, marked as such"]) + " |"
     remarks = f"{len(unknown)} layers not known" * bool(unknown) + "; marked as inexact" * marked
     return "| " + " | ".join([*cells, remarks.removeprefix("; ")]) + " |"
 

@@ -52,5 +52,7 @@ CASES = (
     ),
     Case("TP + FSDP2", functools.partial(slicing.sliced_and_sharded, sequences=False), worlds=(4,)),
     Case("TP + sequence parallel + FSDP2", functools.partial(slicing.sliced_and_sharded, sequences=True), worlds=(4,)),
+    Case("FSDP1, original parameters", functools.partial(sharing.fsdp1, original=True)),
+    Case("FSDP1, flat parameters", functools.partial(sharing.fsdp1, original=False), flat=True),
     Case("Pipeline", slicing.pipeline, clips=False),
 )

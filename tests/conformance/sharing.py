@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conformance.models import BATCH, batch_of, loss_of, new_net
+from tests.conformance.models import BATCH, Block, batch_of, loss_of, new_net
 
 
 @dataclass
@@ -84,5 +85,11 @@ def hsdp(rank: int, world: int, dtype: torch.dtype) -> Shared:
 def fsdp1(rank: int, world: int, dtype: torch.dtype, *, original: bool) -> Shared:
     """FullyShardedDataParallel, with parameters of their own (`use_orig_params`) or one flat one."""
     model = new_net(oddities=False, dtype=dtype)
-    wrapped = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=original)
-    return Shared(wrapped, _data_parallel(wrapped, rank, world), wrapped.clip_grad_norm_)
+    wrapped = FullyShardedDataParallel(
+        model, device_id=torch.device("cpu"), use_orig_params=original, auto_wrap_policy=ModuleWrapPolicy({Block})
+    )
+
+    def clip(limit: float) -> Any:
+        return wrapped.clip_grad_norm_(limit)
+
+    return Shared(wrapped, _data_parallel(wrapped, rank, world), clip)

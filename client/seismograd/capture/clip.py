@@ -11,8 +11,7 @@ last bit: the same kernels in the same order, or torch's own code wherever the c
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -31,22 +30,19 @@ _ROUNDING = 1e-5
 _PRECISE = frozenset({torch.float32, torch.float64})
 
 
-class _Depth(threading.local):
+class Listening(threading.local):
     """Whether this thread is inside a clip that is already being listened to: nested hits count once."""
 
     nested = False
 
+    def __enter__(self) -> None:
+        self.nested = True
 
-_depth = _Depth()
+    def __exit__(self, *_: object) -> None:
+        self.nested = False
 
 
-@contextmanager
-def _listening() -> Iterator[None]:
-    _depth.nested = True
-    try:
-        yield
-    finally:
-        _depth.nested = False
+listening = Listening()
 
 
 def clip_grad_norm_(
@@ -72,7 +68,7 @@ def _clip_grad_norm(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    watches = () if _depth.nested else registry.watches()
+    watches = () if listening.nested else registry.watches()
     if not watches:
         unwatched: Tensor = original("clip_grad_norm_")(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
         return unwatched
@@ -90,7 +86,7 @@ def _clip_grad_norm(
         total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
         for watch in watches:
             watch.before_clip(owners, gradients, heard)
-        with _listening():
+        with listening:
             original("_clip_grads_with_norm_")(everyone, max_norm, total, foreach)
         for watch in watches:
             watch.after_clip(owners, float(max_norm), _known_total(total))
@@ -98,7 +94,7 @@ def _clip_grad_norm(
     for watch in watches:
         watch.before_clip(owners, gradients, None if measured is None else measured.norms)
     if measured is None or (error_if_nonfinite and not bool(torch.isfinite(measured.total))):
-        with _listening():
+        with listening:
             total = original("clip_grad_norm_")(everyone, max_norm, norm_type, error_if_nonfinite, foreach)
         value: Tensor | float = total
     else:
@@ -114,7 +110,7 @@ def _overheard_total(
     gradients: list[Tensor], error_if_nonfinite: bool, foreach: bool | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """What torch makes of gradients among which are DTensors, and the norms that it computed on the way."""
-    with _listening(), Overheard(gradients) as overheard:
+    with listening, Overheard(gradients) as overheard:
         total: Tensor = original("_get_total_norm")(gradients, 2.0, error_if_nonfinite, foreach)
     return total, overheard.norms
 
@@ -140,7 +136,7 @@ def _scale(measured: TorchNorm, total: Tensor | float, max_norm: float) -> None:
 def _get_total_norm(
     tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
 ) -> Tensor:
-    watches = () if _depth.nested else registry.watches()
+    watches = () if listening.nested else registry.watches()
     torch_total = original("_get_total_norm")
     if not watches:
         unwatched: Tensor = torch_total(tensors, norm_type, error_if_nonfinite, foreach)
@@ -165,7 +161,7 @@ def _clip_grads_with_norm(
     parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
     everyone = _listed(parameters)
-    watches = () if _depth.nested else registry.watches()
+    watches = () if listening.nested else registry.watches()
     owners, gradients, _ = _with_gradients(everyone) if watches else ([], [], None)
     for watch in watches:
         watch.before_clip(owners, gradients, None)
@@ -176,7 +172,7 @@ def _clip_grads_with_norm(
 
 def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     everyone = _listed(parameters)
-    watches = () if _depth.nested else registry.watches()
+    watches = () if listening.nested else registry.watches()
     owners, gradients, _ = _with_gradients(everyone) if watches else ([], [], None)
     for watch in watches:
         watch.before_clip(owners, gradients, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Layout:
                     parameter,
                     descriptions.get(id(parameter)) or _nameless(optimizer, column),
                     placement.piece_of(parameter, piece),
+                    placement.shape_of(parameter),
                 )
                 for column, (parameter, piece) in enumerate(
                     zip(self.parameters, self.own_pieces if pieces is None else pieces, strict=True)
@@ -167,11 +169,11 @@ def _nameless(optimizer: int, column: int) -> Description:
     return Description(f"optimizer{optimizer}.parameter{column}", "", UNKNOWN_DEPTH)
 
 
-def _parameter(parameter: Tensor, description: Description, piece: Piece) -> Parameter:
+def _parameter(parameter: Tensor, description: Description, piece: Piece, shape: tuple[int, ...]) -> Parameter:
     return Parameter(
         name=description.name,
-        shape=tuple(parameter.shape),
-        numel=parameter.numel(),
+        shape=shape,
+        numel=math.prod(shape),
         local_numel=local(parameter).numel(),
         dtype=str(parameter.dtype).removeprefix("torch."),
         module_type=description.module_type,

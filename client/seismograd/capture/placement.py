@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seismograd.capture.pieces import Piece, is_sharded
+from seismograd.capture.flat import Slice, slices_of
+from seismograd.capture.pieces import WHOLE, Piece, is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +28,32 @@ class Placement:
     ships_rows: bool = True
     strategy: str = "single"
     replicated: bool = False  # by DDP: whatever the parameters are, other processes hold the very same
+    slices: Mapping[int, Slice] = field(default_factory=dict)  # FSDP1's, by `id(parameter)`
 
     def piece_of(self, parameter: Tensor, piece: Piece) -> Piece:
         """What this process holds of a parameter, given what a DTensor says about itself."""
+        if self.slices and (own := self.slices.get(id(parameter))) is not None:
+            return own.piece
         if not is_sharded(parameter):
             return Piece(replica_index=self.replica_index, replication=self.replication)
         return piece.repeated(self.replica_index, self.replication) if self.replicated else piece
 
+    def shape_of(self, parameter: Tensor) -> tuple[int, ...]:
+        """The shape of the whole parameter."""
+        own = self.slices.get(id(parameter))
+        return tuple(parameter.shape) if own is None else own.shape
+
+    def flattens(self, parameters: Iterable[Tensor]) -> bool:
+        """Whether some of the parameters are several of the model's in one."""
+        return any(own.flat for parameter in parameters if (own := self.slices.get(id(parameter))) is not None)
+
     def ships(self, parameters: Iterable[Tensor], pieces: Iterable[Piece] | None) -> bool:
-        """Whether this process ships rows of columns that are such pieces of parameters; None = all are whole."""
+        """Whether this process ships rows of columns that are such pieces of parameters; None = plain ones."""
         if pieces is None:
-            return self.ships_rows
-        return any(self.piece_of(parameter, piece).ships for parameter, piece in zip(parameters, pieces, strict=True))
+            if not self.slices:
+                return self.ships_rows
+            pieces = itertools.repeat(WHOLE)
+        return any(self.piece_of(parameter, piece).ships for parameter, piece in zip(parameters, pieces, strict=False))
 
 
 def is_distributed() -> bool:
@@ -57,11 +73,12 @@ def placement_of(model: nn.Module | None, parameters: Iterable[Tensor]) -> Place
             replica, replication = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
             strategy = "mixed" if sharded else "ddp"
             return Placement(replica, replication, ships_rows=replica == 0, strategy=strategy, replicated=True)
-    strategy = _sharding(modules, sharded) if sharded else "ddp"
+    slices = slices_of(model)
+    strategy = _sharding(modules, sharded) if sharded else "fsdp1" if slices else "ddp"
     world = torch.distributed.get_world_size()
     if world == 1:
-        return Placement(strategy=strategy if sharded else "single")
-    return Placement(torch.distributed.get_rank(), world, strategy=strategy)
+        return Placement(strategy=strategy if sharded or slices else "single", slices=slices)
+    return Placement(torch.distributed.get_rank(), world, strategy=strategy, slices=slices)
 
 
 def _sharding(modules: Iterable[nn.Module], sharded: Iterable[Tensor]) -> str:

@@ -56,14 +56,15 @@ class Interception(Protocol):
 
 
 _watches: list[weakref.ref[Watch]] = []
-_interceptions: list[Interception] = []
+_interceptions: dict[Callable[[], Interception], Interception] = {}
 _monitors_begun = 0
 
 
 def add(watch: Watch, interceptions: Sequence[Callable[[], Interception]]) -> None:
-    """From now on the watch hears of clips and scalers. The first one lets the interceptions begin."""
-    if not _interceptions:
-        _interceptions.extend(begin() for begin in interceptions)
+    """From now on the watch hears of clips and scalers. The first that asks for an interception lets it begin."""
+    for begin in interceptions:
+        if begin not in _interceptions:
+            _interceptions[begin] = begin()
     _watches.append(weakref.ref(watch))
 
 
@@ -72,7 +73,7 @@ def remove(watch: Watch) -> None:
     _watches[:] = [reference for reference in _watches if reference() not in (None, watch)]
     if not _watches:
         while _interceptions:
-            _interceptions.pop().restore()
+            _interceptions.popitem()[1].restore()
 
 
 def watches() -> Sequence[Watch]:

@@ -51,6 +51,7 @@ class Series:
         self.layout: Layout = watch.layout
         self.pieces: Sequence[Piece] | None = None  # what the columns are of in the catalog's words
         self.owns_rows = True  # no other process ships norms by parameter that could stand for ours
+        self.flattened = False  # some columns are several parameters in one
         self.catalog_version = 0
         self._versions: dict[Sequence[Piece] | None, int] = {}
         self._newest = -1
@@ -75,6 +76,7 @@ class Series:
         self.catalog_version = self._versions[pieces]
         self.pieces = pieces
         self.owns_rows = placement.ships(layout.parameters, pieces)
+        self.flattened = placement.flattens(layout.parameters)
         return layout.catalog(self.index, self.catalog_version, placement, descriptions, pieces)
 
 

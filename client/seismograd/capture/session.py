@@ -13,6 +13,8 @@ from seismograd.capture import registry
 from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
 from seismograd.capture.data import identify_data
+from seismograd.capture.flat import is_flattening
+from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.forward_order import ForwardOrder
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
@@ -27,7 +29,7 @@ from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.wrapped import innermost
 from seismograd.options import Options
 from seismograd.outbox.sender import Sender
-from seismograd.record import Quantity
+from seismograd.record import Quantity, RecordFlag
 
 _log = logging.getLogger("seismograd")
 
@@ -79,8 +81,11 @@ class Session:
             Series(index, self._watch(optimizer), first_step) for index, optimizer in enumerate(self._optimizers)
         ]
         self._by_watch = {id(series.watch): series for series in self._series}
+        interceptions: list[Callable[[], registry.Interception]] = [ClipInterception, ScalerInterception]
+        if model is not None and any(map(is_flattening, model.modules())):
+            interceptions.append(FlatClipInterception)
         for series in self._series:
-            registry.add(series.watch, (ClipInterception, ScalerInterception))
+            registry.add(series.watch, interceptions)
             series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
             series.watch.begin_sampling()
 
@@ -185,6 +190,8 @@ class Session:
         draft.ships_rows = series.owns_rows and self._options.capture == "layers"
         draft.ships_local = self._options.capture == "layers"
         draft.replica = not series.owns_rows
+        if series.flattened:
+            draft.flags |= RecordFlag.FLATTENED
         on_host = draft.on_host()
         try:
             transfers = [] if on_host else [send(series.readback, draft)]

@@ -30,7 +30,6 @@ from seismograd_server.model import (
 
 # Values that may be compared at once where several replicas shipped the same shard: 32 MiB of float64.
 _CUBE_VALUES = 2**22
-_INEXACT_FLAGS = RecordFlag.INEXACT | RecordFlag.FLATTENED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +124,7 @@ def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
         layer_norms=layer_norms,
         nonfinite=nonfinite,
         nonfinite_layers=nonfinite_layers,
-        inexact=inexact | ((flags & np.uint16(_INEXACT_FLAGS)) != 0),
+        inexact=inexact | ((flags & np.uint16(RecordFlag.INEXACT)) != 0),
         sources=sources,
         flags=flags,
         loss=mean_over_ranks(rank_loss, rank_loss_known),
