@@ -133,6 +133,7 @@ class RunIdentity:
     device_name: str = ""
     device_uuid: str = ""
     driver_version: str = ""
+    host_facts: Mapping[str, str] = field(default_factory=dict)
     config_json: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[OptimizerInfo, ...] = ()

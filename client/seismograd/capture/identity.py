@@ -7,7 +7,6 @@ for it: by `check`, which never blocks, because a waiting `get` would hold the s
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -26,6 +25,7 @@ import torch
 import torch.distributed
 
 from seismograd.capture.configuration import configuration_json
+from seismograd.capture.host import device_facts, host_facts
 from seismograd.capture.placement import is_distributed
 from seismograd.options import LaunchEnvironment, Options
 from seismograd.record import OptimizerInfo, RunIdentity
@@ -75,6 +75,12 @@ class Identity:
         self._ordinal = ordinal
         self._session = uuid.uuid4().hex
         self._config_json = configuration_json(config)
+        if config is not None and not self._config_json:
+            _log.warning(
+                "config: a %s has no named entries, so the run has no configuration; give a mapping, a dataclass or a"
+                " namespace",
+                type(config).__name__,
+            )
         self._optimizers = tuple(optimizers)
         self._strategy = strategy
         self._device = device
@@ -102,7 +108,7 @@ class Identity:
             self._launch_id = self._agree()
         if self._launch_id is None:
             return None
-        name, uuid_, driver = _describe(self._device)
+        name, uuid_, driver = device_facts(self._device)
         return RunIdentity(
             project=self._options.project,
             run=self._options.run or default_run_name(self._launch_id),
@@ -121,6 +127,7 @@ class Identity:
             device_name=name,
             device_uuid=uuid_,
             driver_version=driver,
+            host_facts=host_facts(self._environment),
             config_json=self._config_json,
             tags=dict(self._options.tags),
             optimizers=self._optimizers,
@@ -185,7 +192,7 @@ def optimizer_info(index: int, optimizer: torch.optim.Optimizer) -> OptimizerInf
     kind = type(optimizer)
     first = optimizer.param_groups[0] if optimizer.param_groups else {}
     settings = {key: _plain(value) for key, value in first.items() if key != "params"}
-    return OptimizerInfo(index, f"{kind.__module__}.{kind.__qualname__}", json.dumps(settings, sort_keys=True))
+    return OptimizerInfo(index, f"{kind.__module__}.{kind.__qualname__}", configuration_json(settings))
 
 
 def _plain(value: object) -> object:
@@ -195,12 +202,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
-
-
-def _describe(device: torch.device) -> tuple[str, str, str]:
-    """Name, UUID and driver version of the device; empty where unknown."""
-    if device.type != "cuda":
-        return platform.processor() or platform.machine(), "", ""
-    properties = torch.cuda.get_device_properties(device)
-    driver = getattr(torch._C, "_cuda_getDriverVersion", None)  # noqa: SLF001 - torch has no public way
-    return properties.name, str(getattr(properties, "uuid", "")), str(driver()) if driver is not None else ""

@@ -155,6 +155,7 @@ def decode_identity(request: telemetry.OpenRunRequest) -> RunIdentity:
         device_name=request.host.device_name,
         device_uuid=request.host.device_uuid,
         driver_version=request.host.driver_version,
+        host_facts=dict(request.host.facts),
         config_json=request.config_json,
         tags=dict(request.tags),
         optimizers=tuple(

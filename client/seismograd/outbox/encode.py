@@ -211,6 +211,7 @@ def encode_open(
             device_name=identity.device_name,
             device_uuid=identity.device_uuid,
             driver_version=identity.driver_version,
+            facts=identity.host_facts,
         ),
         config_json=identity.config_json,
         tags=identity.tags,

@@ -161,7 +161,14 @@ class ClientInfo(_message.Message):
     def __init__(self, version: _Optional[str] = ..., python_version: _Optional[str] = ..., framework: _Optional[str] = ..., strategy: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HostInfo(_message.Message):
-    __slots__ = ("hostname", "process_id", "local_rank", "device_type", "device_name", "device_uuid", "driver_version")
+    __slots__ = ("hostname", "process_id", "local_rank", "device_type", "device_name", "device_uuid", "driver_version", "facts")
+    class FactsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
     LOCAL_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +176,7 @@ class HostInfo(_message.Message):
     DEVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     DEVICE_UUID_FIELD_NUMBER: _ClassVar[int]
     DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     process_id: int
     local_rank: int
@@ -176,7 +184,8 @@ class HostInfo(_message.Message):
     device_name: str
     device_uuid: str
     driver_version: str
-    def __init__(self, hostname: _Optional[str] = ..., process_id: _Optional[int] = ..., local_rank: _Optional[int] = ..., device_type: _Optional[str] = ..., device_name: _Optional[str] = ..., device_uuid: _Optional[str] = ..., driver_version: _Optional[str] = ...) -> None: ...
+    facts: _containers.ScalarMap[str, str]
+    def __init__(self, hostname: _Optional[str] = ..., process_id: _Optional[int] = ..., local_rank: _Optional[int] = ..., device_type: _Optional[str] = ..., device_name: _Optional[str] = ..., device_uuid: _Optional[str] = ..., driver_version: _Optional[str] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class OptimizerInfo(_message.Message):
     __slots__ = ("optimizer", "class_name", "hyperparameters_json")

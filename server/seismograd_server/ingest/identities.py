@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from seismograd_proto.v1 import telemetry
 from seismograd_server.errors import InvalidBatchError
@@ -56,6 +57,7 @@ def decode_identity(request: telemetry.OpenRunRequest, limits: IngestLimits, now
         device_name=text("host.device_name", host.device_name),
         device_uuid=text("host.device_uuid", host.device_uuid),
         driver_version=text("host.driver_version", host.driver_version),
+        host_facts=_facts(host.facts, limits),
         config_json=_json("config_json", request.config_json, limits),
         tags=dict(request.tags),
         optimizers=tuple(_optimizer(each, limits) for each in request.optimizers),
@@ -63,6 +65,14 @@ def decode_identity(request: telemetry.OpenRunRequest, limits: IngestLimits, now
         # Only what this server can ask for.
         capabilities=tuple(kind.capability for kind in DirectiveKind if kind.capability in client.capabilities),
     )
+
+
+def _facts(facts: Mapping[str, str], limits: IngestLimits) -> dict[str, str]:
+    if len(facts) > limits.max_tags:
+        raise InvalidBatchError("host.facts", f"has {len(facts)} entries: at most {limits.max_tags} are taken")
+    for name, value in facts.items():
+        check_tag(name, value, limits, field="host.facts")
+    return dict(facts)
 
 
 def decode_catalog(wire: telemetry.Catalog, limits: IngestLimits) -> Catalog:

@@ -79,15 +79,15 @@ def check_path_name(field: str, value: str, limits: IngestLimits) -> str:
     return value
 
 
-def check_tag(key: str, value: str, limits: IngestLimits) -> None:
-    """Check one tag of a run.
+def check_tag(key: str, value: str, limits: IngestLimits, field: str = "tags") -> None:
+    """Check one tag of a run, or what is named like one.
 
     Raises:
         InvalidBatchError: the key is not an identifier, or the value is no name.
     """
     if not _TAG_KEY.match(key):
-        raise InvalidBatchError("tags", f"key {key[:70]!r} must match [a-zA-Z_][a-zA-Z0-9_]{{0,63}}")
-    check_name(f"tags[{key}]", value, limits, required=False)
+        raise InvalidBatchError(field, f"key {key[:70]!r} must match [a-zA-Z_][a-zA-Z0-9_]{{0,63}}")
+    check_name(f"{field}[{key}]", value, limits, required=False)
 
 
 def shortened(text: str, max_bytes: int) -> str:

@@ -47,6 +47,7 @@ class RankIdentity:
     device_name: str = ""
     device_uuid: str = ""
     driver_version: str = ""
+    host_facts: Mapping[str, str] = field(default_factory=dict)  # by name, as the client found them
     config_json: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[OptimizerInfo, ...] = ()
@@ -116,6 +117,8 @@ class Rank:
     outcome: str  # "", "finished" or "failed"
     reason: str
     capabilities: frozenset[str] = frozenset()  # what its client understands
+    driver_version: str = ""
+    host_facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Composition(enum.IntEnum):

@@ -152,6 +152,8 @@ def rank_json(rank: Rank) -> Json:
         "hostname": rank.hostname,
         "device_name": rank.device_name,
         "device_uuid": rank.device_uuid,
+        "driver_version": rank.driver_version,
+        "host": dict(rank.host_facts),
         "process_id": rank.process_id,
         "opened_at": rank.opened_at,
         "last_seen_at": rank.last_seen_at,

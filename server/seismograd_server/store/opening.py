@@ -94,6 +94,8 @@ def rank_of(row: AnyRow) -> Rank:
         outcome=row.outcome,
         reason=row.reason,
         capabilities=frozenset(row.capabilities.split()),
+        driver_version=row.driver_version,
+        host_facts=json.loads(row.host_facts) if row.host_facts else {},
     )
 
 
@@ -222,6 +224,7 @@ def _insert_rank(connection: Connection, launch: Launch, identity: RankIdentity,
             device_name=identity.device_name,
             device_uuid=identity.device_uuid,
             driver_version=identity.driver_version,
+            host_facts=json.dumps(dict(identity.host_facts)) if identity.host_facts else "",
             client_version=identity.client_version,
             python_version=identity.python_version,
             clock_skew_seconds=identity.clock_skew_seconds,

@@ -113,6 +113,7 @@ ranks = Table(
     Column(
         "capabilities", Text, nullable=False, server_default=text("''")
     ),  # what its client understands, with blanks between
+    Column("host_facts", Text, nullable=False, server_default=text("''")),  # a JSON object, or nothing
     UniqueConstraint("launch_row", "rank"),
     sqlite_autoincrement=True,
 )

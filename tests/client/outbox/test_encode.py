@@ -207,6 +207,7 @@ def test_an_identity_survives_the_wire() -> None:
         device_name="H200",
         device_uuid="GPU-1",
         driver_version="550",
+        host_facts={"cpu": "EPYC", "nccl": "2.27.3"},
         config_json='{"lr": 0.1}',
         tags={"team": "nlp"},
         optimizers=(OptimizerInfo(0, "torch.optim.adamw.AdamW", "{}"),),

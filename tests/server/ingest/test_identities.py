@@ -31,7 +31,9 @@ def test_an_identity_arrives_with_every_field() -> None:
     identity = decode_identity(
         request(
             client=telemetry.ClientInfo(version="0.1", framework="torch 2.13.0", strategy="ddp"),
-            host=telemetry.HostInfo(hostname="node-1", process_id=42, local_rank=1, device_type="cuda"),
+            host=telemetry.HostInfo(
+                hostname="node-1", process_id=42, local_rank=1, device_type="cuda", facts={"cpu": "EPYC"}
+            ),
             config_json='{"lr": 0.1}',
             tags={"team": "speech"},
             optimizers=[telemetry.OptimizerInfo(class_name="AdamW", hyperparameters_json='{"lr": 0.1}')],
@@ -42,6 +44,7 @@ def test_an_identity_arrives_with_every_field() -> None:
     )
     assert identity.key == RunKey("mt", "lstm-7")
     assert (identity.rank, identity.world_size, identity.hostname, identity.process_id) == (1, 2, "node-1", 42)
+    assert identity.host_facts == {"cpu": "EPYC"}
     assert identity.optimizers == (OptimizerInfo(0, "AdamW", '{"lr": 0.1}'),)
     assert dict(identity.tags) == {"team": "speech"}
     assert identity.clock_skew_seconds == 3.0

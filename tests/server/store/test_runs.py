@@ -64,6 +64,7 @@ def test_the_first_rank_makes_its_run_and_its_launch(runs: RunRepository, make_i
         framework="torch 2.13.0",
         strategy="ddp",
         device_uuid="GPU-1",
+        host_facts={"cpu": "EPYC", "nccl": "2.27.3"},
         optimizers=(OptimizerInfo(0, "torch.optim.sgd.SGD", '{"lr": 1}'),),
     )
 
@@ -72,6 +73,7 @@ def test_the_first_rank_makes_its_run_and_its_launch(runs: RunRepository, make_i
     assert not opened.resumed
     assert (opened.launch.attempt, opened.launch.world_size) == (1, 2)
     assert (opened.rank.rank, opened.rank.process_id, opened.rank.device_uuid) == (0, 4711, "GPU-1")
+    assert opened.rank.host_facts == {"cpu": "EPYC", "nccl": "2.27.3"}
     assert opened.run == runs.get(RunKey("mt", "lstm"))
     assert (opened.run.state, opened.run.started_at, opened.run.attempts) == (RunState.RUNNING, 10.0, 1)
     assert (opened.run.tags, opened.run.config_json) == ({"team": "räum"}, '{"lr": 1}')
