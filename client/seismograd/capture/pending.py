@@ -28,6 +28,7 @@ from seismograd.record import (
 )
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 # As much of the data's identity as the wire takes (4,096 bytes), counted in characters of at most 4 bytes.
 _DATA_CHARACTERS = 1024
 
@@ -258,8 +259,14 @@ def _nonfinite(found: list[tuple[int, int, int, int]]) -> Nonfinite | None:
 
 
 def _narrow(row: Float64) -> Float32:
-    """float32, where a norm beyond its range stays the largest finite one: Inf would say what is not so."""
-    return np.minimum(row, _LARGEST).astype("<f4")
+    """float32, where a norm beyond its range stays the largest finite one, and one below it the smallest above zero.
+
+    Inf and 0 would say what is not so: that something is broken, or dead.
+    """
+    narrow = np.minimum(row, _LARGEST).astype("<f4")
+    if np.count_nonzero(narrow) < np.count_nonzero(row):
+        narrow[(narrow == 0.0) & (row > 0.0)] = _SMALLEST
+    return narrow
 
 
 def _number(arrived: Mapping[object, Array | None], name: object, otherwise: Tensor | float | None) -> float | None:
