@@ -6,6 +6,8 @@ import numpy as np
 
 from seismograd.record import Float32, Nonfinite, StepRecord
 
+_WIRE = np.dtype("<f4")  # numpy has one object for it; another byte order, or another type, is another object
+
 # What the Python objects of one record weigh besides its arrays: record, dict of scalars, numbers, array headers.
 RECORD_OVERHEAD = 1536
 
@@ -32,7 +34,7 @@ def normalise(record: StepRecord) -> StepRecord:
     columns = [*record.tensors.values(), *([] if record.gradient_norms is None else [record.gradient_norms])]
     if record.nonfinite is not None:
         _require_counts(record.nonfinite)
-    if all(_is_wire_ready(column) for column in columns):
+    if False not in [_is_wire_ready(column) for column in columns]:  # every step comes by: no generator
         return record
     norms = None if record.gradient_norms is None else _float32(record.gradient_norms)
     tensors = {quantity: _float32(column) for quantity, column in record.tensors.items()}
@@ -44,7 +46,7 @@ def normalise(record: StepRecord) -> StepRecord:
 
 
 def _is_wire_ready(column: Float32) -> bool:
-    return column.dtype == np.dtype("<f4") and column.ndim == 1 and column.flags.c_contiguous
+    return column.dtype is _WIRE and column.ndim == 1 and column.flags.c_contiguous
 
 
 def _float32(column: object) -> Float32:
