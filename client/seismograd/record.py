@@ -68,6 +68,14 @@ class Quantity(enum.IntEnum):
     LOCAL_GRADIENT_NORM = 14
 
 
+class Travels(enum.IntEnum):
+    """What of a record leaves this rank as an ordinary one; the flight recorder keeps all of it."""
+
+    ALL = 0
+    LOCAL = 1  # totals and digest, and the norms of the local gradients: a replica whose row another one ships
+    TOTALS = 2  # totals and digest: the job wants no more
+
+
 class Composition(enum.IntEnum):
     """How local norms compose to the whole gradient's (numbers as on the wire)."""
 
@@ -154,7 +162,8 @@ class StepRecord:
     """One optimizer's step on this rank.
 
     `gradient_norms` is float32[t], the L2 norm of the finite elements of each local gradient, before clipping and after
-    unscaling; None when only the total was captured. `tensors` holds sampled float32[t] columns.
+    unscaling; None when only the total was captured. A record that does not travel whole has a `total_norm`. `tensors`
+    holds sampled float32[t] columns.
     """
 
     optimizer: int
@@ -173,6 +182,7 @@ class StepRecord:
     scalars: Mapping[Quantity, float] = field(default_factory=dict)
     tensors: Mapping[Quantity, Float32] = field(default_factory=dict)
     data_ids: str | None = None
+    travels: Travels = Travels.ALL
 
 
 def digest_of(row: Float32) -> int:

@@ -53,6 +53,10 @@ class Budget:
             chosen = frozenset(each for each in Extra if count % (self._every << self.doublings[each]) == 0)
         return chosen | self._affordable() if count < self._first else chosen
 
+    def all_of_it(self) -> frozenset[Extra]:
+        """Everything, for a step that somebody asked to see whole; nothing where the job wants nothing sampled."""
+        return _NOTHING if self._every == 0 else _EVERYTHING
+
     def step_took(self, seconds: float) -> None:
         """A step without extras took this long."""
         self._step_seconds = _blend(self._step_seconds, seconds)

@@ -24,6 +24,7 @@ from seismograd.record import (
     RecordFlag,
     RecordKind,
     StepRecord,
+    Travels,
     digest_of,
 )
 
@@ -193,13 +194,14 @@ class PendingStep:
             source=source,
             flags=flags,
             catalog_version=heading.catalog_version,
-            gradient_norms=narrow if draft.ships_rows else None,
+            gradient_norms=narrow,
             total_norm=total,
             digest=digest_of(narrow) if draft.replica else None,
             nonfinite=_nonfinite(composed.found),
             scalars=scalars,
             tensors=_sampled(draft, heading.columns, arrived, scale),
             data_ids=_data_ids(draft.data, arrived.get("data")),
+            travels=Travels.ALL if draft.ships_rows else Travels.LOCAL if draft.ships_local else Travels.TOTALS,
         )
 
 
@@ -345,11 +347,10 @@ def _sampled(
 ) -> dict[Quantity, Float32]:
     """Sampled columns, float32[t]; NaN = this parameter was not sampled."""
     found = {}
-    if draft.ships_rows:
-        for quantity, (places, _) in draft.tensors.items():
-            divisor = scale if quantity is Quantity.MAX_ABS else None
-            found[quantity] = places, arrived.get(("tensor", quantity)), divisor
-    if draft.ships_local and draft.local_norms is not None:
+    for quantity, (places, _) in draft.tensors.items():
+        divisor = scale if quantity is Quantity.MAX_ABS else None
+        found[quantity] = places, arrived.get(("tensor", quantity)), divisor
+    if draft.local_norms is not None:
         local_scale = _number(arrived, "local_scale", draft.local_scale)
         found[Quantity.LOCAL_GRADIENT_NORM] = draft.local_norms[0], arrived.get("local_norms"), local_scale
     sampled = {}

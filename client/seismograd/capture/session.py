@@ -199,6 +199,9 @@ class Session:
             self._say_ring_full()
             return
         step = series.numbering.begin_step()
+        until = self._sender.sample_until
+        if until is not None and step < until:
+            series.watch.sample_next()
         series.held = Held(draft, step, series.catalog_version, len(series.layout), transfers, on_host)
         if series.index != 0:
             self._release(series)

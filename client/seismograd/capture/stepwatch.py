@@ -55,6 +55,7 @@ class OptimizerWatch:
         self.suspicion = Suspicion()
         self.shared_model = False  # other ranks hold the same parameters: local norms are worth taking
         self.samples_weights = True  # this process ships columns by parameter
+        self._whole = False  # the next step is for the flight recorder, whoever ships columns
         self.hook_seconds = 0.0
         self.hook_calls = 0
         self._optimizer = optimizer
@@ -193,7 +194,7 @@ class OptimizerWatch:
         # With a closure the gradients come into being inside the step: they are measured when it ends.
         self._with_closure = closure is not None
         self._draft = None if self._with_closure else self._make_draft()
-        if self._sampled and self.samples_weights:
+        if self._sampled and (self.samples_weights or self._whole):
             self._probes.before_step(self.layout, self._sampled)
 
     def _end(self) -> None:
@@ -264,7 +265,7 @@ class OptimizerWatch:
             self._budget.samples_took(self._probes.take_costs())
         self._cost = 0.0
         self._count += 1
-        self._sampled = self._budget.samples(self._count)
+        self._sampled, self._whole = self._budget.samples(self._count), False
         if self._sampled or self._harvest.examine is not None:
             self._examine_largest()
         last = self.layout.parameters[-1].grad if self.layout.parameters else None
@@ -304,9 +305,14 @@ class OptimizerWatch:
         if Extra.LOCAL in self._sampled:
             self._arm_local()
 
+    def sample_next(self) -> None:
+        """The next step is to be sampled whole, whatever the budget says."""
+        self._sampled, self._whole = self._budget.all_of_it(), True
+        self._examine_largest()
+
     def _examine_largest(self) -> None:
         """Looks for the largest elements wherever norms are taken for a sampled step."""
-        wanted = Extra.LARGEST in self._sampled and self.samples_weights
+        wanted = Extra.LARGEST in self._sampled and (self.samples_weights or self._whole)
         self._harvest.examine = self._probes.examine if wanted else None
 
     def _arm_local(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from seismograd.record import Float32, Nonfinite, StepRecord
+from seismograd.record import Float32, Nonfinite, Quantity, StepRecord, Travels
 
 _WIRE = np.dtype("<f4")  # numpy has one object for it; another byte order, or another type, is another object
 
@@ -24,6 +26,15 @@ def record_size(record: StepRecord) -> int:
     if record.data_ids is not None:
         size += len(record.data_ids)
     return size
+
+
+def travelling(record: StepRecord) -> StepRecord:
+    """The record as it leaves this rank: without what only its flight recorder holds."""
+    if record.travels is Travels.ALL:
+        return record
+    local = Quantity.LOCAL_GRADIENT_NORM
+    tensors = {local: record.tensors[local]} if record.travels is Travels.LOCAL and local in record.tensors else {}
+    return replace(record, gradient_norms=None, tensors=tensors, travels=Travels.ALL)
 
 
 def normalise(record: StepRecord) -> StepRecord:

@@ -16,8 +16,8 @@ from seismograd_proto.v1 import telemetry
 # The server refuses longer batches, so that one sender cannot hold up a tick.
 MAX_BATCH_RECORDS = 2000
 
-# What a job can act on: `should_checkpoint()`, `should_stop()`.
-CAPABILITIES = ("checkpoint", "stop")
+# What can be asked of a job: its flight recorder, `should_checkpoint()`, `should_stop()`.
+CAPABILITIES = ("capture_more", "checkpoint", "stop")
 
 
 def group(records: Iterable[StepRecord]) -> Iterator[list[StepRecord]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from seismograd.outbox.queue import Queue, StreamMark
@@ -25,8 +25,10 @@ _MOST_NEWS = 256
 class Inbound:
     """Applies responses to the queue and keeps the news for the job. A server that lies can lose nothing with it."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, capture: Callable[[Directive], None]) -> None:
+        """`capture` takes what concerns the flight recorder: nothing that the job would have to decide."""
         self._queue = queue
+        self._capture = capture
         self._notices: deque[AlertNotice] = deque(maxlen=_MOST_NEWS)
         self._directives: deque[Directive] = deque(maxlen=_MOST_NEWS)
         self._rejections_said: set[str] = set()
@@ -44,9 +46,8 @@ class Inbound:
         for each in response.directives:
             if each.kind in _DIRECTIVE_KINDS:
                 kind = DirectiveKind(each.kind)
-                self._directives.append(
-                    Directive(each.directive_id, kind, each.reason, each.alert_id, each.first_step, each.last_step)
-                )
+                take = self._capture if kind is DirectiveKind.CAPTURE_MORE else self._directives.append
+                take(Directive(each.directive_id, kind, each.reason, each.alert_id, each.first_step, each.last_step))
 
     def _reject(self, rejection: telemetry.Rejection, rank_handle: int) -> None:
         if rejection.rank_handle != rank_handle or rejection.kind not in _KINDS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from seismograd.options import Options
+from seismograd.outbox.columns import travelling
 from seismograd.outbox.encode import encode_batch, encode_gap, group
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.flight import Flight
@@ -134,7 +135,7 @@ class Lane:
                 self._stream.send(telemetry.StreamStepsRequest(catalogs=[catalog]).SerializeToString())
 
     def _encode(self, frame: telemetry.StreamStepsRequest, stream: StreamName, records: list[StepRecord]) -> None:
-        for batch in group(records):
+        for batch in group(map(travelling, records)):
             try:
                 frame.batches.append(encode_batch(self._handle, batch))
             except (ValueError, TypeError, OverflowError) as error:

@@ -15,7 +15,7 @@ from seismograd.outbox.guard import AnomalyGuard
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.queue import Parcel, QueueTotals, StreamMark, Unsent, add_up
 from seismograd.outbox.streamlog import Gap, Item, StreamLog, StreamName
-from seismograd.record import StepRecord
+from seismograd.record import RecordKind, StepRecord
 
 # Size of the first records, until one has been looked at: 150 parameters with two sampled columns.
 _FIRST_SIZE = 4096
@@ -134,7 +134,10 @@ class MemoryQueue:
         """Takes in a record that is finished; the sequences of a stream rise."""
         try:
             stream = StreamName(record.kind, record.optimizer)
-            anomalous = self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
+            # A detail is history: its step was urgent when it was made.
+            anomalous = record.kind is RecordKind.STEP and (
+                self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
+            )
             size = record_size(record)
         except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
             with self._lock:
@@ -242,7 +245,8 @@ class MemoryQueue:
     def durable(self, stream: StreamName) -> int:
         """First sequence that the server has not committed."""
         with self._lock:
-            return self._streams[stream].durable
+            log = self._streams.get(stream)
+            return 0 if log is None else log.durable
 
     def discard(self, stream: StreamName, first: int, end: int, reason: str) -> int:
         """Gives records up; they are counted and declared. Returns how many there were."""
@@ -308,4 +312,4 @@ class MemoryQueue:
 
 
 def _is_known_anomalous(record: StepRecord | PendingRecord) -> bool:
-    return type(record) is StepRecord and record.nonfinite is not None
+    return type(record) is StepRecord and record.nonfinite is not None and record.kind is RecordKind.STEP

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seismograd.record import Nonfinite, NormSource, Quantity, RecordFlag, RecordKind, StepRecord
+from seismograd.record import Nonfinite, NormSource, Quantity, RecordFlag, RecordKind, StepRecord, Travels
 
 VERSION = 1  # of this layout; another one is not read
 
@@ -21,6 +21,7 @@ VERSION = 1  # of this layout; another one is not read
 # non-finite parameters, bytes of data ids | sequence, step, digest | time, total norm
 _FIXED = struct.Struct("<BBBBHHHHIIIIIIQqQdd")
 _HAS_NORMS, _HAS_TOTAL, _HAS_DIGEST, _HAS_NONFINITE, _HAS_DATA = 1, 2, 4, 8, 16
+_TRAVELS = 32  # two bits from here on
 _NONFINITE_BYTES = 4 + 3 * 8  # per parameter concerned
 
 
@@ -51,7 +52,7 @@ def pack(record: StepRecord) -> bytes:
         record.nonfinite,
         record.data_ids,
     )
-    there = 0
+    there = record.travels * _TRAVELS
     columns = concerned = 0
     parts: list[bytes] = [b""]
     scalars = record.scalars
@@ -102,7 +103,7 @@ def pack(record: StepRecord) -> bytes:
         record.step,
         digest or 0,
         record.time_unix_seconds,
-        total or 0.0,
+        0.0 if total is None else total,  # not `or`: -0.0 is a value
     )
     return b"".join(parts)
 
@@ -170,6 +171,7 @@ def _parse(packed: bytes, fixed: tuple[Any, ...]) -> tuple[StepRecord, int]:
         scalars={Quantity(quantity): value for quantity, value in zip(named[:scalars], named[scalars:], strict=True)},
         tensors=sampled,
         data_ids=packed[place:].decode("utf-8", "surrogatepass") if there & _HAS_DATA else None,
+        travels=Travels(there // _TRAVELS & 3),
     )
     return record, place + ids
 

@@ -96,6 +96,7 @@ class Sender:
             uniform=self._uniform,
             identity=identity,
             post=self._mailbox.put,
+            rings=self._queue.rings,
         )
 
     def offer(self, record: StepRecord | PendingRecord) -> None:
@@ -148,6 +149,11 @@ class Sender:
     def take_directives(self) -> list[Directive]:
         """Directives that arrived since the last call."""
         return [] if self._shipper is None or self._is_inert() else self._shipper.inbound.take_directives()
+
+    @property
+    def sample_until(self) -> int | None:
+        """Number of the last step that the server wants sampled whole; None before it has asked for any."""
+        return None if self._shipper is None else self._shipper.recorder.sample_until
 
     @property
     def rings(self) -> Rings:

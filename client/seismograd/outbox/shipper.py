@@ -17,14 +17,16 @@ from typing import Literal
 from seismograd.options import Options
 from seismograd.outbox.backoff import Backoff
 from seismograd.outbox.clock import Clock
-from seismograd.outbox.encode import encode_open
+from seismograd.outbox.encode import encode_answer, encode_open
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.inbound import Inbound, marks_of
 from seismograd.outbox.lane import Lane
 from seismograd.outbox.queue import Queue
+from seismograd.outbox.recorder import Recorder
 from seismograd.outbox.report import Phase
+from seismograd.outbox.rings import Rings
 from seismograd.outbox.transport import Transport, TransportError
-from seismograd.record import RunIdentity
+from seismograd.record import DirectiveAnswer, RunIdentity
 from seismograd_proto.v1 import telemetry
 
 _log = logging.getLogger("seismograd")
@@ -68,6 +70,7 @@ class Shipper:
         uniform: Callable[[], float],
         identity: Callable[[], RunIdentity | None],
         post: Callable[[Callable[[], None]], None],
+        rings: Rings,
     ) -> None:
         self._server = options.server
         self._queue = queue
@@ -79,7 +82,8 @@ class Shipper:
         self._identity: RunIdentity | None = None
         self._backoff = Backoff(uniform)
         self.lane = Lane(options, queue, extras)
-        self.inbound = Inbound(queue)
+        self.recorder = Recorder(rings, queue, self._answer, options.queue_bytes // 2)
+        self.inbound = Inbound(queue, self.recorder.ask)
         self.phase = Phase.WAITING
         self.last_error = ""
         self._connection = 0  # what earlier connections still say is ignored
@@ -103,8 +107,12 @@ class Shipper:
         if self.phase in (Phase.WAITING, Phase.BACKING_OFF) and now >= self._not_before:
             self._connect()
         if self.phase is Phase.STREAMING:
+            self.recorder.turn(hurry=self._finish is not None)
             self._ship(now)
         return self._delay(self._clock.monotonic(), absorbed or self._queue.has_pending())
+
+    def _answer(self, answer: DirectiveAnswer) -> None:
+        self._extras.add(encode_answer(answer))
 
     def _ship(self, now: float) -> None:
         if self.lane.silent_seconds(now) > ACK_TIMEOUT_SECONDS:
@@ -256,10 +264,11 @@ class Shipper:
             return
         if self.phase is not Phase.STREAMING:
             return
-        empty = self._queue.totals().waiting == 0
+        empty = self._queue.totals().waiting == 0 and self.recorder.idle
         late = now >= finish.deadline - CLOSE_RESERVE * finish.timeout_seconds
         if not (empty or late):
             return
+        self.recorder.end()
         self.lane.ship(now, finishing=True)  # the last drops, checkpoints and health
         self.phase = Phase.CLOSING
         connection = self._connection

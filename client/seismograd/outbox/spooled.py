@@ -6,7 +6,7 @@ a device is written by the sender's thread, as soon as it has arrived.
 
 from __future__ import annotations
 
-from seismograd.outbox.columns import normalise
+from seismograd.outbox.columns import normalise, travelling
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.rings import Rings
@@ -39,4 +39,4 @@ class SpooledQueue(MemoryQueue):
     def admit(self, record: StepRecord, now: float) -> None:
         """Takes in a record that is finished; the sequences of a stream rise."""
         self.rings.keep(record)
-        super().admit(record, now)
+        super().admit(travelling(record), now)

@@ -14,6 +14,7 @@ from seismograd.options import Options
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.report import Phase
+from seismograd.outbox.rings import Rings
 from seismograd.outbox.shipper import Finish, Shipper
 from seismograd.outbox.transport import TransportError
 from seismograd.record import Nonfinite, RecordKind, RunIdentity, StepRecord
@@ -83,6 +84,7 @@ class Bench:
             uniform=lambda: jitter,
             identity=lambda: self.identity,
             post=self.posted.append,
+            rings=Rings(),
         )
 
     def turn(self, seconds: float = 0.0) -> float:
