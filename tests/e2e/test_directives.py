@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -84,3 +85,36 @@ def test_a_server_killed_between_question_and_answer_hears_the_answer_once(
     assert answer == "applied"
     assert len(directives(server, "patient")) == 1
     assert len(training.journal()) < 100000
+
+
+@pytest.mark.timeout(180)
+def test_an_explosion_makes_the_server_ask_for_the_flight_recorder_before_and_after(
+    start_seismograd: Start, start_training: Train
+) -> None:
+    server = start_seismograd("[capture]\nsteps_before = 30\nsteps_after = 20\n")
+    options = ("--steps", "300", "--explode-at", "150", "--step-seconds", "0.02")
+    start_training(server.grpc, "explodes", *options).finish()
+
+    run = server.get("/api/v1/runs/e2e/explodes")
+    alerts = {alert["alert_id"]: alert for alert in server.get("/api/v1/runs/e2e/explodes/alerts")["alerts"]}
+    asked = run["directives"]
+    assert {each["kind"] for each in asked} == {"capture"}, "never asked to stop without a person"
+    first = asked[-1]
+    assert (first["asked_by"], alerts[first["alert_id"]]["severity"]) in {
+        ("seismograd", "warning"),
+        ("seismograd", "critical"),
+    }
+    (answered,) = first["ranks"]
+    assert answered["outcome"] == "applied", answered
+    detail = server.get("/api/v1/runs/e2e/explodes/recorder?rank=0")
+    wanted = {step for each in asked for step in range(each["first_step"], each["last_step"] + 1)}
+    assert detail["steps"] == sorted(wanted & set(range(300)))
+    layers = server.get(f"/api/v1/runs/e2e/explodes/layers?first_step={detail['steps'][0]}&columns=1000")
+    shared = dict(zip(layers["steps"], layers["grad_norm"], strict=True))
+    for step, row in zip(detail["steps"], detail["grad_norm"], strict=True):
+        if step in shared:
+            assert sorted(map(str, row)) == sorted(map(str, shared[step]))
+    # The steps behind the question were sampled whole, not one in ten.
+    sampled = [step for step, row in zip(detail["steps"], detail["update_norm"], strict=True) if row[0] is not None]
+    assert len(sampled) >= 10
+    assert any(later - earlier == 1 for earlier, later in itertools.pairwise(sampled))

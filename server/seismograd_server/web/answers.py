@@ -22,6 +22,7 @@ from seismograd_server.web.links import unescaped
 
 _Answer = TypeVar("_Answer")
 _Choice = TypeVar("_Choice")
+LARGEST_PAGE = 1000  # entries of one answer
 # What a column of the store holds.
 _LARGEST_NUMBER = 2**63 - 1
 # No number of that range is longer; what is longer is not even read.

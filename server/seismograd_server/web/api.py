@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from seismograd_server.display.thinning import kept_points
 from seismograd_server.errors import ConflictError, StorageError
-from seismograd_server.model import AlertState, RunKey, RunState, RunView, Snapshot
+from seismograd_server.model import RunKey, RunState, RunView, Snapshot
+from seismograd_server.reading.details import detail_json, read_details
 from seismograd_server.reading.encoding import (
     Json,
-    alert_json,
     checkpoint_json,
     column,
     directive_json,
@@ -30,13 +30,12 @@ from seismograd_server.reading.layers import LayerQuantity, read_layer_window, t
 from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
-from seismograd_server.web.answers import Turns, choice_of, json_answer, key_of, limit_of, number_of
-from seismograd_server.web.bodies import directive_of, person_of, small_body
+from seismograd_server.web.answers import LARGEST_PAGE, Turns, choice_of, json_answer, key_of, limit_of, number_of
+from seismograd_server.web.bodies import directive_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
-_LARGEST_PAGE = 1000
 # The latest of a run; whoever asks more often is a program, and has them in its own log.
 _DIRECTIVES_SHOWN = 100
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
@@ -89,7 +88,7 @@ class Api:
         """GET /api/v1/runs: newest first; `project`, `state`, `limit` and `before` (from `next`)."""
         project = request.query_params.get("project") or None
         state = choice_of(request, "state", RunState, [each.value for each in RunState])
-        limit = limit_of(request, 100, _LARGEST_PAGE)
+        limit = limit_of(request, 100, LARGEST_PAGE)
         before = number_of(request, "before")
 
         def answer() -> Json:
@@ -220,64 +219,17 @@ class Api:
 
         return await self._turns.json(answer)
 
-    async def run_alerts(self, request: Request) -> Response:
-        """GET .../alerts: the alerts of one run."""
-        return await self._alerts(request, key_of(request))
-
-    async def alerts(self, request: Request) -> Response:
-        """GET /api/v1/alerts: newest first; `project`, `state`, `limit` and `before` (from `next`)."""
-        return await self._alerts(request, None)
-
-    async def _alerts(self, request: Request, key: RunKey | None) -> Response:
-        project = key.project if key else request.query_params.get("project") or None
-        state = choice_of(request, "state", AlertState, [each.value for each in AlertState])
-        limit = limit_of(request, 100, _LARGEST_PAGE)
-        before = request.query_params.get("before") or None
+    async def recorder(self, request: Request) -> Response:
+        """GET .../recorder: what the flight recorder of one `rank` handed over, step by step and layer by layer."""
+        key = key_of(request)
+        rank, optimizer = number_of(request, "rank", 0) or 0, number_of(request, "optimizer", 0) or 0
+        first, last = number_of(request, "first_step"), number_of(request, "last_step")
 
         def answer() -> Json:
             with self._database.read() as transaction:
-                if key is not None:
-                    transaction.runs.get(key)
-                alerts = transaction.alerts.list(project, key.run if key else None, state, limit + 1, before)
-            shown = alerts[:limit]
-            return {
-                "alerts": [alert_json(alert) for alert in shown],
-                "next": shown[-1].alert_id if len(alerts) > limit else None,
-            }
-
-        return await self._turns.json(answer)
-
-    async def alert(self, request: Request) -> Response:
-        """GET /api/v1/alerts/{id}: the alert with its history."""
-        alert_id = request.path_params["alert_id"]
-
-        def answer() -> Json:
-            with self._database.read() as transaction:
-                alert, history = transaction.alerts.get(alert_id), transaction.alerts.history(alert_id)
-            events = [
-                {
-                    "before": event.before.value if event.before else None,
-                    "state": event.state.value,
-                    "severity": event.severity.label,
-                    "step": event.step,
-                    "cause": event.cause,
-                    "at": event.at,
-                    "reason": event.reason,
-                }
-                for event in history
-            ]
-            return {**alert_json(alert), "history": events}
-
-        return await self._turns.json(answer)
-
-    async def acknowledge(self, request: Request) -> Response:
-        """POST /api/v1/alerts/{id}/ack with {"by": "name"}: somebody has taken it on."""
-        person = person_of(await small_body(request))
-        alert_id = request.path_params["alert_id"]
-
-        def answer() -> Json:
-            with self._database.begin() as transaction:
-                return alert_json(transaction.alerts.acknowledge(alert_id, person, self._clock()))
+                run = transaction.runs.get(key)
+            details = read_details(self._database, run, optimizer, rank=rank, first_step=first, last_step=last)
+            return {"project": key.project, "run": key.run, "rank": rank, **detail_json(details, _MOST_VALUES)}
 
         return await self._turns.json(answer)
 

@@ -20,6 +20,7 @@ from seismograd_server.display.look import shared_css
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
 from seismograd_server.store.database import Database
+from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
@@ -60,6 +61,7 @@ def create_app(
     """
     turns = Turns(_READING_AT_ONCE)
     api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
+    alerts = AlertsApi(database, clock, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
 
     async def health(_request: Request) -> Response:
@@ -95,12 +97,13 @@ def create_app(
             Route(run, api.delete, methods=["DELETE"]),
             Route(f"{run}/series", api.series),
             Route(f"{run}/layers", api.layers),
-            Route(f"{run}/alerts", api.run_alerts),
+            Route(f"{run}/recorder", api.recorder),
+            Route(f"{run}/alerts", alerts.run_alerts),
             Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),
-            Route("/api/v1/alerts", api.alerts),
-            Route("/api/v1/alerts/{alert_id}", api.alert),
-            Route("/api/v1/alerts/{alert_id}/ack", api.acknowledge, methods=["POST"]),
+            Route("/api/v1/alerts", alerts.alerts),
+            Route("/api/v1/alerts/{alert_id}", alerts.alert),
+            Route("/api/v1/alerts/{alert_id}/ack", alerts.acknowledge, methods=["POST"]),
             Route("/static/look.css", _look),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],

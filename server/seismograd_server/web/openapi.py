@@ -28,6 +28,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "runs": {"project": _TEXT, "state": _RUN_STATES, "limit": _WHOLE, "before": _WHOLE},
     "series": {**_STEPS, "points": _WHOLE},
     "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
+    "recorder": {**_STEPS, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},

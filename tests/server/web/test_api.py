@@ -11,12 +11,20 @@ import pytest
 from starlette.applications import Starlette
 
 from seismograd_server.errors import StorageBusyError
-from seismograd_server.model import Quantity, Snapshot, TensorColumn
+from seismograd_server.model import Quantity, RecordKind, Snapshot, TensorColumn
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.encoding import dumps
 from seismograd_server.web import answers, api
 from tests.support.reading import Stocked
-from tests.support.synthetic import NOW, SyntheticRun, exploding_norms, healthy_norms
+from tests.support.synthetic import (
+    LAYERS,
+    NOW,
+    SyntheticRun,
+    exploding_norms,
+    healthy_norms,
+    make_batch,
+    nonfinite,
+)
 
 Connect = Callable[..., httpx.AsyncClient]
 
@@ -388,3 +396,36 @@ def test_nothing_is_asked_of_a_run_that_is_over_or_unknown(get: Get) -> None:
     body = {"kind": "stop", "by": "Ada"}
     assert get("/api/v1/runs/mt/exploding/directives", "POST", json=body).status_code == 409
     assert get("/api/v1/runs/mt/nothing/directives", "POST", json=body).status_code == 404
+
+
+def test_the_recorder_of_one_rank_shows_what_it_handed_over(stocked: Stocked, connect: Connect) -> None:
+    run = SyntheticRun(stocked.pipeline, name="recorded", launch="launch-recorded", norms=exploding_norms(60, 40))
+    run.open(NOW)
+    run.send(0, 60, NOW)
+    rows = run.norms[20:50].copy()
+    rows[5, 1] = np.nan
+    gains = TensorColumn(np.array([2], np.uint32), np.array([1], np.uint32), np.array([[1.5]], np.float32))
+    first = make_batch(
+        run.handle(1),
+        0,
+        rows[:20],
+        kind=RecordKind.DETAIL,
+        steps=np.arange(20, 40),
+        tensors={Quantity.SPECTRAL_GAIN: gains},
+        nonfinite=nonfinite((5, 1, 3)),
+    )
+    second = make_batch(run.handle(1), 20, rows[20:], kind=RecordKind.DETAIL, steps=np.arange(40, 50))
+    stocked.pipeline.ingest([Arrival(batches=(second, first))], NOW)
+    path = "/api/v1/runs/mt/recorded/recorder?rank=1"
+
+    whole = ask(stocked.app(), connect, "GET", path).json()
+    assert (whole["rank"], whole["layers"], whole["steps"]) == (1, list(LAYERS), list(range(20, 50)))
+    assert whole["grad_norm"][5][1] is None, "not captured"
+    assert whole["grad_norm"][29] == [float(value) for value in rows[29]]
+    assert whole["nonfinite"].index(True) == 5
+    assert (whole["spectral_gain"][2], whole["spectral_gain"][3]) == ([None, 1.5, None], [None] * 3)
+    assert whole["update_norm"] == []
+    part = ask(stocked.app(), connect, "GET", f"{path}&first_step=45&last_step=46").json()
+    assert part["steps"] == [45, 46]
+    nothing = ask(stocked.app(), connect, "GET", path.replace("rank=1", "rank=0")).json()
+    assert (nothing["steps"], nothing["layers"]) == ([], [])

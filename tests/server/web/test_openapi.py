@@ -11,6 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.api import Api
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
@@ -62,7 +63,7 @@ def test_operations_have_ids_of_their_own(document: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("kind", [Api, Pages])
+@pytest.mark.parametrize("kind", [Api, AlertsApi, Pages])
 def test_every_parameter_that_a_handler_reads_is_described(kind: type, document: dict[str, Any]) -> None:
     described = {
         name: {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
@@ -71,6 +72,7 @@ def test_every_parameter_that_a_handler_reads_is_described(kind: type, document:
             ("/api/v1/runs", "runs"),
             ("/api/v1/runs/{project}/{run}/series", "series"),
             ("/api/v1/runs/{project}/{run}/layers", "layers"),
+            ("/api/v1/runs/{project}/{run}/recorder", "recorder"),
             ("/api/v1/runs/{project}/{run}/postmortem", "postmortem"),
             ("/api/v1/alerts", "_alerts"),
         )
