@@ -271,8 +271,7 @@ class OptimizerWatch:
         last = self.layout.parameters[-1].grad if self.layout.parameters else None
         self._probe = None if last is None else weakref.ref(last)
         self._emit(self, draft)
-        if Extra.LOCAL in self._sampled:
-            self._arm_local()
+        self._arm_local()
 
     # ----------------------------------------------------------------------------------------------- loss scaler
 
@@ -302,8 +301,7 @@ class OptimizerWatch:
         """Decides about the first step; called once, before training."""
         self._sampled = self._budget.samples(0)
         self._examine_largest()
-        if Extra.LOCAL in self._sampled:
-            self._arm_local()
+        self._arm_local()
 
     def sample_next(self) -> None:
         """The next step is to be sampled whole, whatever the budget says."""
@@ -316,6 +314,6 @@ class OptimizerWatch:
         self._harvest.examine = self._probes.examine if wanted else None
 
     def _arm_local(self) -> None:
-        """Watches the next backward pass for local gradients, if other ranks will mix them."""
-        if self.shared_model and not self.layout.sharded:
+        """Watches the next backward pass for local gradients, if they are sampled and other ranks will mix them."""
+        if Extra.LOCAL in self._sampled and self.shared_model and not self.layout.sharded:
             self._probes.arm_local(self.layout.parameters)
