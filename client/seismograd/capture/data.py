@@ -7,8 +7,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from seismograd.capture.readback import Array
+
 # Enough sample indexes to find the batch again; token ids of a whole batch would be the data itself.
 _MOST_IDS = 256
+# As much of the identity as the wire takes (4,096 bytes), counted in characters of at most 4 bytes.
+_CHARACTERS = 1024
 
 
 def identify_data(batch: object) -> str | Tensor | None:
@@ -38,3 +42,12 @@ def _short(value: object) -> str:
         found = _identify_tensor(value)
         return found if isinstance(found, str) else f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     return str(value)
+
+
+def data_ids(data: str | Tensor | None, values: Array | None) -> str | None:
+    """The identity as text; `values` are those of a tensor of indexes, once they have arrived."""
+    if values is not None and isinstance(data, Tensor):
+        data = " ".join(str(int(value)) for value in values.tolist())
+    if not isinstance(data, str):
+        return None
+    return data[:_CHARACTERS]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from seismograd.capture.data import data_ids
 from seismograd.capture.local_norms import LocalSample
 from seismograd.capture.parts import Part
 from seismograd.capture.pieces import Piece
@@ -32,8 +33,6 @@ _NO_FLAG = RecordFlag(0)  # combining flags costs as much as the rest of a recor
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
-# As much of the data's identity as the wire takes (4,096 bytes), counted in characters of at most 4 bytes.
-_DATA_CHARACTERS = 1024
 
 
 class Heading(NamedTuple):
@@ -153,7 +152,7 @@ class PendingStep:
             None,
             scalars,
             {},
-            _data_ids(draft.data, None),
+            data_ids(draft.data, None),
         )
 
     def _resolve(self) -> StepRecord:
@@ -200,7 +199,7 @@ class PendingStep:
             nonfinite=_nonfinite(composed.found),
             scalars=scalars,
             tensors=_sampled(draft, heading.columns, arrived, scale),
-            data_ids=_data_ids(draft.data, arrived.get("data")),
+            data_ids=data_ids(draft.data, arrived.get("data")),
             travels=Travels.ALL if draft.ships_rows else Travels.LOCAL if draft.ships_local else Travels.TOTALS,
         )
 
@@ -362,11 +361,3 @@ def _sampled(
         sampled[quantity] = _narrow(row)
         sampled[quantity][np.isposinf(row)] = np.inf  # a local gradient that is not finite
     return sampled
-
-
-def _data_ids(data: str | Tensor | None, values: Array | None) -> str | None:
-    if values is not None and isinstance(data, Tensor):
-        data = " ".join(str(int(value)) for value in values.tolist())
-    if not isinstance(data, str):
-        return None
-    return data[:_DATA_CHARACTERS]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seismograd.capture.parts import Part
 from seismograd.capture.pending import Draft, Heading, PendingStep
 from seismograd.capture.suspicion import Suspicion
+from seismograd.outbox.columns import travelling
 from seismograd.outbox.packing import pack
 from seismograd.record import NormSource, Quantity, RecordFlag, StepRecord
 
@@ -68,8 +69,10 @@ def test_a_replica_ships_a_total_and_a_digest_and_no_rows() -> None:
     replica = Draft([part_of([3.0, 4.0], torch.float32)], NormSource.CLIP, RecordFlag(0), 0.0)
     replica.ships_rows, replica.replica = False, True
 
-    record = pending_of(replica, 2).resolve()
+    kept = pending_of(replica, 2).resolve()
+    record = travelling(kept)
 
+    assert kept.gradient_norms is not None, "the flight recorder holds it"
     assert record.gradient_norms is None
     assert record.total_norm == 5.0
     assert record.digest is not None
