@@ -65,6 +65,10 @@ def test_an_explosion_behind_the_clipping_is_there_for_all_to_see(result: Result
         np.testing.assert_allclose(block.clip_coefficient[-1], THRESHOLD / block.global_norm[-1], rtol=1e-5)
 
 
+def test_replicas_agree(result: Result) -> None:
+    assert [block.replica_gaps for block in result.blocks] == [()]
+
+
 def test_training_is_the_same_to_the_last_bit_with_no_collective_more(result: Result) -> None:
     for report in result.reports:
         assert report.watched == report.plain

@@ -7,7 +7,7 @@ ranks compose the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,31 +15,19 @@ import numpy as np
 from seismograd_server.detect.closing import Closing, Part
 from seismograd_server.detect.layout import Plan, make_plan
 from seismograd_server.detect.nonfinites import compose_nonfinite
+from seismograd_server.detect.replicas import replica_gaps
 from seismograd_server.detect.scalars import by_rank, lowest_rank, mean_over_ranks
+from seismograd_server.detect.shards import Reported, layers_of, rank_totals, squares_of
 from seismograd_server.model import (
     Bool,
     Catalog,
     ClosedBlock,
     Float32,
     Float64,
-    Int64,
     Quantity,
     RankLayers,
     RecordFlag,
 )
-
-# Values that may be compared at once where several replicas shipped the same shard: 32 MiB of float64.
-_CUBE_VALUES = 2**22
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reported:
-    """What one rank reports on some layers: `values` float32[k, m] at k positions of the block, for `slots` [m]."""
-
-    rank: int
-    positions: slice | Int64
-    slots: Int64
-    values: Float32
 
 
 @dataclass(slots=True)
@@ -97,7 +85,8 @@ def cut(closing: Closing, start: int, stop: int) -> Closing:
 def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
     """Compose steps that were all recorded under the catalogs of `plan`."""
     count, world_size = len(closing.steps), plan.layout.world_size
-    squares, layer_norms = _layers(plan, _gradient_norms(closing, plan), count)
+    reported = _gradient_norms(closing, plan)
+    squares, layer_norms = layers_of(plan, reported, count)
     norms = np.sqrt(squares.sum(axis=1)) if plan.slot_count else np.full(count, np.nan)
     inexact = np.full(count, bool(plan.partial.any()))
     if inexact.any():
@@ -141,6 +130,7 @@ def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
         update_norms=_sampled(closing, plan, Quantity.UPDATE_NORM),
         sampled=sampled_layers(closing, plan),
         rank_layers=rank_layers(closing, plan),
+        replica_gaps=replica_gaps(closing, plan, reported),
     )
 
 
@@ -161,7 +151,7 @@ def _sampled(closing: Closing, plan: Plan, quantity: Quantity) -> Float32:
     reported = _tensor(closing, plan, quantity)
     if not reported:  # the usual case: a table of one number, because to fill a real one costs more than the rest
         return np.broadcast_to(np.float32(np.nan), (len(closing.steps), len(plan.layout.names)))
-    return _layers(plan, reported, len(closing.steps))[1]
+    return layers_of(plan, reported, len(closing.steps))[1]
 
 
 def _tensor(closing: Closing, plan: Plan, quantity: Quantity) -> list[Reported]:
@@ -183,7 +173,7 @@ def sampled_layers(closing: Closing, plan: Plan) -> dict[Quantity, Float32]:
     found = {}
     for quantity in (Quantity.MAX_ABS, Quantity.SPECTRAL_GAIN):
         if reported := _tensor(closing, plan, quantity):
-            squares = _squares(plan, reported, len(closing.steps))
+            squares = squares_of(plan, reported, len(closing.steps))
             with np.errstate(over="ignore"):
                 found[quantity] = np.sqrt(np.maximum.reduceat(squares, plan.first_slots, axis=1)).astype(np.float32)
             found[quantity][:, plan.partial] = np.nan  # no summand tells how large the sum is
@@ -201,73 +191,12 @@ def rank_layers(closing: Closing, plan: Plan) -> tuple[RankLayers, ...]:
     return tuple(found)
 
 
-def _layers(plan: Plan, reported: Sequence[Reported], count: int) -> tuple[Float64, Float32]:
-    """Squares float64[n, l] and norms float32[n, l] of each layer; NaN where a shard of it is not known."""
-    layers = len(plan.layout.names)
-    if not reported:
-        return np.full((count, layers), np.nan), np.full((count, layers), np.nan, np.float32)
-    alone = (
-        len(reported) == 1 and len(reported[0].values) == count and reported[0].slots is plan.slots[reported[0].rank]
-    )
-    if alone and plan.straight(reported[0].rank):
-        return np.square(reported[0].values, dtype=np.float64), reported[0].values
-    squares = _squares(plan, reported, count)
-    if plan.slot_count != layers:
-        squares = np.add.reduceat(squares, plan.first_slots, axis=1)
-    squares[:, ~plan.covered] = np.nan
-    with np.errstate(over="ignore"):  # a norm beyond float32 is Inf, which is data
-        return squares, np.sqrt(squares).astype(np.float32)
-
-
-def _squares(plan: Plan, reported: Sequence[Reported], count: int) -> Float64:
-    """float64[n, s]: the square that each shard contributes, from the one replica that was agreed on."""
-    by_rank: dict[int, list[Reported]] = {}
-    for each in reported:
-        by_rank.setdefault(each.rank, []).append(each)
-    held = np.concatenate([np.unique(np.concatenate([each.slots for each in own])) for own in by_rank.values()])
-    if len(held) == len(np.unique(held)):
-        squares = np.full((count, plan.slot_count), np.nan)
-        for each in reported:
-            _place(squares, each)
-        return squares
-    return _agreed(by_rank, plan.slot_count, count)
-
-
-def _place(target: Float64, each: Reported) -> None:
-    squares = np.square(each.values, dtype=np.float64)
-    if isinstance(each.positions, slice):
-        target[each.positions, each.slots] = squares
-    else:
-        target[each.positions[:, None], each.slots] = squares
-
-
-def _agreed(by_rank: Mapping[int, Sequence[Reported]], slot_count: int, count: int) -> Float64:
-    """Take the lower median over replicas: one that was really reported, and that no single replica can move far."""
-    rows_at_once = max(1, _CUBE_VALUES // max(1, slot_count * len(by_rank)))
-    agreed = np.empty((count, slot_count))
-    for start in range(0, count, rows_at_once):
-        stop = min(count, start + rows_at_once)
-        cube = np.full((len(by_rank), stop - start, slot_count), np.nan)
-        for layer, own in zip(cube, by_rank.values(), strict=True):
-            for each in own:
-                positions = np.arange(count)[each.positions]
-                inside = (positions >= start) & (positions < stop)
-                _place(layer, Reported(each.rank, positions[inside] - start, each.slots, each.values[inside]))
-        cube.sort(axis=0)  # NaN, which is "not reported", goes last
-        known = np.count_nonzero(~np.isnan(cube), axis=0)
-        middle = np.maximum(known - 1, 0) // 2
-        agreed[start:stop] = np.take_along_axis(cube, middle[None], axis=0)[0]
-    return agreed
-
-
 def _fall_back_on_totals(norms: Float64, inexact: Bool, closing: Closing, plan: Plan) -> None:
     """Fill in steps whose layers are not all known: from the ranks' totals, else from what the clipping returned."""
     unknown = np.isnan(norms)
     if not unknown.any():
         return
-    totals = np.full((len(norms), plan.layout.world_size), np.nan)
-    for part in closing.parts:
-        totals[part.positions, part.rank] = _totals(part)
+    totals = rank_totals(closing)
     if plan.groups and plan.covered.all():
         squares = np.zeros(len(norms))
         for ranks in plan.groups:
@@ -286,16 +215,6 @@ def _without_summands(closing: Closing, plan: Plan, squares: Float64, layer_norm
     unknown = np.isnan(norms)
     norms[unknown] = np.sqrt(squares[unknown][:, ~plan.partial].sum(axis=1))
     return norms, np.where(plan.partial, np.float32(np.nan), layer_norms)
-
-
-def _totals(part: Part) -> Float64:
-    rows = slice(part.start, part.stop)
-    if part.batch.total_norms is not None:
-        return part.batch.total_norms[rows]
-    if part.batch.gradient_norms is not None:
-        total: Float64 = np.sqrt(np.square(part.batch.gradient_norms[rows], dtype=np.float64).sum(axis=1))
-        return total
-    return np.full(part.stop - part.start, np.nan)
 
 
 def _lower_median(values: Float64) -> Float64:

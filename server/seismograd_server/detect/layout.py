@@ -27,6 +27,7 @@ class Plan:
         partial: bool[l]: a local norm of the layer is of a summand of the gradient, so that squares do not compose.
         groups: ranks that hold the very same slots, when no two groups share a slot: their totals compose too. Empty
             when groups overlap.
+        twins: ranks, two or more, whose columns report on the very same slots in the same order.
     """
 
     layout: Layout
@@ -36,6 +37,7 @@ class Plan:
     covered: Bool
     partial: Bool
     groups: tuple[tuple[int, ...], ...]
+    twins: tuple[tuple[int, ...], ...]
 
     @property
     def slot_count(self) -> int:
@@ -109,6 +111,7 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
         covered=sizes >= np.array(shard_counts, np.int64),
         partial=np.array(partial, np.bool_),
         groups=_groups(slots, len(numbers)),
+        twins=_twins(slots),
     )
 
 
@@ -125,3 +128,10 @@ def _groups(slots: Mapping[int, Int64], slot_count: int) -> tuple[tuple[int, ...
     if covered != slot_count:  # more: groups overlap; fewer cannot be
         return ()
     return tuple(tuple(ranks) for ranks in held.values())
+
+
+def _twins(slots: Mapping[int, Int64]) -> tuple[tuple[int, ...], ...]:
+    held: dict[bytes, list[int]] = {}
+    for rank, own in slots.items():
+        held.setdefault(own.tobytes(), []).append(rank)
+    return tuple(tuple(ranks) for ranks in held.values() if len(ranks) > 1)

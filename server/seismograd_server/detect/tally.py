@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seismograd_server.detect.replicas import BEYOND_ROUNDING
 from seismograd_server.model import Bool, ClosedBlock, Float64, Quantity, RecordFlag, Tally, Transition
 
 # The window of `grad_norm_window`, in whole minutes of the run's own clock. Scrapes are 15 to 60 s apart, so that a
@@ -63,6 +64,7 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
         signatures=signatures,
         rank_spread_ratio=_rank_spread(block, tally.rank_spread_ratio),
         ranks_reporting=int(np.count_nonzero(block.ranks_present[-1])),
+        **_disagreement(block, tally),
     )
 
 
@@ -147,6 +149,17 @@ def _slide(window: tuple[tuple[int, float], ...], block: ClosedBlock, sound: Boo
         maxima[minute] = max(peak, maxima.get(minute, peak))
         maxima = {each: norm for each, norm in maxima.items() if abs(minute - each) < WINDOW_MINUTES}
     return tuple(sorted(maxima.items()))
+
+
+def _disagreement(block: ClosedBlock, tally: Tally) -> dict[str, Any]:
+    """Steps in which replicas were apart, and by how much in the last of them."""
+    apart = [each for each in block.replica_gaps if each.gap > BEYOND_ROUNDING]
+    if not apart:  # the usual case
+        return {}
+    return {
+        "disagreeing_steps": tally.disagreeing_steps + len({each.row for each in apart}),
+        "replica_gap": max(each.gap for each in apart if each.row == apart[-1].row),
+    }
 
 
 def _largest(block: ClosedBlock, before: float | None) -> float | None:

@@ -20,7 +20,7 @@ from seismograd_server.model.alerts import (
     Visibility,
 )
 from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16, UInt32, UInt64
-from seismograd_server.model.closed import ClosedBlock, Layout, NonfiniteLayer, RankLayers
+from seismograd_server.model.closed import ClosedBlock, Layout, NonfiniteLayer, RankLayers, ReplicaGap
 from seismograd_server.model.directives import (
     BY_ALERT,
     Addressee,
@@ -97,6 +97,7 @@ __all__ = [
     "RankLayers",
     "RecordFlag",
     "RecordKind",
+    "ReplicaGap",
     "Resolution",
     "Run",
     "RunKey",

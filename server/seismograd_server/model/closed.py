@@ -43,6 +43,17 @@ class RankLayers:
     norms: Float32  # [k, l]; NaN = not sampled, Inf = not finite
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaGap:
+    """A rank that does not agree, in one step of a block, with others that hold the same shards."""
+
+    row: int
+    rank: int
+    # Distance of its norms from those agreed on, relative to these; at least 2^-24 (the bits differ, the norms hardly),
+    # Inf where the others' norm is zero.
+    gap: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedBlock:
     """Consecutive closed steps of one (run, optimizer), composed over ranks: all that a detector may look at.
@@ -79,6 +90,7 @@ class ClosedBlock:
     # no key = in no step of the block.
     sampled: Mapping[Quantity, Float32] = field(default_factory=dict)
     rank_layers: tuple[RankLayers, ...] = ()  # by rank, then by row
+    replica_gaps: tuple[ReplicaGap, ...] = ()  # by row, then by rank; empty = all agree, or nobody can be compared
 
     @property
     def count(self) -> int:

@@ -34,6 +34,8 @@ class Tally:
     signatures: Mapping[str, int] = field(default_factory=dict)  # signature -> alerts opened so far
     rank_spread_ratio: float | None = None
     ranks_reporting: int = 0
+    disagreeing_steps: int = 0  # replicas of a shard were apart by more than rounding
+    replica_gap: float | None = None  # the largest of the last such step, relative to the norm agreed on
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from seismograd_server.model import (
     Float64,
     Int64,
     NonfiniteLayer,
+    ReplicaGap,
     UInt8,
     UInt16,
 )
@@ -53,6 +54,7 @@ class StepChunk:
     step_seconds: Float64
     ranks_present: Bool
     nonfinite_layers: tuple[NonfiniteLayer, ...]
+    replica_gaps: tuple[ReplicaGap, ...]
 
     @property
     def count(self) -> int:
@@ -70,7 +72,8 @@ class StepChunk:
         }
         rows = np.cumsum(chosen) - 1
         layers = tuple(replace(layer, row=int(rows[layer.row])) for layer in self.nonfinite_layers if chosen[layer.row])
-        return replace(self, **columns, nonfinite_layers=layers)
+        gaps = tuple(replace(gap, row=int(rows[gap.row])) for gap in self.replica_gaps if chosen[gap.row])
+        return replace(self, **columns, nonfinite_layers=layers, replica_gaps=gaps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +101,7 @@ _RANK_LOSS = 10
 _RANK_NORM_ROWS = 11  # the steps whose local norms were sampled
 _RANK_NORM = 12
 _NONFINITE_LAYERS = 13  # int64[k, 6]
+_REPLICA_GAPS = 14  # float64[k, 3]: row, rank, gap
 # Columns of float64[n] in which NaN may stand for "not known".
 _SERIES = {
     20: "times",
@@ -149,6 +153,9 @@ def encode_block(block: ClosedBlock) -> bytes:
             for entry in block.nonfinite_layers
         ]
         columns.append((_NONFINITE_LAYERS, np.array(layers, np.int64)))
+    if block.replica_gaps:
+        gaps = [(each.row, each.rank, each.gap) for each in block.replica_gaps]
+        columns.append((_REPLICA_GAPS, np.array(gaps, np.float64)))
     return pack(columns)
 
 
@@ -182,6 +189,10 @@ def decode_block(data: bytes, *, ordinal: int, attempt: int, branch: int, launch
             ranks_present=_bits(columns[_RANKS_PRESENT], shape),
             nonfinite_layers=tuple(
                 NonfiniteLayer(*entry) for entry in columns.get(_NONFINITE_LAYERS, np.empty((0, 6), np.int64)).tolist()
+            ),
+            replica_gaps=tuple(
+                ReplicaGap(int(row), int(rank), gap)
+                for row, rank, gap in columns.get(_REPLICA_GAPS, np.empty((0, 3))).tolist()
             ),
             **{name: np.full(shape[0], np.nan) if column is None else column for name, column in series.items()},
         )

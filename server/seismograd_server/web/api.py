@@ -130,6 +130,8 @@ class Api:
                 "grad_norm": number(view.tally.grad_norm) if view else None,
                 "grad_norm_baseline": number(view.tally.grad_norm_baseline) if view else None,
                 "loss": number(view.tally.loss) if view else None,
+                "disagreeing_steps": view.tally.disagreeing_steps if view else None,
+                "replica_gap": number(view.tally.replica_gap) if view else None,
             }
 
         return await self._turns.json(answer)

@@ -18,6 +18,7 @@ from seismograd_server.model import (
     Layout,
     Quantity,
     RecordFlag,
+    ReplicaGap,
     Run,
     RunKey,
     RunState,
@@ -253,3 +254,10 @@ def test_a_tally_of_another_version_keeps_what_both_know() -> None:
     assert from_json('{"steps": 3, "of the future": 1}') == Tally(steps=3)
     with pytest.raises(ValueError, match="expected a JSON object"):
         from_json("[]")
+
+
+def test_steps_in_which_replicas_disagree_are_counted_beyond_rounding() -> None:
+    gaps = (ReplicaGap(0, 1, 1e-7), ReplicaGap(1, 1, 0.5), ReplicaGap(2, 1, 0.25), ReplicaGap(2, 3, 2.0))
+    tally = folded(block(4, replica_gaps=gaps))
+    assert (tally.disagreeing_steps, tally.replica_gap) == (2, 2.0)
+    assert folded(block(4), tally).replica_gap == 2.0

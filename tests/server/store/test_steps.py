@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from seismograd_server.errors import StorageError
-from seismograd_server.model import ClosedBlock, NonfiniteLayer, RankIdentity
+from seismograd_server.model import ClosedBlock, NonfiniteLayer, RankIdentity, ReplicaGap
 from seismograd_server.store import steps as steps_module
 from seismograd_server.store.blocks import StepChunk
 from seismograd_server.store.database import Database
@@ -45,6 +46,7 @@ def test_a_block_comes_back_with_everything_it_had(steps: StepRepository, make_b
         global_norm=np.array([1.0, nan, 5e-324]),
         nonfinite=np.array([[0, 0, 0], [2, 1, 0], [0, 0, 7]]),
         nonfinite_layers=(NonfiniteLayer(1, 0, 1, 2, 1, 0), NonfiniteLayer(2, -1, 0, 0, 0, 2**40)),
+        replica_gaps=(ReplicaGap(1, 1, 2.0**-24), ReplicaGap(2, 0, math.inf)),
         inexact=np.array([False, True, False]),
         sources=np.array([1, 2, 4], np.uint8),
         flags=np.array([0, 4, 8], np.uint16),
@@ -112,6 +114,14 @@ def test_a_window_knows_of_branches_outside_it(steps: StepRepository, make_block
     steps.append(1, 1, 0, make_block(2, 1, branch=1))
 
     assert line(steps, first_step=5) == [], "steps 5 to 9 were rewound, though step 5 has not been made again"
+
+
+def test_replicas_that_disagree_keep_their_steps(steps: StepRepository, make_block: BlockMaker) -> None:
+    gaps = tuple(ReplicaGap(row, 1, float(row)) for row in range(4))
+    steps.append(1, 1, 0, make_block(0, 4, replica_gaps=gaps))
+
+    (chunk,) = steps.read(1, 0, first_step=2)
+    assert chunk.replica_gaps == (ReplicaGap(0, 1, 2.0), ReplicaGap(1, 1, 3.0))
 
 
 def test_rows_of_nonfinite_layers_follow_their_steps(steps: StepRepository, make_block: BlockMaker) -> None:
