@@ -38,7 +38,11 @@ check: install ## Lint, types, architecture, drift of generated code
 	$(BIN)/python protos/generate.py --check
 	cd protos && ../$(BIN)/buf lint
 
-bench: install ## Print the speed ratios against baselines and peers (ARGS="client" or "server" for one)
+.venv/.peers: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,bench]"
+	@touch $@
+
+bench: .venv/.peers ## Print the speed ratios against baselines and peers (ARGS="client" or "server" for one)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 proto: install ## Regenerate the protobuf modules

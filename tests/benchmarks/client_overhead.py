@@ -1,9 +1,13 @@
-"""What watching costs the training thread: microseconds a step, beside torch's clip and a bare `_foreach_norm`.
+"""What watching costs the training thread: microseconds a step, beside torch's clip, a bare `_foreach_norm` and peers.
 
-Every arm is a process of its own with its own copy of the model, so that nothing one arm patches or sends reaches
-another; the processes share one core and take turns, a block of steps each. A real server receives what is sent.
-The added time of an arm is its median step less the bare arm's, block by block; the sender thread's share of the
-interpreter is thereby included.
+Two ways to look at it, in one run and with one real server:
+
+* *Side by side*: every arm is a process of its own with its own copy of the model, so that nothing one arm patches or
+  sends reaches another; the processes share one core and take turns, a block of steps each. The added time of an arm is
+  its median step less the bare arm's, block by block; whatever its background threads take of the interpreter is
+  included, and shows in the distribution (p50, p99).
+* *Step by step*: one process takes another arm each step, and times only what comes after the backward pass. No drift
+  of the machine's speed gets in between, so these ratios are the precise ones.
 """
 
 from __future__ import annotations
@@ -11,47 +15,39 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.benchmarks.measure import median, paired_ratio, table
+from tests.benchmarks.arms import ARMS, CLIP, OURS, PEERS, Job
+from tests.benchmarks.measure import median, paired_ratio, percentile, table
 
 MODELS = ("gpt", "lstm", "mlp")
-ARMS = ("bare", "foreach_norm", "torch_clip", "watched", "watched_clip")
 # Long enough that the dense sampling of the first steps is over and the caches are warm.
 WARM_UP_STEPS = 40
 BLOCK_STEPS = {"gpt": 10, "lstm": 40, "mlp": 100}
+# Steps of each arm in turn: enough for medians that agree within a few per cent.
+TURNS = {"gpt": 60, "lstm": 200, "mlp": 300}
+# A peer that takes as long as the training itself needs no more rounds to be told from one that does not.
+PEER_REPETITIONS = 3
+
+Blocks = dict[str, list[list[float]]]
 
 
-def worker(arm: str, model_name: str, server: str) -> None:
+def worker(arm_name: str, model_name: str, server: str) -> None:
     """Trains one block of steps for every line on stdin; answers with the seconds of each step as JSON."""
     import torch
 
-    import seismograd
     from tests.benchmarks.workloads import make
 
     torch.set_num_threads(1)
     model, loss_at = make(model_name)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    parameters = list(model.parameters())
-    finish: Callable[[], object] = lambda: None  # noqa: E731 - the watched arms replace it
-    if arm.startswith("watched"):
-        monitor = seismograd.watch(model, optimizer, project="bench", run=f"{model_name}-{arm}", server=server)
-        finish = monitor.finish
-
-    def after_backward() -> None:
-        if arm == "foreach_norm":
-            torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        elif arm == "torch_clip":
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        elif arm == "watched_clip":
-            seismograd.clip_grad_norm_(parameters, 1.0)
-
+    arm = ARMS[arm_name](Job(f"{model_name}-{arm_name}", model, optimizer, server))
     step = 0
 
     def train(steps: int) -> list[float]:
@@ -60,28 +56,32 @@ def worker(arm: str, model_name: str, server: str) -> None:
         for _ in range(steps):
             began = time.perf_counter()
             optimizer.zero_grad()
-            loss_at(step).backward()
-            after_backward()
-            optimizer.step()
+            loss = loss_at(step)
+            loss.backward()
+            arm.after_backward(step, loss.detach())
+            arm.step()
             seconds.append(time.perf_counter() - began)
             step += 1
         return seconds
 
-    train(WARM_UP_STEPS)
+    train(WARM_UP_STEPS if arm_name in OURS else 3)
     print("ready", flush=True)
     for _ in sys.stdin:
         print(json.dumps(train(BLOCK_STEPS[model_name])), flush=True)
-    finish()
+    arm.finish()
 
 
-class Arm:
+class Worker:
     """A worker process and the way to ask it for a block."""
 
     def __init__(self, arm: str, model: str, server: str) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.client_overhead", "--worker", arm, "--model", model]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [*command, "--server", server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [*command, "--server", server],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         self._answer()
 
@@ -107,57 +107,110 @@ class Arm:
         self._process.wait(timeout=60)
 
 
-def measure(model: str, server: str, repetitions: int) -> dict[str, list[list[float]]]:
+def side_by_side(names: Iterable[str], model: str, server: str, repetitions: int) -> Blocks:
     """Blocks of step times by arm, taken in turn."""
-    arms = {name: Arm(name, model, server) for name in ARMS}
-    blocks: dict[str, list[list[float]]] = {name: [] for name in ARMS}
+    workers = {name: Worker(name, model, server) for name in names}
+    blocks: Blocks = {name: [] for name in workers}
     for _ in range(repetitions):
-        for name, arm in arms.items():
-            blocks[name].append(arm.block())
-    for arm in arms.values():
-        arm.close()
+        for name, one in workers.items():
+            blocks[name].append(one.block())
+    for one in workers.values():
+        one.close()
     return blocks
 
 
-def report(model: str, blocks: dict[str, list[list[float]]]) -> None:
-    """Prints added time, ratio to torch's clip, and the distribution of step times."""
-    middle = {name: [median(block) for block in each] for name, each in blocks.items()}
-    added = {
-        name: [(own - bare) * 1e6 for own, bare in zip(each, middle["bare"], strict=True)]
-        for name, each in middle.items()
+def added(blocks: Blocks) -> dict[str, float]:
+    """Microseconds that each arm adds to the bare step: median over blocks of the difference of their medians."""
+    bare = [median(block) for block in blocks["bare"]]
+    return {
+        name: median([(median(block) - base) * 1e6 for block, base in zip(own, bare, strict=True)])
+        for name, own in blocks.items()
     }
-    rows = []
-    for name in ARMS:
-        steps = sorted(seconds for block in blocks[name] for seconds in block)
-        rows.append(
-            [
-                name,
-                f"{median(added[name]):,.0f}",
-                f"{paired_ratio(middle[name], middle['torch_clip']):.4f}",
-                f"{statistics.median(steps) * 1e3:.2f}",
-                f"{steps[int(len(steps) * 0.99)] * 1e3:.2f}",
-            ]
-        )
-    header = ["arm", "added us/step", "step / step with torch clip", "step p50 ms", "p99 ms"]
-    table(f"Client overhead, {model}", header, rows)
-    clip, ours = median(added["torch_clip"]), median(added["watched_clip"])
-    floor, watched = median(added["foreach_norm"]), median(added["watched"])
-    print(
-        f"  watched clip / torch's clip: {ours / clip:.2f}; watched, no clip: _foreach_norm {watched - floor:+.0f} us"
+
+
+def row_of(name: str, blocks: Blocks, more: float, clip: float | None) -> list[str]:
+    """One line of the table of arms."""
+    steps = [seconds for block in blocks[name] for seconds in block]
+    ratio = paired_ratio([median(block) for block in blocks[name]], [median(block) for block in blocks["bare"]])
+    return [
+        name,
+        f"{more:,.0f}",
+        "-" if clip is None else f"{more / clip:.2f}",
+        f"{ratio:.4f}",
+        f"{median(steps) * 1e3:.2f}",
+        f"{percentile(steps, 0.99) * 1e3:.2f}",
+    ]
+
+
+def report(model: str, server: str, repetitions: int, peers: Iterable[str]) -> None:
+    """Measures and prints the table of one model."""
+    blocks = side_by_side(OURS, model, server, repetitions)
+    ours = added(blocks)
+    clip = ours["torch_clip"]
+    rows = [row_of(name, blocks, ours[name], clip) for name in OURS]
+    for peer in peers:
+        # With a bare arm of its own, since a peer's services in the background would slow down everyone's.
+        try:
+            beside = side_by_side(("bare", peer), model, server, PEER_REPETITIONS)
+        except RuntimeError:
+            print(f"  {peer}: not installed, or it failed (above)")
+            continue
+        rows.append(row_of(peer, beside, added(beside)[peer], clip))
+    header = ["arm", "added us/step", "x torch's clip", "x bare step", "p50 ms", "p99 ms"]
+    table(f"Client overhead side by side, {model}", header, rows)
+
+
+def step_by_step(model_name: str, server: str) -> None:
+    """Takes the arms in turn within one process; prints what each adds between backward pass and next step."""
+    import torch
+
+    import seismograd
+    from seismograd.capture import registry
+    from seismograd.capture.seats import original
+    from tests.benchmarks.workloads import make
+
+    torch.set_num_threads(1)
+    model, loss_at = make(model_name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    parameters = list(model.parameters())
+    monitor = seismograd.watch(
+        model, optimizer, project="bench", run=f"{model_name}-turns", server=server, sample_every=0, sample_first=0
     )
+    optimizer.zero_grad()
+    loss_at(0).backward()
+    optimizer.step()
+    (watch,) = registry.watches()
+    torch_clip = original("clip_grad_norm_")
+    seconds: dict[str, list[float]] = {name: [] for name in OURS}
+    for turn in range((TURNS[model_name] + WARM_UP_STEPS) * len(OURS)):
+        name = list(OURS)[turn % len(OURS)]
+        watch.inert = not name.startswith("watched")
+        optimizer.zero_grad()
+        loss_at(turn).backward()
+        began = time.perf_counter()
+        if name == "foreach_norm":
+            torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        elif name == "torch_clip":
+            with torch.no_grad():
+                torch_clip(parameters, CLIP)
+        elif name == "watched_clip":
+            seismograd.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        seconds[name].append(time.perf_counter() - began)
+    monitor.finish()
+    bare = median(seconds["bare"][WARM_UP_STEPS:])
+    more = {name: (median(own[WARM_UP_STEPS:]) - bare) * 1e6 for name, own in seconds.items()}
+    table(
+        f"Client overhead step by step, {model_name}",
+        ["arm", "added us/step", "x torch's clip"],
+        [[name, f"{value:,.0f}", f"{value / more['torch_clip']:.2f}"] for name, value in more.items()],
+    )
+    print(f"  watched, no clip: _foreach_norm {more['watched'] - more['foreach_norm']:+.0f} us", flush=True)
 
 
-def main() -> None:
-    """Prints the tables for the three models."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=11)
-    parser.add_argument("--model", choices=MODELS)
-    parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--server", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        worker(arguments.worker, arguments.model, arguments.server)
-        return
+@contextmanager
+def server_on_another_core() -> Iterator[str]:
+    """A real server's address; this process and its children stay on the first core, the server has the last."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         os.sched_setaffinity(0, {cores[-1]})
@@ -167,10 +220,36 @@ def main() -> None:
         assert server.stdout is not None
         port = json.loads(server.stdout.readline())["grpc_port"]
         os.sched_setaffinity(0, {cores[0]})
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def main() -> None:
+    """Prints the tables for the three models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--no-peers", action="store_true", help="leave the peers out: minutes less")
+    parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--server", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker, arguments.model, arguments.server)
+        return
+    if arguments.turns:
+        step_by_step(arguments.model, arguments.server)
+        return
+    with server_on_another_core() as server:
         for model in [arguments.model] if arguments.model else MODELS:
-            report(model, measure(model, f"127.0.0.1:{port}", arguments.repetitions))
-        server.terminate()
-        server.wait(timeout=30)
+            itself = [sys.executable, "-m", "tests.benchmarks.client_overhead", "--turns"]
+            subprocess.run(
+                [*itself, "--model", model, "--server", server], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+            report(model, server, arguments.repetitions, () if arguments.no_peers else PEERS)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,11 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def percentile(values: list[float], share: float) -> float:
+    """The value below which that share of the values lies."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
 def paired_ratio(numerator: list[float], denominator: list[float]) -> float:
     """Median of the ratios pair by pair, so that a drift of the machine's speed cancels."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
