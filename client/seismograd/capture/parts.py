@@ -73,6 +73,7 @@ class Part:
     fresh: list[Tensor] | None  # the gradients measured, until they are stamped: held no longer than a clip takes
     pieces: list[Piece] | None = None  # what each norm is of; None = whole tensors
     summed: frozenset[int] = frozenset()  # columns whose norms are of sums over processes, of which ours is a summand
+    rounded: bool = False  # some norm comes from somebody who rounds to half precision
     stamp: Stamp | None = None
     censuses: dict[int, Census] = field(default_factory=dict)  # by column; host tensors only
     counted: list[int] = field(default_factory=list)  # columns behind `counts`
@@ -149,11 +150,13 @@ def take_over(
         (taken if good else left).append(place)
     parts = measure(layout, [parameters[place] for place in left], [owned[place] for place in left], suspects)
     if taken:
-        found = [norms[place] for place in taken]
-        values = torch.stack([local(norm) for norm in found]).detach()
+        found = [norm for place in taken if (norm := norms[place]) is not None]
+        rounded = any(norm.dtype not in NATIVE for norm in found)
+        values = torch.stack([local(norm).to(torch.float32) if rounded else local(norm) for norm in found]).detach()
         chosen = [gradients[place] for place in taken]
         part = Part([owned[place] for place in taken], values, [parameters[place] for place in taken], chosen)
         part.pieces = [layout.pieces.of(norm) for norm in found]
+        part.rounded = rounded
         part.summed = frozenset(owned[place] for place in taken if summed[place])
         _examine(part, chosen, suspects)
         parts.append(part)

@@ -212,7 +212,7 @@ class OptimizerWatch:
         taken = self._harvest.take()
         flags = _NO_FLAG if flag is None else flag
         pieces = pieces_of(self.layout, taken.parts)
-        if pieces is not None and any(piece.partial for piece in pieces):
+        if pieces is not None and (any(piece.partial for piece in pieces) or any(part.rounded for part in taken.parts)):
             flags |= RecordFlag.INEXACT
         draft = Draft(taken.parts, source or taken.source, flags, time.time(), pieces=pieces)
         if taken.clip is not None:

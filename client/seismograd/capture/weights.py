@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import accumulation, census, norm_of, stacked_norms
-from seismograd.capture.pieces import is_sharded
+from seismograd.capture.pieces import local
 
 # The copy is kept between samples, since fresh pages cost more than the copying. Models beyond this size are sampled in
 # turns, a part of the parameters each time: the guest must not take the memory that the job was sized for.
@@ -59,8 +59,9 @@ class WeightSampler:
         self._armed = False
 
     def _choose(self, layout: Layout) -> None:
-        columns = [column for column, parameter in enumerate(layout.parameters) if not is_sharded(parameter)]
-        sizes = {column: _bytes(layout.parameters[column]) for column in columns}
+        columns = list(range(len(layout)))
+        held = list(map(local, layout.parameters)) if layout.sharded else layout.parameters
+        sizes = {column: _bytes(held[column]) for column in columns}
         turn = columns
         if sum(sizes.values()) > self._limit:
             begin = next((place for place, column in enumerate(columns) if column >= self._next), 0)
@@ -74,7 +75,7 @@ class WeightSampler:
                     break
             self._next = (turn[-1] + 1) if turn else 0
             turn.sort()
-        parameters = [layout.parameters[column] for column in turn]
+        parameters = [held[column] for column in turn]
         if not _fits(self._copies, parameters):
             self._copies = [torch.empty_like(parameter, requires_grad=False) for parameter in parameters]
         self._columns, self._parameters, self._whole = turn, parameters, len(turn) == len(layout)
