@@ -1,8 +1,20 @@
 """What every test may use: real programs as processes, and an endpoint that receives what is posted to it."""
 
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
 pytest_plugins = [
     "tests.support.processes",
     "tests.support.receiver",
     "tests.support.monitoring",
     "tests.support.seismograd",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one has left in the spool, nor what this user's own jobs have."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state" / uuid.uuid4().hex))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -57,7 +58,7 @@ class Options:
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None  # read again at every connection, so that tokens can rotate
     ca_file: Path | None = None  # PEM; its presence asks for TLS
-    spool_dir: Path | None = None
+    spool_dir: Path | None = None  # None = the user's state folder, else the temporary folder
     mode: Mode = "on"
     capture: Capture = "layers"
 
@@ -72,6 +73,7 @@ class Options:
     flush_seconds: float = 0.5
 
     queue_bytes: int = 32 * MEBIBYTE  # memory for what is not durable yet
+    spool_bytes: int = 256 * MEBIBYTE  # disk for what is not durable and no longer in the ring
     # The ring: the last steps of each optimizer, whole, for the flight recorder and for a process that is killed.
     ring_steps: int = 256  # at least so many
     ring_bytes: int = 64 * MEBIBYTE  # but no more than this for an optimizer
@@ -90,11 +92,6 @@ class Options:
             _make_path(self, name)
         self._require_numbers()
         self._require_credentials()
-        if self.mode == "offline":
-            raise OptionError(
-                "mode: 'offline' needs the disk spool, which this version does not have yet;"
-                " use mode 'on' (training goes on without a server) or 'off'"
-            )
 
     @classmethod
     def from_environment(cls, **explicit: Any) -> Options:
@@ -121,6 +118,13 @@ class Options:
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
         return self.address.tls or self.ca_file is not None
+
+    @property
+    def spool_parents(self) -> list[Path]:
+        """Where this process may make its folder of the spool; the first that works is used."""
+        if self.spool_dir is not None:
+            return [self.spool_dir.absolute()]
+        return default_spool_folders()
 
     def read_token(self) -> str | None:
         """The token to send now, or None; reads `token_file` again each time. Raises OptionError when it cannot."""
@@ -149,6 +153,7 @@ class Options:
         _require_integer("queue_bytes", self.queue_bytes, MEBIBYTE, "use 1048576 bytes or more, 32 MiB is the default")
         _require_integer("ring_steps", self.ring_steps, 1, "use 1 or more steps, 256 is the default")
         _require_integer("ring_bytes", self.ring_bytes, MEBIBYTE, "use 1048576 bytes or more, 64 MiB is the default")
+        _require_integer("spool_bytes", self.spool_bytes, MEBIBYTE, "use 1048576 bytes or more, 256 MiB is the default")
         _require_seconds("flush_seconds", self.flush_seconds, "use a positive number of seconds, 0.5 is the default")
         _require_seconds(
             "finish_timeout_seconds", self.finish_timeout_seconds, "use a positive number of seconds, 2 is the default"
@@ -171,6 +176,14 @@ class Options:
 def launch_environment() -> LaunchEnvironment:
     """What torchelastic, Slurm or Kubernetes said about this process through its environment."""
     return LaunchEnvironment.from_variables(os.environ)
+
+
+def default_spool_folders() -> list[Path]:
+    """Where spools are when nobody says otherwise: the user's state folder, else a private temporary one."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(state) if Path(state).is_absolute() else Path("~/.local/state").expanduser()
+    folders = [home / "seismograd" / "spool"] if home.is_absolute() else []  # without a home the tilde stays
+    return [*folders, Path(tempfile.gettempdir()) / f"seismograd-{os.getuid()}" / "spool"]
 
 
 def watched_environment(**explicit: str | None) -> dict[str, str]:

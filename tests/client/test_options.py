@@ -46,7 +46,6 @@ def test_the_defaults_are_usable_and_name_the_local_server() -> None:
         ("tags", {"seed": 7}, "give a string"),
         ("tags", {"note": "x" * 257}, "at most 256"),
         ("mode", "maybe", "'on', 'offline', 'off'"),
-        ("mode", "offline", "'on'"),
         ("capture", "everything", "'layers', 'global'"),
         ("sample_every", -1, "10 is the default"),
         ("sample_every", True, "10 is the default"),

@@ -106,13 +106,23 @@ class Identity:
         """The identity, or None while the ranks have not agreed on the launch. At most 5 s, off the training thread."""
         if self._launch_id is None:
             self._launch_id = self._agree()
-        if self._launch_id is None:
+        return None if self._launch_id is None else self._identity(self._launch_id)
+
+    def provisional(self) -> RunIdentity | None:
+        """What is known before the ranks agree; its launch id tells only which processes of a host belong together.
+
+        None when they need not agree.
+        """
+        if self._launch_id is not None:
             return None
+        return self._identity(f"{socket.gethostname()}/{os.getppid()}/{self._ordinal}")
+
+    def _identity(self, launch_id: str) -> RunIdentity:
         name, uuid_, driver = device_facts(self._device)
         return RunIdentity(
             project=self._options.project,
-            run=self._options.run or default_run_name(self._launch_id),
-            launch_id=self._launch_id,
+            run=self._options.run or default_run_name(launch_id),
+            launch_id=launch_id,
             rank=self._place.rank,
             world_size=self._place.world_size,
             session_id=self._session,

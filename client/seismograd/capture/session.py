@@ -273,7 +273,7 @@ class Session:
         for series in self._series:
             series.watch.shared_model = self._placement.replication > 1
             series.watch.samples_weights = series.owns_rows and self._options.capture == "layers"
-        self._sender.open(self._identity, catalogs)
+        self._sender.open(self._identity, catalogs, self._identity.provisional())
 
     def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:
         """The optimizer has other parameters than before, or norms of other pieces of them were taken."""

@@ -127,6 +127,7 @@ class Extras:
             rank_handle=rank_handle,
             dropped_records=totals.dropped,
             queued_bytes=totals.queued_bytes,
+            spool_bytes=totals.spool_bytes,
             hook_seconds=self._hook_seconds,
             hook_calls=self._hook_calls,
             capture_share=self._capture_share,

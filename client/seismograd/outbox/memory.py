@@ -47,9 +47,7 @@ class MemoryQueue:
         self._dropped: Counter[str] = Counter()
         # Drops from the inbox, whose sequences show only when the next record of their stream arrives.
         self._holes: Counter[str] = Counter()
-        self._unsent_records = 0
-        self._unsent_bytes = 0
-        self._unsent_anomalous = 0
+        self._unsent_records = self._unsent_bytes = self._unsent_anomalous = 0
 
     # -------------------------------------------------------------------------------------- the training thread
 
@@ -63,10 +61,11 @@ class MemoryQueue:
         arrived = len(self._inbox)
         if self._bytes + arrived * self._typical_size > self._limit:
             with self._lock:
-                self._make_room()
+                self.make_room()
         return arrived == self._wake_after or _is_known_anomalous(record)
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Under the lock: drops records until what is left fits."""
         while self._bytes + len(self._inbox) * self._typical_size > self._limit:
             if self._ordinary:
                 self._forget(self._ordinary.popitem(last=False))
@@ -88,8 +87,9 @@ class MemoryQueue:
         self._lose(reason)
 
     def _lose(self, reason: str) -> None:
-        self._dropped[reason] += 1
-        self._holes[reason] += 1
+        with self._lock:
+            self._dropped[reason] += 1
+            self._holes[reason] += 1
 
     def _forget(self, entry: tuple[_Place, Item]) -> None:
         (stream, sequence), item = entry
@@ -125,10 +125,9 @@ class MemoryQueue:
         try:
             record = normalise(arrival if isinstance(arrival, StepRecord) else arrival.resolve())
         except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
-            with self._lock:
-                self._lose("encode_error")
-            return
-        self.admit(record, now)
+            self._lose("encode_error")
+        else:
+            self.admit(record, now)
 
     def admit(self, record: StepRecord, now: float) -> None:
         """Takes in a record that is finished; the sequences of a stream rise."""
@@ -139,26 +138,32 @@ class MemoryQueue:
                 self._guards.setdefault(stream, AnomalyGuard()).is_anomalous(record)
             )
             size = record_size(record)
-        except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
-            with self._lock:
-                self._lose("encode_error")
+        except Exception:  # noqa: BLE001  # see above
+            self._lose("encode_error")
             return
         with self._lock:
             # Slowly downwards: a sampled record is large, and the next one is never far.
             self._typical_size = max(size, self._typical_size - self._typical_size // 16)
             self._insert(stream, record.sequence, Item(record, size, anomalous, now))
-            self._make_room()
+            self.make_room()
 
     def _insert(self, stream: StreamName, sequence: int, item: Item) -> None:
-        log = self._streams.get(stream)
-        if log is None:
-            log = self._streams[stream] = StreamLog()
-        if sequence < log.expected:
+        log = self._log_of(stream)
+        if sequence < log.arrived:
             # A sequence number that was used before: the first record keeps it.
             self._dropped["encode_error"] += 1
             return
-        if sequence > log.expected:
+        if sequence > log.arrived:
             self._declare_hole(log, sequence)
+        log.arrived = sequence + 1
+        self.place(stream, sequence, item)
+
+    def _log_of(self, stream: StreamName) -> StreamLog:
+        return self._streams.setdefault(stream, StreamLog())
+
+    def place(self, stream: StreamName, sequence: int, item: Item) -> None:
+        """Under the lock: puts a record that has arrived into memory."""
+        log = self._log_of(stream)
         log.items[sequence] = item
         self._bytes += item.size
         log.expected = sequence + 1
@@ -168,7 +173,7 @@ class MemoryQueue:
         self._unsent_anomalous += item.anomalous
 
     def _declare_hole(self, log: StreamLog, sequence: int) -> None:
-        missing = sequence - log.expected
+        missing = sequence - log.arrived
         reason = next((name for name, count in self._holes.items() if count), "encode_error")
         unknown = missing
         for name, count in self._holes.items():
@@ -177,7 +182,7 @@ class MemoryQueue:
             unknown -= known
         # Nobody offered the others: the capture gave up between numbering and offering.
         self._dropped["encode_error"] += unknown
-        log.add_gap(log.expected, sequence, reason)
+        log.add_gap(log.arrived, sequence, reason)
 
     def has_pending(self) -> bool:
         """Whether records wait for their device."""

@@ -46,6 +46,8 @@ class QueueTotals:
     dropped: Mapping[str, int]  # by reason
     waiting: int  # records that are neither durable nor given up
     queued_bytes: int
+    spooled: int = 0  # of those that wait: on disk and not in memory
+    spool_bytes: int = 0  # on disk
 
 
 @dataclass(frozen=True, slots=True)

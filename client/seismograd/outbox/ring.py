@@ -62,6 +62,22 @@ class Ring:
         self._used = 0  # bytes of the entries that are whole
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
 
+    @classmethod
+    def reopen(cls, path: Path) -> Ring:
+        """The ring that a process left behind, to be read. Raises OSError."""
+        content = path.read_bytes()
+        ring = cls(None, max(len(content), mmap.PAGESIZE))
+        ring._map[: len(content)] = content
+        places = {}
+        for entry in scattered(content):
+            try:
+                name = name_of(entry.payload)
+            except PackedError:
+                continue
+            places[name.sequence] = _Place(name.sequence, name.step, entry.offset, entry.offset + entry.size)
+        ring._places.extend(places[sequence] for sequence in sorted(places))
+        return ring
+
     @property
     def size(self) -> int:
         """Bytes of the map."""
@@ -87,10 +103,19 @@ class Ring:
 
     def write(self, record: StepRecord) -> bool:
         """Adds a record; sequences rise. False = it is too large for this ring, or out of order."""
-        entry = frame(RECORD_TAG, pack(record))
+        return self._write(record.sequence, record.step, pack(record))
+
+    def take_over(self, other: Ring) -> None:
+        """Begins with what another ring holds."""
+        for _, packed in other.packed(other.oldest, other.end):
+            name = name_of(packed)
+            self._write(name.sequence, name.step, packed)
+
+    def _write(self, sequence: int, step: int, packed: bytes) -> bool:
+        entry = frame(RECORD_TAG, packed)
         size = len(entry)
         places = self._places
-        if size > self._size or (places and record.sequence <= places[-1].sequence):
+        if size > self._size or (places and sequence <= places[-1].sequence):
             return False
         begin = self._head
         end = begin + size
@@ -104,7 +129,7 @@ class Ring:
         self._map[begin:end] = entry
         self._head = end
         self._used += size
-        places.append(_Place(record.sequence, record.step, begin, end))
+        places.append(_Place(sequence, step, begin, end))
         return True
 
     def _drop_oldest(self) -> None:
@@ -154,14 +179,8 @@ class Ring:
 
 def read_ring(path: Path) -> list[StepRecord]:
     """All whole records of a ring's file, in order of their sequences. Raises OSError when it cannot be read."""
-    found = {}
-    for entry in scattered(path.read_bytes()):
-        try:
-            record = unpack(entry.payload)
-        except PackedError:
-            continue
-        found[record.sequence] = record
-    return [found[sequence] for sequence in sorted(found)]
+    ring = Ring.reopen(path)
+    return ring.sequences(ring.oldest, ring.end)
 
 
 def _map_new_file(path: Path, size: int) -> mmap.mmap:

@@ -1,6 +1,6 @@
 r"""The sender as the monitor sees it: one daemon thread behind a door that never blocks and never raises.
 
-training thread: offer() --> queue            mailbox <-- gRPC's threads
+training thread: offer() --> ring, queue      mailbox <-- gRPC's threads
                                \                 |
                                 '--> Shipper.turn() on the thread "seismograd-sender"
 """
@@ -20,7 +20,9 @@ from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.encode import encode_answer
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.grpc_transport import GrpcTransport
+from seismograd.outbox.journal import Note, note_catalog, note_checkpoint, note_ending, note_identity
 from seismograd.outbox.pending import PendingRecord
+from seismograd.outbox.recording import Recording
 from seismograd.outbox.report import FlushReport, Phase, SenderState
 from seismograd.outbox.ring import Ring, ring_bytes
 from seismograd.outbox.rings import Rings
@@ -61,11 +63,16 @@ class Sender:
         self._process = os.getpid()
         self._inert = options.mode == "off"
         frames = 4 * min(MAX_FRAME_BYTES, options.queue_bytes // 16)
-        self._queue = SpooledQueue(options.queue_bytes - frames, options.flush_steps)
+        offline = options.mode == "offline"
+        self._queue = SpooledQueue(options.queue_bytes - frames, options.flush_steps, hoards=offline)
         self._extras = Extras()
         # SimpleQueue is re-entrant: a signal handler may call finish() in the middle of an offer.
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._recording: Recording | None = None
+        if transport is None or offline or options.spool_dir is not None:
+            # A stand-in for the network is not worth a file, unless its owner says where.
+            self._recording = Recording(options, self._queue, self._clock, self._mailbox.put)
         self._shipper: Shipper | None = None
         self._thread: threading.Thread | None = None
         self._dozing = False
@@ -74,10 +81,16 @@ class Sender:
 
     # -------------------------------------------------------------------------------------- the training thread
 
-    def open(self, identity: Callable[[], RunIdentity | None], catalogs: Sequence[Catalog]) -> None:
+    def open(
+        self,
+        identity: Callable[[], RunIdentity | None],
+        catalogs: Sequence[Catalog],
+        provisional: RunIdentity | None = None,
+    ) -> None:
         """Says whose records will come. The first offer starts the thread.
 
-        `identity` is called on the sender's thread, again and again until it returns an identity.
+        `identity` is called on the sender's thread, again and again until it returns an identity. Until then the spool
+        says what is known (`provisional`, whose launch id only tells which processes belong together).
         """
         if self._is_inert() or self._shipper is not None:
             return
@@ -87,6 +100,9 @@ class Sender:
         for catalog in catalogs:
             size = ring_bytes(self._options.ring_steps, len(catalog.parameters), self._options.ring_bytes)
             self._queue.rings.add(catalog.optimizer, Ring(None, size))
+            self._note(note_catalog(catalog))
+        if provisional is not None:
+            self._note(note_identity(provisional, provisional=True))
         self._shipper = Shipper(
             options=self._options,
             queue=self._queue,
@@ -94,7 +110,7 @@ class Sender:
             transport=self._transport,
             clock=self._clock,
             uniform=self._uniform,
-            identity=identity,
+            identity=lambda: self._identify(identity),
             post=self._mailbox.put,
             rings=self._queue.rings,
         )
@@ -104,10 +120,10 @@ class Sender:
         if self._is_inert() or self._closed:
             return
         try:
-            urgent = self._queue.offer(record)
             if self._thread is None:
                 self._start()
-            elif urgent or self._dozing:
+            urgent = self._queue.offer(record)
+            if urgent or self._dozing:
                 self._dozing = False
                 self._mailbox.put(None)
         except Exception:  # noqa: BLE001  # training first: nothing that goes wrong here may reach it
@@ -118,6 +134,8 @@ class Sender:
         """A new version of a catalog, before the first record that uses it."""
         if not self._is_inert():
             self._extras.add(catalog)
+            if self._recording is not None:
+                self._recording.note_and_wait(note_catalog(catalog))
 
     def checkpoint_saved(self, step: int, path: str) -> None:
         """The job has written a checkpoint."""
@@ -125,7 +143,9 @@ class Sender:
             return
         now = self._clock.unix_seconds()
         try:
-            self._extras.add(telemetry.CheckpointEvent(step=step, path=path, time_unix_seconds=now))
+            event = telemetry.CheckpointEvent(step=step, path=path, time_unix_seconds=now)
+            self._extras.add(event)
+            self._note(note_checkpoint(event))
         except (TypeError, ValueError) as error:
             _log.warning("checkpoint_saved(%r, %r) cannot be sent: %s", step, path, error)
             return
@@ -174,6 +194,7 @@ class Sender:
             acknowledged=totals.delivered,
             waiting=totals.waiting,
             queued_bytes=totals.queued_bytes,
+            spooled=totals.spooled,
             dropped=totals.dropped,
             last_error="" if shipper is None else shipper.last_error,
         )
@@ -195,6 +216,7 @@ class Sender:
             deadline = self._clock.monotonic() + timeout * (1.0 - _FINISH_MARGIN)
             finish = Finish(outcome, reason, deadline, timeout)
             shipper = self._shipper
+            self._note(note_ending(outcome, reason))
             self._mailbox.put(lambda: shipper.finish(finish))
             try:
                 self._finished.get(timeout=timeout)
@@ -205,14 +227,18 @@ class Sender:
 
     def _final_report(self) -> FlushReport:
         state = self.state
-        if state.waiting:
+        secured = self._recording is not None and self._recording.secured
+        spooled = state.waiting if secured else state.spooled
+        lost = state.waiting - spooled
+        if state.waiting and self._options.mode != "offline":
             _log.warning(
-                "%d of %d records were not delivered before the end%s",
+                "%d of %d records were not delivered before the end%s%s",
                 state.waiting,
                 state.offered,
                 f" ({state.last_error})" if state.last_error else "",
+                "; `seismograd sync`, or the next run on this machine, delivers them" if not lost else "",
             )
-        return FlushReport(state.acknowledged, state.waiting, state.dropped, state.last_error)
+        return FlushReport(state.acknowledged, lost, spooled, state.dropped, state.last_error)
 
     def _is_inert(self) -> bool:
         return self._inert or os.getpid() != self._process
@@ -223,13 +249,24 @@ class Sender:
         if self._shipper is not None:
             self._thread = threading.Thread(target=self._run, name="seismograd-sender", daemon=True)
             self._thread.start()
+            if self._recording is not None:
+                self._recording.begin()
+
+    def _note(self, note: Note) -> None:
+        if self._recording is not None:
+            self._recording.note(note)
+
+    def _identify(self, identity: Callable[[], RunIdentity | None]) -> RunIdentity | None:
+        return identity() if self._recording is None else self._recording.identify(identity)
 
     def _run(self) -> None:
-        shipper = self._shipper
+        shipper, recording = self._shipper, self._recording
         failures = 0
         delay = 0.0
         while shipper is not None:
             try:
+                if recording is not None:
+                    recording.disk.attend()
                 self._wait(delay)
                 delay = shipper.turn()
             except Exception:  # noqa: BLE001  # a defect of ours must end neither the thread at once nor the training
@@ -240,6 +277,8 @@ class Sender:
             if shipper.phase is Phase.DONE or failures >= _MOST_FAILED_TURNS:
                 break
         self._closed = True
+        if recording is not None and shipper is not None:
+            recording.end(settled=shipper.settled)
         self._finished.put(None)
 
     def _recover(self, shipper: Shipper) -> None:

@@ -1,6 +1,6 @@
 """The sender's state machine: a turn looks at what happened, and does what is due. It never blocks and never sleeps.
 
-    waiting -> opening -> streaming -> closing -> done
+    waiting -> opening -> streaming -> closing -> done      (offline: none of these)
                   ^           |
              backing off <----'       (refused for good: stopped)
 
@@ -84,7 +84,8 @@ class Shipper:
         self.lane = Lane(options, queue, extras)
         self.recorder = Recorder(rings, queue, self._answer, options.queue_bytes // 2)
         self.inbound = Inbound(queue, self.recorder.ask)
-        self.phase = Phase.WAITING
+        self.phase = Phase.OFFLINE if options.mode == "offline" else Phase.WAITING
+        self.settled = False  # the server has said its last word: it has noted how this rank ended, or refused it
         self.last_error = ""
         self._connection = 0  # what earlier connections still say is ignored
         self._handle = 0
@@ -106,6 +107,10 @@ class Shipper:
             self._press_on(self._finish, now)
         if self.phase in (Phase.WAITING, Phase.BACKING_OFF) and now >= self._not_before:
             self._connect()
+        elif self.phase is Phase.OFFLINE and self._identity is None and now >= self._not_before:
+            # Whoever delivers the records later has to know whose they are.
+            self._identity = self._agree()
+            self._not_before = now + IDENTITY_RETRY_SECONDS
         if self.phase is Phase.STREAMING:
             self.recorder.turn(hurry=self._finish is not None)
             self._ship(now)
@@ -238,6 +243,7 @@ class Shipper:
         self.last_error = reason
         self._hang_up()
         self.phase = Phase.STOPPED
+        self.settled = True
         self._say("stopped", f"{reason}; nothing more is sent, training goes on", logging.ERROR)
         self._queue.discard_all("rejected")
 
@@ -259,7 +265,7 @@ class Shipper:
             self._not_before = 0.0
 
     def _press_on(self, finish: Finish, now: float) -> None:
-        if now >= finish.deadline or self.phase is Phase.STOPPED:
+        if now >= finish.deadline or self.phase in (Phase.STOPPED, Phase.OFFLINE):
             self._end()
             return
         if self.phase is not Phase.STREAMING:
@@ -292,6 +298,7 @@ class Shipper:
             return
         for mark in marks_of(result.watermarks, self._handle):
             self._queue.confirm(mark)
+        self.settled = True
         self._end()
 
     def _after_failure_at_the_end(self, finish: Finish) -> None:

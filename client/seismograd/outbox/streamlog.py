@@ -1,7 +1,8 @@
 """What one stream of records still owes the server: pure bookkeeping of sequence numbers.
 
-A sequence is in exactly one place: not arrived, an item in memory, a gap (it will never come, and the server is told),
-or forgotten (sent, then dropped from memory while its ack was outstanding). Everything below `durable` is gone.
+A sequence is in exactly one place: not arrived, on disk (from `expected` on), an item in memory, a gap (it will never
+come, and the server is told), or forgotten (sent, then dropped from memory while its ack was outstanding). Everything
+below `durable` is gone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class StreamLog:
         self.items: OrderedDict[int, Item] = OrderedDict()
         self.gaps: list[Gap] = []  # rising, disjoint
         self.forgotten: list[tuple[int, int]] = []  # rising, disjoint [first, end)
-        self.expected = 0  # sequence of the next record to arrive
+        self.arrived = 0  # sequence of the next record to arrive
+        self.expected = 0  # sequence of the next record to come into memory; what lies between the two is on disk
         self.sent = 0  # everything below was sent or declared on this connection
         self.ever_sent = 0  # the same, on any connection: nothing above can be durable
         self.accepted = 0
@@ -71,6 +73,19 @@ class StreamLog:
             position -= 1
             first = self.gaps.pop(position).first
         self.gaps.insert(position, Gap(first, end, reason))
+
+    def without_gaps(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The parts of a range that are no gaps."""
+        parts = []
+        for gap in self.gaps[max(bisect_right(self.gaps, first, key=lambda gap: gap.first) - 1, 0) :]:
+            if gap.first >= end:
+                break
+            if gap.first > first:
+                parts.append((first, gap.first))
+            first = max(first, gap.end)
+        if first < end:
+            parts.append((first, end))
+        return parts
 
     def forget(self, sequence: int) -> tuple[Item, bool]:
         """Drops a record from memory. The flag says whether it may still arrive, because it is on its way."""

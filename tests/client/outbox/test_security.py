@@ -110,7 +110,7 @@ def test_a_server_that_cannot_prove_who_it_is_gets_nothing(tls_server: tuple[Tls
     sender.open(lambda: IDENTITY, [make_catalog()])
     sender.offer(make_record(0))
     wait_until(lambda: "UNAVAILABLE" in sender.state.last_error)
-    assert sender.finish("finished", "").undelivered == 1
+    assert sender.finish("finished", "").spooled == 1
     assert server.tokens == []
     assert server.ledger.identities == {}
 
@@ -120,4 +120,4 @@ def test_a_token_file_that_is_missing_pauses_and_keeps_the_records(tmp_path: Pat
     sender.open(lambda: IDENTITY, [make_catalog()])
     sender.offer(make_record(0))
     wait_until(lambda: sender.state.last_error.startswith("UNAUTHENTICATED: token_file: cannot read"))
-    assert sender.finish("finished", "").undelivered == 1
+    assert sender.finish("finished", "").spooled == 1

@@ -90,6 +90,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
         pause.wait(0.005)
 
 
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def offer(sender: Sender, first: int, end: int, **changes: Any) -> None:
     for sequence in range(first, end):
         sender.offer(make_record(sequence, **changes))
@@ -299,7 +305,7 @@ def test_retry_info_of_a_real_server_is_read(grpc_server: Callable[..., str], st
     wait_until(lambda: len(calls) >= 2)
     assert calls[1] - calls[0] >= 0.6
     assert sender.state.last_error == "UNAVAILABLE: the disk is full"
-    assert finish(sender).undelivered == 1
+    assert finish(sender).spooled == 1
 
 
 def test_a_refusal_by_name_reaches_the_log_and_training_goes_on(
@@ -361,7 +367,7 @@ def test_without_a_server_nothing_blocks_nothing_raises_and_everything_is_accoun
     assert time.monotonic() - before < 3.0
     wait_until(lambda: sender.state.phase in (Phase.OPENING, Phase.BACKING_OFF))
     report = finish(sender)
-    assert (report.delivered, report.undelivered, report.dropped) == (0, 300, {})
+    assert (report.delivered, report.undelivered, report.spooled, report.dropped) == (0, 0, 300, {})
 
 
 @pytest.mark.parametrize("hanging", ["OpenRun", "StreamSteps", "CloseRun"])
@@ -395,16 +401,29 @@ def test_a_server_that_hangs_in_a_call_cannot_hold_the_job(
     report = finish(sender)
     release.set()
     assert report.delivered == (20 if hanging == "CloseRun" else 0)
-    assert report.delivered + report.undelivered == 20
+    assert report.delivered + report.spooled == 20
 
 
-def test_memory_stays_bounded_and_anomalies_survive_while_the_server_is_away(
+def test_memory_stays_bounded_and_nothing_is_lost_while_the_server_is_away(started: Callable[..., Sender]) -> None:
+    sender = started(f"127.0.0.1:{unused_port()}", queue_bytes=1024 * 1024)
+    for sequence in range(3000):
+        sender.offer(make_record(sequence))
+        if sequence % 100 == 0:
+            wait_until(lambda: sender.state.queued_bytes < 1024 * 1024)
+    wait_until(lambda: sender.state.spooled > 1000)
+    with RecordingServer(port=int(sender._options.server.partition(":")[2])) as server:
+        wait_until(lambda: sender.state.acknowledged == 3000)
+        report = finish(sender)
+        assert stored(server.ledger) == list(range(3000))
+        assert server.ledger.duplicates == 0
+    assert (report.delivered, report.spooled, report.dropped) == (3000, 0, {})
+
+
+def test_without_a_disk_memory_stays_bounded_and_anomalies_survive_while_the_server_is_away(
     started: Callable[..., Sender],
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    sender = started(f"127.0.0.1:{port}", queue_bytes=1024 * 1024)
+    port = unused_port()
+    sender = started(f"127.0.0.1:{port}", queue_bytes=1024 * 1024, spool_dir="/dev/null/nowhere")
     for sequence in range(3000):
         sender.offer(make_record(sequence, nonfinite=NONFINITE if sequence % 100 == 0 else None))
         if sequence % 100 == 0:

@@ -1,0 +1,76 @@
+"""What the sender writes down about its process, so that somebody else can deliver what it leaves behind.
+
+Notes go to the journal on the sender's thread; before that thread runs there is no journal, and they are kept for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from seismograd.options import Options
+from seismograd.outbox.clock import Clock
+from seismograd.outbox.disk import Disk
+from seismograd.outbox.journal import Note, note_identity, note_server
+from seismograd.outbox.spooled import SpooledQueue
+from seismograd.record import RunIdentity
+
+_log = logging.getLogger("seismograd")
+
+# How long the training thread may wait, at the first step and for a new catalog. A disk answers in two milliseconds;
+# one that hangs is given up until it does.
+_DISK_SECONDS = 0.5
+
+
+class Recording:
+    """The journal of a process. `post` hands a call to the sender's thread. Without a disk it does nothing."""
+
+    def __init__(
+        self, options: Options, queue: SpooledQueue, clock: Clock, post: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._queue = queue
+        self._post = post
+        self._begun = False
+        self.secured = False  # at the end: everything that is not durable is in the spool
+        self.disk = queue.disk = Disk(options.spool_parents, options.spool_bytes, queue.rings, clock)
+        self.disk.note(note_server(options.server))
+
+    # -------------------------------------------------------------------------------------- the training thread
+
+    def note(self, note: Note) -> None:
+        """Writes something down, soon."""
+        if self._begun:
+            self._post(lambda: self.disk.note(note))
+        else:
+            self.disk.note(note)
+
+    def note_and_wait(self, note: Note) -> None:
+        """The same for what later records are worth nothing without; waits for it briefly."""
+        self.note(note)
+        if self._begun:
+            noted = threading.Event()
+            self._post(noted.set)
+            noted.wait(_DISK_SECONDS)
+
+    def begin(self) -> None:
+        """The sender's thread has been started: waits briefly for the folder, which it makes first of all."""
+        self._begun = True
+        self.disk.ready.wait(_DISK_SECONDS)
+
+    # -------------------------------------------------------------------------------------- the sender's thread
+
+    def identify(self, identity: Callable[[], RunIdentity | None]) -> RunIdentity | None:
+        """Asks for the identity, and writes it down when it is known."""
+        found = identity()
+        if found is not None:
+            self.disk.note(note_identity(found))
+        return found
+
+    def end(self, *, settled: bool) -> None:
+        """What is delivered leaves nothing behind; the rest is in the spool."""
+        try:
+            self.secured = self._queue.secure()
+            self.disk.finish(delivered=settled and not self._queue.totals().waiting, secured=self.secured)
+        except Exception:  # noqa: BLE001  # a defect of ours must not keep the job from ending
+            _log.exception("a defect in the sender; the spool is left as it is")
