@@ -21,6 +21,10 @@ UInt32 = npt.NDArray[np.uint32]
 UInt64 = npt.NDArray[np.uint64]
 
 
+# In Nonfinite.parameters: known for the total only, not for one parameter.
+TOTAL_ONLY = 2**32 - 1
+
+
 class RecordKind(enum.IntEnum):
     """What a record is (numbers as on the wire)."""
 

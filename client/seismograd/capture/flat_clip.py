@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,21 +33,30 @@ class FlatClipInterception:
             self._owner.clip_grad_norm_ = self._original
 
 
+def tell_of_clip(
+    parameters: Iterable[Tensor], max_norm: float, clip: Callable[[], Any], *, euclidean: bool = True
+) -> Any:
+    """Calls a clip that is none of torch's functions, and tells the watches before and after. Returns what it does."""
+    watches = () if listening.nested else registry.watches()
+    if not watches:
+        return clip()
+    owners = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in owners if parameter.grad is not None]
+    for watch in watches:
+        watch.before_clip(owners, gradients, None)
+    with listening:
+        total = clip()
+    known = total if euclidean and isinstance(total, Tensor) else None
+    for watch in watches:
+        watch.after_clip(owners, max_norm if euclidean else None, known)
+    return total
+
+
 def _telling_clip(original: Any) -> Any:
     @functools.wraps(original)
     def clip_grad_norm_(self: nn.Module, max_norm: float, norm_type: float = 2.0) -> Tensor:
-        watches = () if listening.nested else registry.watches()
-        if not watches:
-            return original(self, max_norm, norm_type)  # type: ignore[no-any-return]  # torch's own
-        owners: list[Tensor] = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in owners if parameter.grad is not None]
-        for watch in watches:
-            watch.before_clip(owners, gradients, None)
-        with listening:
-            total: Tensor = original(self, max_norm, norm_type)
-        euclidean = float(norm_type) == 2.0
-        for watch in watches:
-            watch.after_clip(owners, float(max_norm) if euclidean else None, total if euclidean else None)
+        clip = functools.partial(original, self, max_norm, norm_type)
+        total: Tensor = tell_of_clip(self.parameters(), float(max_norm), clip, euclidean=float(norm_type) == 2.0)
         return total
 
     setattr(clip_grad_norm_, _MARK, original)

@@ -17,6 +17,7 @@ from seismograd.capture.pieces import Piece
 from seismograd.capture.readback import Array, Readback, Transfer
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import (
+    TOTAL_ONLY,
     Float32,
     Float64,
     Nonfinite,
@@ -68,6 +69,7 @@ class Draft:
     ships_rows: bool = True
     ships_local: bool = True  # every rank does, replicas too
     replica: bool = False
+    by_framework: bool = False  # no gradient was seen: the reported norm is the total
 
     def on_host(self) -> bool:
         """Whether every number is on the host already, so that nothing has to travel."""
@@ -183,6 +185,9 @@ class PendingStep:
             flags |= RecordFlag.CLIPPED
         narrow = _narrow(row)
         total = None if draft.ships_rows else float(np.sqrt(np.nansum(row * row)))
+        if draft.by_framework:
+            total = _reported_total(scalars, composed)
+            flags |= composed.flags
         return StepRecord(
             optimizer=heading.optimizer,
             kind=RecordKind.STEP,
@@ -193,9 +198,9 @@ class PendingStep:
             source=source,
             flags=flags,
             catalog_version=heading.catalog_version,
-            gradient_norms=narrow,
+            gradient_norms=None if draft.by_framework else narrow,
             total_norm=total,
-            digest=digest_of(narrow) if draft.replica else None,
+            digest=digest_of(narrow) if draft.replica and not draft.by_framework else None,
             nonfinite=_nonfinite(composed.found),
             scalars=scalars,
             tensors=_sampled(draft, heading.columns, arrived, scale),
@@ -269,6 +274,17 @@ def _compose(draft: Draft, columns: int, arrived: Mapping[object, Array | None])
         if odd.size:
             _explain(composed, odd.tolist(), _censuses(part, arrived.get(("counts", index))))
     return composed
+
+
+def _reported_total(scalars: dict[Quantity, float], composed: _Composed) -> float:
+    """The total that a framework has told; NaN = not known, and then it may be known that it is not finite."""
+    total = scalars.get(Quantity.REPORTED_NORM, math.nan)
+    if Quantity.REPORTED_NORM in scalars and not math.isfinite(total):
+        composed.found.append((TOTAL_ONLY, int(math.isnan(total)), int(math.isinf(total)), 0))
+        composed.flags |= RecordFlag.INEXACT
+        del scalars[Quantity.REPORTED_NORM]
+        return math.nan
+    return total
 
 
 def _censuses(part: Part, counts: Array | None) -> dict[int, tuple[float, ...]]:

@@ -23,6 +23,7 @@ from seismograd.capture.pending import Draft, Heading, PendingStep, send
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
 from seismograd.capture.readback import RingFullError, capturing
+from seismograd.capture.reported import ReportedSteps, ReportedWatch
 from seismograd.capture.scaler import ScalerInterception
 from seismograd.capture.series import Held, Logged, Series, host_or_copy
 from seismograd.capture.stepwatch import OptimizerWatch
@@ -91,7 +92,8 @@ class Session:
 
     def _watch(self, optimizer: torch.optim.Optimizer) -> OptimizerWatch:
         budget = Budget(self._options.sample_every, self._options.sample_first, self._options.sample_budget)
-        return OptimizerWatch(optimizer, self._guard, budget, self._begin_step, self._emit, model=self._model)
+        kind = ReportedWatch if isinstance(optimizer, ReportedSteps) else OptimizerWatch
+        return kind(optimizer, self._guard, budget, self._begin_step, self._emit, model=self._model)  # type: ignore[arg-type]  # each takes its own
 
     @property
     def last_step(self) -> int | None:
@@ -257,13 +259,15 @@ class Session:
             return
         parameters = [parameter for series in self._series for parameter in series.layout.parameters]
         self._placement = placement_of(self._model, parameters)
-        device = parameters[0].device if parameters else torch.device("cpu")
+        somewhere = parameters or ([] if self._model is None else list(self._model.parameters()))
+        device = somewhere[0].device if somewhere else torch.device("cpu")
+        told = [each.strategy for each in self._optimizers if isinstance(each, ReportedSteps)]
         infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(self._optimizers)]
         self._identity = Identity(
             self._options,
             config=self._config,
             optimizers=infos,
-            strategy=self._placement.strategy,
+            strategy=told[0] if told else self._placement.strategy,
             device=device,
             ordinal=self._ordinal,
         )
