@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from seismograd.capture.data import data_ids
-from seismograd.capture.local_norms import LocalSample
+from seismograd.capture.draft import Draft, Heading, host_values
 from seismograd.capture.parts import Part
-from seismograd.capture.pieces import Piece
-from seismograd.capture.readback import Array, Readback, Transfer
+from seismograd.capture.readback import Array, Transfer
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import (
     TOTAL_ONLY,
@@ -34,46 +32,6 @@ _NO_FLAG = RecordFlag(0)  # combining flags costs as much as the rest of a recor
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
-
-
-class Heading(NamedTuple):
-    """What identifies a record."""
-
-    optimizer: int
-    branch: int
-    sequence: int
-    step: int
-    time_unix_seconds: float
-    catalog_version: int
-    columns: int  # t
-
-
-@dataclass(slots=True, eq=False)
-class Draft:
-    """A step in the making, on the training thread."""
-
-    parts: list[Part]
-    source: NormSource
-    flags: RecordFlag
-    time_unix_seconds: float
-    pieces: Sequence[Piece] | None = None  # what the norms are of, by column; None = whole tensors
-    scalars: dict[Quantity, float] = field(default_factory=dict)
-    tensors: dict[Quantity, tuple[list[int] | None, Tensor]] = field(default_factory=dict)  # columns, values
-    device_scalars: dict[Quantity, Tensor] = field(default_factory=dict)
-    gradient_scale: Tensor | float | None = None  # the gradients measured are this many times too large
-    found_inf: Tensor | None = None  # the loss scaler's verdict, where the optimizer itself decides (fused)
-    local_norms: LocalSample | None = None  # of the gradients before the all-reduce, as scaled as the loss
-    local_scale: Tensor | float | None = None
-    data: str | Tensor | None = None
-    logged: bool = False
-    ships_rows: bool = True
-    ships_local: bool = True  # every rank does, replicas too
-    replica: bool = False
-    by_framework: bool = False  # no gradient was seen: the reported norm is the total
-
-    def on_host(self) -> bool:
-        """Whether every number is on the host already, so that nothing has to travel."""
-        return not self.device_scalars and False not in [part.norms.is_cpu for part in self.parts]
 
 
 class PendingStep:
@@ -160,7 +118,7 @@ class PendingStep:
     def _resolve(self) -> StepRecord:
         arrived: dict[object, Array | None] = {}
         if self._on_host:
-            host_names, tensors = _host_values(self._draft)
+            host_names, tensors = host_values(self._draft)
             arrived.update(zip(host_names, (tensor.numpy().reshape(-1) for tensor in tensors), strict=True))
         for names, transfer in self._transfers:
             arrived.update(zip(names, transfer.arrays(), strict=True))
@@ -207,41 +165,6 @@ class PendingStep:
             data_ids=data_ids(draft.data, arrived.get("data")),
             travels=Travels.ALL if draft.ships_rows else Travels.LOCAL if draft.ships_local else Travels.TOTALS,
         )
-
-
-def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:
-    """Starts the way of everything that is a tensor, and names it."""
-    names, tensors = _host_values(draft)
-    for index, part in enumerate(draft.parts):
-        if part.counts is not None:
-            names.append(("counts", index))
-            tensors.append(part.counts)
-    names += draft.device_scalars
-    tensors += draft.device_scalars.values()
-    for name, value in (
-        ("gradient_scale", draft.gradient_scale),
-        ("local_scale", draft.local_scale),
-        ("data", draft.data),
-    ):
-        if isinstance(value, Tensor):
-            names.append(name)
-            tensors.append(value)
-    return names, readback.send(tensors)
-
-
-def _host_values(draft: Draft) -> tuple[list[object], list[Tensor]]:
-    """What is a tensor wherever the model is, with a name for each."""
-    names: list[object] = [("norms", index) for index in range(len(draft.parts))]
-    tensors = [part.norms for part in draft.parts]
-    for quantity, (_, values) in draft.tensors.items():
-        names.append(("tensor", quantity))
-        tensors.append(values)
-    local_norms = None if draft.local_norms is None else draft.local_norms[1]
-    for name, value in (("found_inf", draft.found_inf), ("local_norms", local_norms)):
-        if value is not None:
-            names.append(name)
-            tensors.append(value)
-    return names, tensors
 
 
 @dataclass(slots=True, eq=False)

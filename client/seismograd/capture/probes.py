@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seismograd.capture.budget import Extra
 from seismograd.capture.device_time import DeviceTimes
+from seismograd.capture.draft import Draft
 from seismograd.capture.gains import GainSampler
 from seismograd.capture.guard import Guard
 from seismograd.capture.largest import largest_elements
@@ -17,7 +18,6 @@ from seismograd.capture.layout import Layout
 from seismograd.capture.local_norms import LocalNorms
 from seismograd.capture.norms import together
 from seismograd.capture.parts import Part
-from seismograd.capture.pending import Draft
 from seismograd.capture.weights import Sample, WeightSampler
 from seismograd.record import Quantity
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from seismograd.capture.pending import Draft
+from seismograd.capture.draft import Draft
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.record import NormSource, Quantity, RecordFlag

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from seismograd.capture.draft import Draft
 from seismograd.capture.layout import Description, Layout
 from seismograd.capture.numbering import Numbering
-from seismograd.capture.pending import Draft
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement
 from seismograd.capture.readback import Readback, Transfer

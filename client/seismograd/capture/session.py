@@ -13,13 +13,14 @@ from seismograd.capture import registry
 from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
 from seismograd.capture.data import identify_data
+from seismograd.capture.draft import Draft, Heading, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.forward_order import ForwardOrder
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.layout import describe
-from seismograd.capture.pending import Draft, Heading, PendingStep, send
+from seismograd.capture.pending import PendingStep
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
 from seismograd.capture.readback import RingFullError, capturing

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from seismograd.capture.budget import Budget, Extra
+from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Clip, Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import pieces_of
-from seismograd.capture.pending import Draft
 from seismograd.capture.probes import Probes
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Norms

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seismograd.capture.draft import Draft, Heading
 from seismograd.capture.parts import Part
-from seismograd.capture.pending import Draft, Heading, PendingStep
+from seismograd.capture.pending import PendingStep
 from seismograd.capture.suspicion import Suspicion
 from seismograd.outbox.columns import travelling
 from seismograd.outbox.packing import pack

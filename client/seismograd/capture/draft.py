@@ -1,0 +1,93 @@
+"""A step in the making: what is measured on the training thread, and how what lies on a device sets out.
+
+`pending.py` makes the record of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from seismograd.capture.local_norms import LocalSample
+from seismograd.capture.parts import Part
+from seismograd.capture.pieces import Piece
+from seismograd.capture.readback import Readback, Transfer
+from seismograd.record import NormSource, Quantity, RecordFlag
+
+
+class Heading(NamedTuple):
+    """What identifies a record."""
+
+    optimizer: int
+    branch: int
+    sequence: int
+    step: int
+    time_unix_seconds: float
+    catalog_version: int
+    columns: int  # t
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A step in the making, on the training thread."""
+
+    parts: list[Part]
+    source: NormSource
+    flags: RecordFlag
+    time_unix_seconds: float
+    pieces: Sequence[Piece] | None = None  # what the norms are of, by column; None = whole tensors
+    scalars: dict[Quantity, float] = field(default_factory=dict)
+    tensors: dict[Quantity, tuple[list[int] | None, Tensor]] = field(default_factory=dict)  # columns, values
+    device_scalars: dict[Quantity, Tensor] = field(default_factory=dict)
+    gradient_scale: Tensor | float | None = None  # the gradients measured are this many times too large
+    found_inf: Tensor | None = None  # the loss scaler's verdict, where the optimizer itself decides (fused)
+    local_norms: LocalSample | None = None  # of the gradients before the all-reduce, as scaled as the loss
+    local_scale: Tensor | float | None = None
+    data: str | Tensor | None = None
+    logged: bool = False
+    ships_rows: bool = True
+    ships_local: bool = True  # every rank does, replicas too
+    replica: bool = False
+    by_framework: bool = False  # no gradient was seen: the reported norm is the total
+
+    def on_host(self) -> bool:
+        """Whether every number is on the host already, so that nothing has to travel."""
+        return not self.device_scalars and False not in [part.norms.is_cpu for part in self.parts]
+
+
+def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:
+    """Starts the way of everything that is a tensor, and names it."""
+    names, tensors = host_values(draft)
+    for index, part in enumerate(draft.parts):
+        if part.counts is not None:
+            names.append(("counts", index))
+            tensors.append(part.counts)
+    names += draft.device_scalars
+    tensors += draft.device_scalars.values()
+    for name, value in (
+        ("gradient_scale", draft.gradient_scale),
+        ("local_scale", draft.local_scale),
+        ("data", draft.data),
+    ):
+        if isinstance(value, Tensor):
+            names.append(name)
+            tensors.append(value)
+    return names, readback.send(tensors)
+
+
+def host_values(draft: Draft) -> tuple[list[object], list[Tensor]]:
+    """What is a tensor wherever the model is, with a name for each."""
+    names: list[object] = [("norms", index) for index in range(len(draft.parts))]
+    tensors = [part.norms for part in draft.parts]
+    for quantity, (_, values) in draft.tensors.items():
+        names.append(("tensor", quantity))
+        tensors.append(values)
+    local_norms = None if draft.local_norms is None else draft.local_norms[1]
+    for name, value in (("found_inf", draft.found_inf), ("local_norms", local_norms)):
+        if value is not None:
+            names.append(name)
+            tensors.append(value)
+    return names, tensors
