@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ Tensors = Tensor | Iterable[Tensor]
 # Three operations in single precision round by far less than this: at such a distance from the threshold, on which side
 # of one the coefficient lies is known without computing it.
 _ROUNDING = 1e-5
+_LARGEST = float(np.finfo(np.float32).max)
 _PRECISE = frozenset({torch.float32, torch.float64})
 
 
@@ -126,11 +129,18 @@ def _scale(measured: TorchNorm, total: Tensor | float, max_norm: float) -> None:
     """The second half of torch's clip, with the same bits. `total` is a number where the host has it, and precisely."""
     if isinstance(total, float) and total + 1e-6 < (1.0 - _ROUNDING) * max_norm:
         return  # multiplying by one changes no bit; on a device, asking would mean waiting
-    coefficient = max_norm / (measured.total + 1e-6)
-    if not (isinstance(total, float) and total > (1.0 + _ROUNDING) * max_norm):
-        coefficient = torch.clamp(coefficient, max=1.0)
+    if isinstance(total, float) and 0.0 < (1.0 + _ROUNDING) * max_norm < total < _LARGEST:
+        coefficient = _host_coefficient(total, max_norm, measured.total.dtype)
+    else:
+        coefficient = torch.clamp(max_norm / (measured.total + 1e-6), max=1.0)
     for device, gradients in measured.groups:
         foreach_multiply(gradients, coefficient.to(device))
+
+
+def _host_coefficient(total: float, max_norm: float, dtype: torch.dtype) -> Tensor:
+    """`max_norm / (total + 1e-6)` with the bits of torch, which multiplies by a reciprocal, at a fifth of its cost."""
+    number: type[np.floating[Any]] = np.float32 if dtype is torch.float32 else np.float64
+    return torch.from_numpy(np.asarray(number(max_norm) * (number(1.0) / (number(total) + number(1e-6)))))
 
 
 def _get_total_norm(

@@ -61,14 +61,14 @@ class SpooledQueue(MemoryQueue):
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
         try:
-            if not isinstance(record, StepRecord) and record.immediate():
-                record = record.resolve()
             if isinstance(record, StepRecord):
                 record = normalise(record)
-                if self.rings.offer(record) and self._is_full():
-                    # The sender will find it there; memory that is full of what is older need not drop anything.
-                    self._skips.add(record.optimizer, record.sequence)
-                    return record.nonfinite is not None
+            elif record.immediate():
+                record = record.resolve()  # ready for the wire as it is
+            if isinstance(record, StepRecord) and self.rings.offer(record) and self._is_full():
+                # The sender will find it there; memory that is full of what is older need not drop anything.
+                self._skips.add(record.optimizer, record.sequence)
+                return record.nonfinite is not None
         except Exception:  # noqa: BLE001, S110  # one bad record: it fails again where it is counted
             pass
         return super().offer(record)

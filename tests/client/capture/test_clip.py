@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_ as early_clip
 from torch.nn.utils import clip_grad_value_ as early_clip_value
@@ -17,6 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_ as early_clip_with_norm
 from torch.nn.utils import get_total_norm as early_total_norm
 
 import seismograd
+from seismograd.capture import clip as clip_module
 from seismograd.capture import seats
 from seismograd.record import NormSource, Quantity, RecordFlag
 from tests.client.capture.conftest import Watched
@@ -125,6 +128,23 @@ def test_at_the_edge_of_the_threshold_the_bits_are_those_of_torch_too(
 
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         np.testing.assert_array_equal(bits_of(mine), bits_of(other))
+
+
+@given(
+    total=st.floats(1e-30, 1e30),
+    share=st.floats(1e-20, 0.999),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_coefficient_computed_on_the_host_has_the_bits_of_torch(
+    total: float, share: float, dtype: torch.dtype
+) -> None:
+    tensor = torch.tensor(total, dtype=dtype)
+    limit = share * float(tensor)
+
+    ours = clip_module._host_coefficient(float(tensor), limit, dtype)
+
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(ours.numpy(), torch.clamp(limit / (tensor + 1e-6), max=1.0).numpy())
 
 
 def test_a_model_whose_parts_have_changed_their_type_since_is_clipped_as_torch_clips_it(watch: Watch) -> None:
