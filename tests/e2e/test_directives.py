@@ -109,6 +109,9 @@ def test_an_explosion_makes_the_server_ask_for_the_flight_recorder_before_and_af
     detail = server.get("/api/v1/runs/e2e/explodes/recorder?rank=0")
     wanted = {step for each in asked for step in range(each["first_step"], each["last_step"] + 1)}
     assert detail["steps"] == sorted(wanted & set(range(300)))
+    (recorded,) = server.get("/api/v1/runs/e2e/explodes/postmortem?format=json")["recorded"]
+    assert (recorded["rank"], recorded["steps"]) == (0, len(detail["steps"]))
+    assert recorded["layer"] in detail["layers"]
     layers = server.get(f"/api/v1/runs/e2e/explodes/layers?first_step={detail['steps'][0]}&columns=1000")
     shared = dict(zip(layers["steps"], layers["grad_norm"], strict=True))
     for step, row in zip(detail["steps"], detail["grad_norm"], strict=True):

@@ -190,7 +190,14 @@ def description(note: Mapping[str, Any]) -> str:
         value = evidence.get(name)
         if value is not None:
             parts.append(text.format(f"{value:.3g}" if isinstance(value, float) else value))
-    return " ".join(parts).replace("..", ".")
+    text = " ".join(parts).replace("..", ".")
+    details = evidence.get("details") or {}
+    # Behind the cleaning: a path may hold two dots.
+    if (step := details.get("checkpoint_step")) is not None:
+        text += f" Last good checkpoint: step {step}, {details.get('checkpoint_path') or 'path not given'}."
+    if data := details.get("data"):
+        text += f" Data of step {note['opened_step']}: {data}."
+    return text
 
 
 def webhook_body(note: Mapping[str, Any]) -> bytes:

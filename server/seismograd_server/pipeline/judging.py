@@ -10,6 +10,7 @@ from seismograd_server.alerts import lifecycle
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.engine import Ending, Judged, RunEngine
+from seismograd_server.pipeline.naming import name_all
 from seismograd_server.store.database import Transaction
 from seismograd_server.store.outbox import OutboxEntry
 
@@ -103,6 +104,7 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
         changes += lifecycle.end_of_run(_after(open_alerts, changes), ended, now, policy)
     elif job.chores:
         changes += lifecycle.expire(_after(open_alerts, changes), run, now, policy)
+    changes = name_all(transaction, engine, open_alerts, changes)
     job.transitions = transaction.alerts.apply(changes)
     engine.open_alerts = _after(open_alerts, changes)
     opened = Counter(each.alert.signature.value for each in job.transitions if each.before is None)

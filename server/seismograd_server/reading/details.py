@@ -6,12 +6,13 @@ Details belong to one rank and are never composed: whoever asks for them wants t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from seismograd_server.model import Bool, Catalog, Float32, Float64, Int64, Quantity, Rank, RecordKind, Run, StepBatch
 from seismograd_server.reading.encoding import Json, column
+from seismograd_server.reading.history import Recorded
 from seismograd_server.store.database import Database
 
 # Sampled columns that a detail may have beside the norms.
@@ -72,6 +73,60 @@ def read_details(
         if detail is not None:
             found.append(detail)
     return found
+
+
+def read_recorded(database: Database, run: Run, optimizer: int) -> tuple[Recorded, ...]:
+    """What every rank of the latest launch has handed over, by rank, in a few numbers each."""
+    found: dict[int, Recorded] = {}
+    with database.read() as transaction:
+        launches = transaction.runs.launches(run.run_id)
+        if not launches:
+            return ()
+        launch_row = launches[-1].launch_row
+        ranks = {each.handle: each for each in transaction.runs.ranks(launch_row)}
+        catalogs: Mapping[tuple[int, int], Catalog] | None = None
+        for _, batch in transaction.segments.read(launch_row, optimizer, RecordKind.DETAIL):
+            if batch.rank_handle not in ranks:
+                continue
+            if catalogs is None:
+                catalogs = transaction.runs.catalogs(launch_row, optimizer)
+            new = _recorded(ranks[batch.rank_handle], batch, catalogs)
+            known = found.get(batch.rank_handle)
+            found[batch.rank_handle] = new if known is None else _together(known, new)
+    return tuple(sorted(found.values(), key=lambda each: each.rank))
+
+
+def _recorded(rank: Rank, batch: StepBatch, catalogs: Mapping[tuple[int, int], Catalog]) -> Recorded:
+    totals = np.array([_total(batch, row) for row in range(batch.count)])
+    top = int(np.argmax(np.where(np.isnan(totals), -np.inf, totals)))
+    catalog = catalogs.get((rank.handle, batch.catalog_version))
+    layer = ""
+    if catalog is not None and batch.gradient_norms is not None and np.isfinite(batch.gradient_norms[top]).any():
+        layer = catalog.parameters[int(np.nanargmax(batch.gradient_norms[top]))].name
+    broken = [int(batch.steps[row]) for row in range(batch.count) if _broken(batch, row)]
+    return Recorded(
+        rank=rank.rank,
+        hostname=rank.hostname,
+        first_step=int(batch.steps[0]),
+        last_step=int(batch.steps[-1]),
+        steps=batch.count,
+        largest=float(totals[top]),
+        largest_step=int(batch.steps[top]),
+        layer=layer,
+        nonfinite_step=min(broken, default=None),
+    )
+
+
+def _together(one: Recorded, other: Recorded) -> Recorded:
+    larger = other if not one.largest >= other.largest else one  # NaN gives way
+    broken = [each.nonfinite_step for each in (one, other) if each.nonfinite_step is not None]
+    return replace(
+        larger,
+        first_step=min(one.first_step, other.first_step),
+        last_step=max(one.last_step, other.last_step),
+        steps=one.steps + other.steps,
+        nonfinite_step=min(broken, default=None),
+    )
 
 
 def _detail(

@@ -12,6 +12,7 @@ import numpy as np
 
 from seismograd_server.model import (
     Alert,
+    AskedDirective,
     Bool,
     Checkpoint,
     DetectorStatus,
@@ -123,6 +124,21 @@ class Opening:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the flight recorder of one rank has handed over, in a few numbers."""
+
+    rank: int
+    hostname: str
+    first_step: int
+    last_step: int
+    steps: int
+    largest: float  # norm of this rank's own gradients, their finite part; NaN = no row was captured
+    largest_step: int
+    layer: str  # with the largest norm at that step; "" = not known
+    nonfinite_step: int | None  # the first step with anything that was not finite
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
     """All that is known of a run, read at one moment."""
@@ -139,6 +155,8 @@ class History:
     checkpoints: tuple[Checkpoint, ...] = ()  # by step
     health: tuple[Health, ...] = ()
     statuses: tuple[DetectorStatus, ...] = ()  # empty unless the run is live
+    directives: tuple[AskedDirective, ...] = ()  # newest first
+    recorded: tuple[Recorded, ...] = ()  # by rank
     notes: Mapping[str, str] = field(default_factory=dict)  # what could not be read, by what
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from seismograd_server.errors import StorageError
 from seismograd_server.model import Alert, AlertState, DetectorStatus, Run, RunKey, Severity
+from seismograd_server.reading.details import read_recorded
 from seismograd_server.reading.history import History, Opening, Series
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.series import read_rank_window, read_series
@@ -13,6 +14,8 @@ from seismograd_server.store.database import Database
 
 # Alerts of one run that a report or a page takes; a run with more has said what it had to say.
 ALERTS_OF_A_RUN = 200
+# The latest directives; whoever asks more often is a program, and has them in its own log.
+DIRECTIVES_OF_A_RUN = 100
 # Firing alerts looked through for a list of runs: more runs than this do not fire at once in one fleet of this server.
 _FIRING_LIMIT = 1000
 
@@ -45,6 +48,7 @@ def read_history(
         openings = transaction.alerts.openings(run.run_id)
         checkpoints = tuple(transaction.runs.checkpoints(run.run_id))
         health = tuple(transaction.runs.health(run.run_id))
+        directives = tuple(transaction.directives.of_run(run.run_id, DIRECTIVES_OF_A_RUN))
     series = read_series(database, run.run_id, optimizer)
     notes: dict[str, str] = {}
     composed = rank_window = None
@@ -69,6 +73,8 @@ def read_history(
         openings={alert_id: Opening(event.severity, event.reason) for alert_id, event in openings.items()},
         checkpoints=tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step)),
         health=health,
+        directives=directives,
+        recorded=read_recorded(database, run, optimizer),
         statuses=statuses,
         notes=notes,
     )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from seismograd_server.display.curves import CurveData
 from seismograd_server.display.heat import Heatmap
-from seismograd_server.model import Alert, Checkpoint, Float64, Int64, Run, RunKey
+from seismograd_server.model import Alert, AskedDirective, Checkpoint, Float64, Int64, Run, RunKey
+from seismograd_server.reading.history import Recorded
 
 
 class Verdict(enum.StrEnum):
@@ -158,6 +159,8 @@ class Report:
     ranks: RankView | None
     alerts: tuple[NumberedAlert, ...]
     checkpoint: Checkpoint | None  # the last one saved before the onset
+    directives: tuple[AskedDirective, ...]  # what the job was asked for, oldest first
+    recorded: tuple[Recorded, ...]  # what the flight recorders handed over, by rank
     configuration: tuple[tuple[str, str], ...]
     advice: tuple[Advice, ...]
     gaps: tuple[str, ...]

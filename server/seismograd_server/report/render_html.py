@@ -22,6 +22,7 @@ from seismograd_server.display.look import key_swatch, shared_css
 from seismograd_server.display.numbers import clock_time, figure, octaves, times, timestamp
 from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Alert, AlertState, Severity
+from seismograd_server.report.asked import asked_rows, recorded_rows
 from seismograd_server.report.contents import Event, LayerRise, NumberedAlert, RankView, Report
 from seismograd_server.report.summary import signature_name
 
@@ -30,6 +31,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN_RISES = 12
 _SHOWN_ALERTS = 24
 _SHOWN_MARKS = 24
+_DETAIL_LENGTH = 80
 
 
 @functools.cache
@@ -86,6 +88,8 @@ def render_html(report: Report, run_url: str = "") -> str:
             rank_note=_rank_note(report.ranks),
             timeline=[_EventRow.of(event) for event in report.timeline],
             alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
+            asked=asked_rows(report.directives),
+            recorded=recorded_rows(report.recorded),
             footer=_footer(report),
             link=run_url if urlsplit(run_url).scheme in {"http", "https"} else "",
         )
@@ -264,8 +268,10 @@ def _detail(value: Any) -> str | None:
         return None if value is None else ("yes" if value else "no")
     if isinstance(value, (int, float)):
         return figure(float(value))
-    # Long structures are evidence for programs: the JSON report has them.
-    return value if isinstance(value, str) and len(value) <= 80 else None
+    # Structures are evidence for programs, and long texts belong to them too: the JSON report has them whole.
+    if not isinstance(value, str):
+        return None
+    return value if len(value) <= _DETAIL_LENGTH else value[: _DETAIL_LENGTH - 3] + "..."
 
 
 def _footer(report: Report) -> str:

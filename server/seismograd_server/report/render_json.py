@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from seismograd_server.display.curves import CurveData
-from seismograd_server.reading.encoding import Json, alert_json, checkpoint_json, column, dumps, number, run_json
+from seismograd_server.reading.encoding import (
+    Json,
+    alert_json,
+    checkpoint_json,
+    column,
+    directive_json,
+    dumps,
+    number,
+    run_json,
+)
 from seismograd_server.report.contents import Report
 
 
@@ -61,6 +70,21 @@ def report_values(report: Report) -> Json:
         },
         "alerts": [{"number": entry.number, **alert_json(entry.alert)} for entry in report.alerts],
         "checkpoint": None if report.checkpoint is None else checkpoint_json(report.checkpoint),
+        "directives": [directive_json(asked) for asked in report.directives],
+        "recorded": [
+            {
+                "rank": each.rank,
+                "hostname": each.hostname,
+                "first_step": each.first_step,
+                "last_step": each.last_step,
+                "steps": each.steps,
+                "largest_norm": number(each.largest),
+                "largest_step": each.largest_step,
+                "layer": each.layer,
+                "nonfinite_step": each.nonfinite_step,
+            }
+            for each in report.recorded
+        ],
         "what_to_try": [
             {"title": advice.title, "reason": advice.reason, "numbers": dict(advice.numbers)}
             for advice in report.advice

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from seismograd_server.display.numbers import octaves, timestamp
 from seismograd_server.display.text import printable
+from seismograd_server.report.asked import asked_rows, recorded_rows
 from seismograd_server.report.contents import LayerRise, Report
 from seismograd_server.report.render_html import evidence_rows
 from seismograd_server.report.summary import signature_name
@@ -40,6 +42,13 @@ def render_markdown(report: Report) -> str:
         )
     parts.append("## Alerts")
     parts.append("\n".join(_alerts(report)) or "No detector raised an alert.")
+    if report.directives:
+        parts.append("## Asked of the job")
+        parts.append(_table(("what", "by", "when", "why", "what came of it"), asked_rows(report.directives)))
+    if report.recorded:
+        parts.append("## What the flight recorders held")
+        head = ("rank", "steps", "largest norm", "layer", "first NaN or Inf")
+        parts.append(_table(head, recorded_rows(report.recorded)))
     if report.configuration:
         parts.append("## Configuration")
         parts.append(_table(("key", "value"), report.configuration))
@@ -54,7 +63,7 @@ def _safe(text: str) -> str:
     return _MARKUP.sub(r"\\\1", printable(text))
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]] | tuple[tuple[str, ...], ...]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines.extend("| " + " | ".join(_safe(cell) for cell in row) + " |" for row in rows)
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from seismograd_server.reading.encoding import (
 )
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.layers import LayerQuantity, read_layer_window, thinned, values_of
-from seismograd_server.reading.runs import firing_alerts
+from seismograd_server.reading.runs import DIRECTIVES_OF_A_RUN, firing_alerts
 from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import LARGEST_PAGE, Turns, choice_of, json_answer, key_of, limit_of, number_of
@@ -36,8 +36,6 @@ from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
-# The latest of a run; whoever asks more often is a program, and has them in its own log.
-_DIRECTIVES_SHOWN = 100
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
 _DELETED_AT_ONCE = 8 * 2**20
 _RECLAIMED_AT_ONCE = 8 * 2**20
@@ -117,7 +115,7 @@ class Api:
                 ranks = transaction.runs.ranks(launches[-1].launch_row) if launches else []
                 checkpoints = transaction.runs.checkpoints(run.run_id)
                 health = transaction.runs.health(run.run_id)
-                asked = transaction.directives.of_run(run.run_id, _DIRECTIVES_SHOWN)
+                asked = transaction.directives.of_run(run.run_id, DIRECTIVES_OF_A_RUN)
             view = view_of(self._snapshot(), run.run_id)
             return {
                 **self._linked(run_json(run, firing_alerts(self._database).get(run.run_id, [])), key),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from seismograd_server.display.heat_chart import heat_chart
 from seismograd_server.display.numbers import duration, figure, timestamp
 from seismograd_server.display.text import plural, printable
 from seismograd_server.errors import SeismogradError, StorageError, UsageError
-from seismograd_server.model import Alert, AlertState, Run, RunState, RunView, Severity, Snapshot
+from seismograd_server.model import (
+    BY_ALERT,
+    Alert,
+    AlertState,
+    AskedDirective,
+    Run,
+    RunState,
+    RunView,
+    Severity,
+    Snapshot,
+)
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.recent import RecentSeries
@@ -36,6 +47,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _RUNS_SHOWN = 100
 _ALERTS_SHOWN = 12
 _MARKS_SHOWN = 24
+_DIRECTIVES_SHOWN = 8
 # Layers of so many latest steps: what somebody who looks at a live run wants to see.
 _LAYER_STEPS = 60
 # How often a page with something live on it loads itself again.
@@ -108,8 +120,10 @@ class Pages:
                 run = transaction.runs.get(key)
                 alerts = list(transaction.alerts.list(project=key.project, run=key.run, limit=ALERTS_OF_A_RUN))
                 checkpoints = transaction.runs.checkpoints(run.run_id)
+                asked = transaction.directives.of_run(run.run_id, _DIRECTIVES_SHOWN)
             series = self._series.read(run.run_id, 0)
-            return self._run(run, series, alerts, max((each.step for each in checkpoints), default=None))
+            checkpoint = max((each.step for each in checkpoints), default=None)
+            return self._run(run, series, alerts, checkpoint) | {"asked": [_asked_row(each) for each in asked]}
 
         return await self._turns(lambda: self._page("run.html", read()))
 
@@ -233,6 +247,18 @@ def _marks(alerts: list[Alert]) -> list[Mark]:
         Mark(alert.opened_step, str(number), alert.severity.label, f"{alert.signature.value}: {alert.reason}")
         for number, alert in enumerate(ordered, start=1)
     ]
+
+
+def _asked_row(asked: AskedDirective) -> dict[str, Any]:
+    directive = asked.directive
+    outcomes = Counter(each.outcome.value if each.outcome else "no answer" for each in asked.addressees)
+    return {
+        "kind": directive.kind.word,
+        "by": "an alert" if directive.asked_by == BY_ALERT else directive.asked_by,
+        "when": timestamp(directive.asked_at),
+        "reason": directive.reason,
+        "outcomes": ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())),
+    }
 
 
 def _alert_row(alert: Alert, now: float) -> dict[str, Any]:

@@ -128,6 +128,12 @@ def test_the_description_says_what_leads_and_how_fast() -> None:
     )
 
 
+def test_the_description_names_the_checkpoint_to_go_back_to_and_the_data_of_the_step() -> None:
+    named = {"checkpoint_step": 780, "checkpoint_path": "../runs/780.pt", "data": "rank 3: 17 18"}
+    text = description(describe(replace(ALERT, evidence=replace(ALERT.evidence, details=named)), ""))
+    assert text.endswith(" Last good checkpoint: step 780, ../runs/780.pt. Data of step 812: rank 3: 17 18.")
+
+
 def test_every_signature_has_a_summary_and_a_name() -> None:
     assert set(SUMMARIES) == set(Signature)
     assert len({alert_name(each.value) for each in Signature}) == len(Signature)

@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seismograd_server.model import Evidence, RunKey
-from seismograd_server.reading.history import History, LayerWindow
+from seismograd_server.model import (
+    BY_ALERT,
+    Addressee,
+    AskedDirective,
+    Directive,
+    DirectiveKind,
+    DirectiveOutcome,
+    Evidence,
+    RunKey,
+)
+from seismograd_server.reading.history import History, LayerWindow, Recorded
 from seismograd_server.report.build import build
 from seismograd_server.report.render_html import render_html
 from seismograd_server.report.render_json import render_json
@@ -90,7 +99,47 @@ def hostile_history(name: str) -> History:
     run = make_run(
         key=key, failure_reason=name, tags={"team": name}, config_json=json.dumps({name: name}), strategy=name
     )
-    return exploding_history(run=run, layers=named, alerts=(alert,), nonfinite=())
+    return exploding_history(
+        run=run, layers=named, alerts=(alert,), nonfinite=(), directives=(asked(name),), recorded=(recorded(name),)
+    )
+
+
+def asked(name: str = "Ada") -> AskedDirective:
+    directive = Directive("d", 1, DirectiveKind.STOP, name, asked_at=NOW, expires_at=NOW + 60.0, reason=name)
+    applied = Addressee(1, 0, NOW, DirectiveOutcome.APPLIED, name, step=190, answered_at=NOW)
+    return AskedDirective(directive, (applied, Addressee(2, 1)))
+
+
+def recorded(name: str = "rnn.weight") -> Recorded:
+    return Recorded(1, name, 100, 163, 64, float("inf"), 161, name, 162)
+
+
+def test_what_the_job_was_asked_for_and_what_its_recorders_held_is_in_every_format() -> None:
+    capture = AskedDirective(
+        Directive(
+            "c",
+            1,
+            DirectiveKind.CAPTURE_MORE,
+            BY_ALERT,
+            NOW,
+            NOW + 60.0,
+            "runaway",
+            "a",
+            first_step=100,
+            last_step=1163,
+        ),
+        (),
+    )
+    report = build(exploding_history(directives=(asked(), capture), recorded=(recorded(),)), NOW)
+    for text in (html.unescape(render_html(report)), render_markdown(report).replace("\\", "")):
+        assert "capture of steps 100 to 1,163" in text
+        assert "an alert" in text
+        assert "1 rank applied after step 190 (Ada); 1 rank: no answer" in text
+        assert "64 of 100 to 163" in text
+        assert "at step 161" in text
+    values = json.loads(render_json(report))
+    assert [each["kind"] for each in values["directives"]] == ["capture", "stop"], "oldest first"
+    assert values["recorded"][0]["largest_norm"] == "Infinity"
 
 
 @pytest.mark.parametrize("name", HOSTILE)

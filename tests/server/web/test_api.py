@@ -425,6 +425,10 @@ def test_the_recorder_of_one_rank_shows_what_it_handed_over(stocked: Stocked, co
     assert whole["nonfinite"].index(True) == 5
     assert (whole["spectral_gain"][2], whole["spectral_gain"][3]) == ([None, 1.5, None], [None] * 3)
     assert whole["update_norm"] == []
+    report = ask(stocked.app(), connect, "GET", "/api/v1/runs/mt/recorded/postmortem?format=json").json()
+    (told,) = report["recorded"]
+    assert (told["rank"], told["first_step"], told["last_step"], told["steps"]) == (1, 20, 49, 30)
+    assert (told["largest_step"], told["nonfinite_step"], told["layer"] in LAYERS) == (49, 25, True)
     part = ask(stocked.app(), connect, "GET", f"{path}&first_step=45&last_step=46").json()
     assert part["steps"] == [45, 46]
     nothing = ask(stocked.app(), connect, "GET", path.replace("rank=1", "rank=0")).json()

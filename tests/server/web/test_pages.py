@@ -10,6 +10,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from seismograd_server.model import DirectiveKind, RunKey
+from seismograd_server.pipeline import Request
 from seismograd_server.web.links import segment
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun
@@ -162,3 +164,14 @@ def test_older_runs_are_on_the_next_page(stocked: Stocked, connect: Connect) -> 
     first = Page(get(app, connect, "/").text)
     (older,) = [link for link in first.links if "before=" in link]
     assert "/runs/mt/exploding" in Page(get(app, connect, older).text).links
+
+
+def test_a_run_page_says_what_the_job_was_asked_for(stocked: Stocked, connect: Connect) -> None:
+    run = SyntheticRun(stocked.pipeline, name="asked", launch="launch-asked", capabilities=("stop",)).open(NOW)
+    request = Request(DirectiveKind.STOP, "<Ada>", "too dear")
+    stocked.pipeline.asking.ask(RunKey("mt", "asked"), request, NOW)
+    page = get(stocked.app(), connect, "/runs/mt/asked").text
+    assert "Asked of the job" in page
+    assert "by &lt;Ada&gt;: too dear" in page
+    assert "2 no answer" in page
+    assert run.opened
