@@ -61,7 +61,7 @@ class Harvest:
                 return
             if len(owned) < len(parameters):
                 parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
-                norms = _chosen(norms, owned)
+                norms = chosen_norms(norms, owned)
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
         if self._parts:
             if not self._tainted and self._still_holds(columns):
@@ -86,7 +86,7 @@ class Harvest:
         if not places:
             return
         if len(places) < len(gradients):
-            norms = _chosen(norms, places)
+            norms = chosen_norms(norms, places)
         found = [gradients[place] for place in places]
         self.add([owners[id(gradient)] for gradient in found], found, norms)
         for part in self._parts:
@@ -163,7 +163,8 @@ class Harvest:
         self._parts = kept
 
 
-def _chosen(norms: Norms, places: list[int]) -> Norms:
+def chosen_norms(norms: Norms, places: list[int]) -> Norms:
+    """Those of some places."""
     if norms is None:
         return None
     chosen = [norms[place] for place in places]

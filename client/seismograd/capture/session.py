@@ -28,6 +28,7 @@ from seismograd.capture.reported import ReportedSteps, ReportedWatch
 from seismograd.capture.scaler import ScalerInterception
 from seismograd.capture.series import Held, Logged, Series, host_or_copy
 from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.capture.together import JointWatch, step_together
 from seismograd.capture.wrapped import innermost
 from seismograd.options import Options
 from seismograd.outbox.sender import Sender
@@ -79,9 +80,9 @@ class Session:
         self._share = CaptureShare()
         self._steps_without_loss = 0
         self._logs_after_steps = False
-        self._series = [
-            Series(index, self._watch(optimizer), first_step) for index, optimizer in enumerate(self._optimizers)
-        ]
+        together = step_together(self._optimizers)
+        groups = [self._optimizers] if together else [[optimizer] for optimizer in self._optimizers]
+        self._series = [Series(index, self._watch(group), first_step) for index, group in enumerate(groups)]
         self._by_watch = {id(series.watch): series for series in self._series}
         interceptions: list[Callable[[], registry.Interception]] = [ClipInterception, ScalerInterception]
         if model is not None and any(map(is_flattening, model.modules())):
@@ -91,10 +92,12 @@ class Session:
             series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
             series.watch.begin_sampling()
 
-    def _watch(self, optimizer: torch.optim.Optimizer) -> OptimizerWatch:
+    def _watch(self, group: Sequence[torch.optim.Optimizer]) -> OptimizerWatch:
         budget = Budget(self._options.sample_every, self._options.sample_first, self._options.sample_budget)
-        kind = ReportedWatch if isinstance(optimizer, ReportedSteps) else OptimizerWatch
-        return kind(optimizer, self._guard, budget, self._begin_step, self._emit, model=self._model)  # type: ignore[arg-type]  # each takes its own
+        if len(group) > 1:
+            return JointWatch(group, self._guard, budget, self._begin_step, self._emit, model=self._model)
+        kind = ReportedWatch if isinstance(group[0], ReportedSteps) else OptimizerWatch
+        return kind(group[0], self._guard, budget, self._begin_step, self._emit, model=self._model)  # type: ignore[arg-type]  # each takes its own
 
     @property
     def last_step(self) -> int | None:
@@ -263,7 +266,9 @@ class Session:
         somewhere = parameters or ([] if self._model is None else list(self._model.parameters()))
         device = somewhere[0].device if somewhere else torch.device("cpu")
         told = [each.strategy for each in self._optimizers if isinstance(each, ReportedSteps)]
-        infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(self._optimizers)]
+        # Of those that step together, the first speaks for all.
+        firsts = self._optimizers[: len(self._series)]
+        infos = [optimizer_info(index, optimizer) for index, optimizer in enumerate(firsts)]
         self._identity = Identity(
             self._options,
             config=self._config,

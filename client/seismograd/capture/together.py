@@ -1,0 +1,187 @@
+"""Optimizers that each hold a few parameters and step inside the backward pass: one step of them all is one record.
+
+    backward reaches a parameter -> its gradient is complete -> its optimizer steps -> the gradient is freed
+
+Norms are taken parameter by parameter, each just before its optimizer steps. The step is complete when all have stepped
+that did so the last time, or when one of them steps again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from seismograd.capture.budget import Budget
+from seismograd.capture.guard import Guard
+from seismograd.capture.harvest import Clip, Harvest, chosen_norms
+from seismograd.capture.layout import Layout
+from seismograd.capture.parts import Part, pieces_of
+from seismograd.capture.draft import Draft
+from seismograd.capture.readback import capturing
+from seismograd.capture.registry import Norms
+from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.capture.suspicion import Suspicion
+from seismograd.record import NormSource, RecordFlag
+
+# Nobody steps more optimizers than this by hand, one parameter each; whoever has more lets the backward pass do it.
+_MOST_BY_HAND = 4
+
+
+def step_together(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+    """Whether these are optimizers of one parameter each, as they are made to step inside the backward pass."""
+    return len(optimizers) > _MOST_BY_HAND and all(
+        sum(len(group["params"]) for group in optimizer.param_groups) == 1 for optimizer in optimizers
+    )
+
+
+class _All:
+    """Several optimizers in the place of one."""
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of all of them."""
+        return [group for member in self.members for group in member.param_groups]
+
+    def register_step_pre_hook(self, hook: Any) -> _Handles:
+        """On each of them."""
+        return _Handles([member.register_step_pre_hook(hook) for member in self.members])
+
+    def register_step_post_hook(self, hook: Any) -> _Handles:
+        """On each of them."""
+        return _Handles([member.register_step_post_hook(hook) for member in self.members])
+
+
+@dataclass(frozen=True)
+class _Handles:
+    handles: list[Any]
+
+    def remove(self) -> None:
+        """Removes all."""
+        for handle in self.handles:
+            handle.remove()
+
+
+class JointWatch(OptimizerWatch):
+    """The watch of optimizers that step together, one after the other."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        guard: Guard,
+        budget: Budget,
+        begins: Callable[[OptimizerWatch], None],
+        emit: Callable[[OptimizerWatch, Draft], None],
+        *,
+        model: nn.Module | None = None,
+    ) -> None:
+        everyone = cast("torch.optim.Optimizer", _All(optimizers))
+        super().__init__(everyone, guard, budget, begins, emit, model=model)
+        # Suspects are columns of the whole; what steps within a backward pass is not looked at a second time.
+        self._harvests = {id(each): Harvest(Layout(each), Suspicion()) for each in optimizers}
+        self._owners = {id(p): id(each) for each in optimizers for group in each.param_groups for p in group["params"]}
+        self._expected = frozenset(self._harvests)
+        self._stepped: set[int] = set()
+        self._parts: list[Part] = []
+        self._sources: set[NormSource] = set()
+        self._clip: Clip | None = None
+
+    def close(self) -> None:
+        """Removes every hook; a step of which not all have been made is recorded as far as it went."""
+        self._timed(self._complete)
+        super().close()
+
+    def is_of(self, optimizer: object) -> bool:
+        """Whether this is one of those watched."""
+        return id(optimizer) in self._harvests
+
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Never: a clip between backward and step sees a part of them."""
+        del parameters
+        return False
+
+    def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
+        """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
+        if self._takes_norms():
+            self._timed(self._harvest_each, parameters, gradients, norms)
+
+    def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
+        """Somebody asked torch for norms: who steps in between is measured anyway."""
+
+    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
+        """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
+        if not capturing():
+            self._timed(self._note_clips, parameters, threshold)
+        del total  # that of a part of the gradient
+
+    def scaler_ended(self) -> None:
+        """No loss scaler can skip what has been stepped already."""
+
+    def _before_step(self, optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
+        if not self.inert and not capturing():
+            self._timed(self._begin_member, id(optimizer))
+
+    def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
+        if not self.inert and self._stepped >= self._expected:
+            self._timed(self._complete)
+
+    def _harvest_each(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
+        for place, parameter in enumerate(parameters):
+            if (owner := self._owners.get(id(parameter))) is not None:
+                self._harvests[owner].add([parameter], [gradients[place]], chosen_norms(norms, [place]))
+
+    def _note_clips(self, parameters: list[Tensor], threshold: float | None) -> None:
+        for parameter in parameters:
+            if (owner := self._owners.get(id(parameter))) is not None:
+                self._harvests[owner].clipped([parameter], threshold, None)
+
+    def _begin_member(self, member: int) -> None:
+        if member in self._stepped:
+            self._complete()
+        if not self._stepped:
+            self._begins(self)
+            if self._sampled and self.samples_weights:
+                self._probes.before_step(self.layout, self._sampled)
+        self._stepped.add(member)
+        taken = self._harvests[member].take()
+        for part in taken.parts:
+            self._renumber(part)
+        self._parts += taken.parts
+        self._sources.add(taken.source)
+        self._clip = taken.clip or self._clip
+
+    def _renumber(self, part: Part) -> None:
+        """From columns of one to columns of all; and lets go of the gradients, which are freed in a moment."""
+        own = range(len(part.parameters)) if part.columns is None else part.columns
+        column = {mine: self.layout.column_of[id(each)] for mine, each in zip(own, part.parameters, strict=True)}
+        part.columns = list(column.values())
+        part.censuses = {column[mine]: found for mine, found in part.censuses.items()}
+        part.summed = frozenset(column[mine] for mine in part.summed)
+        part.counted = [column[mine] for mine in part.counted]
+        part.parameters, part.fresh, part.stamp = [], None, None
+
+    def _complete(self) -> None:
+        if not self._stepped:
+            return
+        pieces = pieces_of(self.layout, self._parts)
+        exact = pieces is None or not any(piece.partial for piece in pieces)
+        source = max(self._sources, key=_DOUBTS.index)
+        draft = Draft(self._parts, source, RecordFlag(0) if exact else RecordFlag.INEXACT, time.time(), pieces=pieces)
+        if self._clip is not None:
+            self._add_clip(draft, self._clip, modified=True)
+        self._add_rate_and_scale(draft)
+        self._expected = frozenset(self._stepped)
+        self._stepped, self._parts, self._sources, self._clip = set(), [], set(), None
+        self._probes.after_step(draft)
+        self._finish(draft)
+
+
+# The source that says least about all norms of a step is that of the step.
+_DOUBTS = (NormSource.CLIP, NormSource.OPTIMIZER_STEP, NormSource.POST_MODIFICATION)
