@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from seismograd.capture.budget import Budget
+from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Clip, Harvest, chosen_norms
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import Part, pieces_of
-from seismograd.capture.draft import Draft
 from seismograd.capture.readback import capturing
 from seismograd.capture.registry import Norms
 from seismograd.capture.stepwatch import OptimizerWatch
