@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -107,6 +108,19 @@ def run_watched(project: str | None, run: str | None, server: str | None, comman
         os.execvpe(command[0], command, environment)  # noqa: S606 - without a shell on purpose
     except OSError as error:
         raise click.ClickException(f"cannot start {command[0]!r}: {error.strerror or error}") from error
+
+
+@program.command("sync")
+@click.argument(
+    "folder", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--server", help="host:port. Default: SEISMOGRAD_SERVER, else where the job would have sent its records.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def sync(folder: Path | None, server: str | None, as_json: bool) -> int:
+    """Deliver what dead jobs have left in the spool DIR; default: this user's own."""
+    from seismograd.synchronising import synchronise  # noqa: PLC0415 - gRPC takes a while to import; the others need none
+
+    return synchronise(folder, server, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -186,6 +186,11 @@ def default_spool_folders() -> list[Path]:
     return [*folders, Path(tempfile.gettempdir()) / f"seismograd-{os.getuid()}" / "spool"]
 
 
+def environment_names_server() -> bool:
+    """Whether SEISMOGRAD_SERVER says where the server is."""
+    return bool(os.environ.get(_VARIABLES["server"], "").strip())
+
+
 def watched_environment(**explicit: str | None) -> dict[str, str]:
     """Variables of a program that is to be watched without a change (`seismograd.integrations.autowatch`).
 

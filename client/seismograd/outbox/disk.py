@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from seismograd.outbox.clock import Clock
 from seismograd.outbox.folder import SpoolFolder
@@ -23,6 +24,32 @@ _log = logging.getLogger("seismograd")
 
 RETRY_SECONDS = 10.0  # a disk that was full may have room again
 _RING = "ring-"
+
+
+class Storage(Protocol):
+    """What a queue needs of a disk. No method raises OSError."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether records can be put there now, as far as anybody knows."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records there."""
+        ...
+
+    def append(self, records: Sequence[Spooled]) -> list[Spooled] | None:
+        """Puts records there. Returns those that were dropped for them; None = it cannot be done now."""
+        ...
+
+    def confirm(self, marks: Mapping[StreamName, int]) -> None:
+        """Everything below these sequences is durable on the server."""
+        ...
+
+    def read(self, stream: StreamName, first: int) -> list[Spooled]:
+        """Some records of a stream from this sequence on, in order; empty = there are none."""
+        ...
 
 
 class Disk:

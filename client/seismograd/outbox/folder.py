@@ -104,8 +104,13 @@ class SpoolFolder:
 
     def notes(self) -> Iterator[tuple[int, bytes]]:
         """(tag, message) of every entry of the journal."""
+        return self.notes_of(self.path)
+
+    @staticmethod
+    def notes_of(path: Path) -> Iterator[tuple[int, bytes]]:
+        """The same of any folder, also of one whose process lives."""
         try:
-            content = (self.path / _JOURNAL).read_bytes()
+            content = (path / _JOURNAL).read_bytes()
         except FileNotFoundError:
             return
         for entry in consecutive(content):

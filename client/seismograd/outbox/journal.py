@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
+from seismograd.ending import Outcome
 from seismograd.outbox.decode import decode_catalog, decode_identity
 from seismograd.outbox.encode import encode_catalog, encode_open
 from seismograd.record import Catalog, RunIdentity
@@ -68,7 +69,7 @@ class Account:
     provisional: RunIdentity | None = None
     catalogs: list[Catalog] = field(default_factory=list)
     checkpoints: list[telemetry.CheckpointEvent] = field(default_factory=list)
-    ending: tuple[str, str] | None = None  # outcome, reason; None = it was killed, or it lives
+    ending: tuple[Outcome, str] | None = None  # None = it was killed, or it lives
     server: str = ""
 
 
@@ -94,7 +95,7 @@ def _add(account: Account, tag: int, message: bytes) -> None:
         account.checkpoints.append(telemetry.CheckpointEvent.FromString(message))
     elif tag == Tag.ENDING:
         request = telemetry.CloseRunRequest.FromString(message)
-        outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"
+        outcome: Outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"
         account.ending = (outcome, request.reason)
     elif tag == Tag.SERVER:
         account.server = message.decode()

@@ -32,6 +32,7 @@ class Recording:
         self._queue = queue
         self._post = post
         self._begun = False
+        self._identity: RunIdentity | None = None
         self.secured = False  # at the end: everything that is not durable is in the spool
         self.disk = queue.disk = Disk(options.spool_parents, options.spool_bytes, queue.rings, clock)
         self.disk.note(note_server(options.server))
@@ -62,10 +63,11 @@ class Recording:
 
     def identify(self, identity: Callable[[], RunIdentity | None]) -> RunIdentity | None:
         """Asks for the identity, and writes it down when it is known."""
-        found = identity()
-        if found is not None:
-            self.disk.note(note_identity(found))
-        return found
+        if self._identity is None:
+            self._identity = identity()
+            if self._identity is not None:
+                self.disk.note(note_identity(self._identity))
+        return self._identity
 
     def end(self, *, settled: bool) -> None:
         """What is delivered leaves nothing behind; the rest is in the spool."""

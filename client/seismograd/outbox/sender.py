@@ -77,6 +77,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._dozing = False
         self._closed = False
+        self._known_at_once = False
         self._report: FlushReport | None = None
 
     # -------------------------------------------------------------------------------------- the training thread
@@ -89,8 +90,8 @@ class Sender:
     ) -> None:
         """Says whose records will come. The first offer starts the thread.
 
-        `identity` is called on the sender's thread, again and again until it returns an identity. Until then the spool
-        says what is known (`provisional`, whose launch id only tells which processes belong together).
+        `identity` is called on the sender's thread, again and again until it returns an identity. Where that may take a
+        while, the spool says what is known (`provisional`, whose launch id only tells which processes belong together).
         """
         if self._is_inert() or self._shipper is not None:
             return
@@ -101,6 +102,7 @@ class Sender:
             size = ring_bytes(self._options.ring_steps, len(catalog.parameters), self._options.ring_bytes)
             self._queue.rings.add(catalog.optimizer, Ring(None, size))
             self._note(note_catalog(catalog))
+        self._known_at_once = provisional is None
         if provisional is not None:
             self._note(note_identity(provisional, provisional=True))
         self._shipper = Shipper(
@@ -263,6 +265,9 @@ class Sender:
         shipper, recording = self._shipper, self._recording
         failures = 0
         delay = 0.0
+        if recording is not None and shipper is not None and self._known_at_once:
+            # Before the first step is over: a process that is killed then shall leave a folder that says whose it is.
+            shipper.agree()
         while shipper is not None:
             try:
                 if recording is not None:

@@ -109,7 +109,7 @@ class Shipper:
             self._connect()
         elif self.phase is Phase.OFFLINE and self._identity is None and now >= self._not_before:
             # Whoever delivers the records later has to know whose they are.
-            self._identity = self._agree()
+            self.agree()
             self._not_before = now + IDENTITY_RETRY_SECONDS
         if self.phase is Phase.STREAMING:
             self.recorder.turn(hurry=self._finish is not None)
@@ -138,8 +138,7 @@ class Shipper:
     # --------------------------------------------------------------------------------------------------- connecting
 
     def _connect(self) -> None:
-        if self._identity is None:
-            self._identity = self._agree()
+        self.agree()
         if self._identity is None:
             self._not_before = self._clock.monotonic() + IDENTITY_RETRY_SECONDS
             return
@@ -159,12 +158,12 @@ class Shipper:
             lambda result: self._post(lambda: self._on_opened(connection, result)),
         )
 
-    def _agree(self) -> RunIdentity | None:
+    def agree(self) -> None:
+        """Asks whose records these are, unless that is known."""
         try:
-            return self._ask_identity()
+            self._identity = self._identity or self._ask_identity()
         except Exception as error:  # noqa: BLE001  # whatever the agreement of the launch raises, training goes on
             self._say("identity", f"the launch cannot agree on its identity yet ({error!r}); trying again")
-            return None
 
     def _on_opened(self, connection: int, result: telemetry.OpenRunResponse | TransportError) -> None:
         if connection != self._connection or self.phase is not Phase.OPENING:

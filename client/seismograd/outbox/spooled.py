@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from seismograd.outbox.columns import normalise, record_size, travelling
-from seismograd.outbox.disk import Disk
+from seismograd.outbox.disk import Storage
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.packing import PackedError, pack, unpack
 from seismograd.outbox.pending import PendingRecord
@@ -47,7 +47,7 @@ class SpooledQueue(MemoryQueue):
     def __init__(self, limit_bytes: int, wake_after: int, *, hoards: bool = False) -> None:
         super().__init__(limit_bytes, wake_after)
         self.rings = Rings()
-        self.disk: Disk | None = None
+        self.disk: Storage | None = None
         self._window = 0 if hoards else limit_bytes // 2  # the rest is for what arrives
         self._hoards = hoards
         self._backlog: Counter[StreamName] = Counter()

@@ -64,6 +64,10 @@ class StreamLog:
         self.accepted = 0
         self.durable = 0
 
+    def begin_at(self, durable: int) -> None:
+        """Before the first record comes into memory: another process has delivered everything below."""
+        self.expected = self.sent = self.ever_sent = self.accepted = self.durable = durable
+
     def add_gap(self, first: int, end: int, reason: str) -> None:
         """Marks sequences as lost for ever. Neighbours merge, so that a month of drops stays small."""
         position = bisect_right(self.gaps, first, key=lambda gap: gap.first)
