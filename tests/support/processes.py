@@ -41,11 +41,12 @@ def require_program(name: str, package: str) -> str:
     """The path of a program; without it the test is skipped, or fails where nothing may be skipped."""
     found = shutil.which(name)
     if found is None:
-        _miss(f"{name} is not installed: apt-get install {package}")
+        miss(f"{name} is not installed: apt-get install {package}")
     return found
 
 
-def _miss(message: str) -> NoReturn:
+def miss(message: str) -> NoReturn:
+    """Skips the test for want of something, or fails it where nothing may be skipped."""
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)

@@ -10,6 +10,7 @@ last bit: the same kernels in the same order, or torch's own code wherever the c
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,8 @@ from seismograd.capture.norms import PLAIN, TorchNorm, foreach_multiply, torch_n
 from seismograd.capture.overheard import Overheard
 from seismograd.capture.pieces import is_sharded, local
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
+
+_log = logging.getLogger("seismograd")
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -216,7 +219,15 @@ class ClipInterception:
             "_clip_grads_with_norm_": _clip_grads_with_norm,
             "clip_grad_value_": _clip_grad_value,
         }
-        self._seats = [Seat(name, function) for name, function in replacements.items() if has_expected_shape(name)]
+        known = [name for name in replacements if has_expected_shape(name)]
+        self._seats = [Seat(name, replacements[name]) for name in known]
+        if unknown := sorted(replacements.keys() - set(known)):
+            _log.warning(
+                "torch %s has other functions than are known here (%s): gradients that they clip are recorded as they"
+                " are behind the clip; clip with seismograd.clip_grad_norm_ instead",
+                torch.__version__,
+                ", ".join(unknown),
+            )
 
     def restore(self) -> None:
         """Lets torch be as it was."""
