@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,20 +72,31 @@ def test_a_job_that_never_asks_is_not_changed_and_says_so_at_its_end(
 
 @pytest.mark.timeout(240)
 def test_a_server_killed_between_question_and_answer_hears_the_answer_once(
-    start_seismograd: Start, start_training: Train
+    start_seismograd: Start, start_training: Train, tmp_path: Path
 ) -> None:
-    server = start_seismograd()
-    training = start_training(server.grpc, "patient", "--steps", "100000", "--step-seconds", "0.01", "--obey")
+    server, listening = start_seismograd(), tmp_path / "listening"
+    options = ("--steps", "100000", "--step-seconds", "0.01", "--obey", "--save-after", str(listening))
+    training = start_training(server.grpc, "patient", *options)
     eventually(lambda: len(training.journal()) >= 20, 60, "some steps")
-    # Asked and killed at once: whether it was still sent, and whether the answer came, is chance.
-    ask(server, "patient", "stop", "--by", "Ada")
+    ask(server, "patient", "checkpoint", "--by", "Ada")
+    eventually(lambda: directives(server, "patient")[0]["ranks"][0]["sent_at"], 30, "the question went out")
     server.process.kill()
+    listening.touch()
+    decided = len(training.journal())
+    eventually(lambda: len(training.journal()) > decided + 20, 30, "it has been decided while nobody listened")
     server = server.restart()
+    eventually(lambda: directives(server, "patient")[0]["ranks"][0]["outcome"], 60, "an answer")
+    run = server.get("/api/v1/runs/e2e/patient")
+    (saved,) = run["checkpoints"]
+    (answered,) = run["directives"][0]["ranks"]
+    assert (answered["outcome"], answered["step"]) == ("applied", saved["step"])
+
+    ask(server, "patient", "stop", "--by", "Ada")
     training.finish(timeout=60.0)
-    answer = eventually(lambda: directives(server, "patient")[0]["ranks"][0]["outcome"], 30, "an answer")
-    assert answer == "applied"
-    assert len(directives(server, "patient")) == 1
-    assert len(training.journal()) < 100000
+    run = server.get("/api/v1/runs/e2e/patient")
+    assert [each["ranks"][0]["outcome"] for each in run["directives"]] == ["applied", "applied"]
+    assert run["directives"][1]["ranks"] == [answered], "told once"
+    assert len(run["checkpoints"]) == 1
 
 
 @pytest.mark.timeout(180)

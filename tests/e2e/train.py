@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--step-seconds", type=float, default=0.0, help="pace: the least duration of a step")
     parser.add_argument("--linger", type=Path, help="do not finish before this file exists")
     parser.add_argument("--obey", action="store_true", help="stop and save when asked to")
+    parser.add_argument("--save-after", type=Path, help="save when asked to, once this file exists")
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
@@ -74,7 +75,8 @@ def main() -> None:
             optimizer.step()
             journal.write(json.dumps({"step": step, "norm": norm, "loss": float(loss.detach())}) + "\n")
             journal.flush()
-            if arguments.obey and monitor.should_checkpoint():
+            listens = arguments.save_after.exists() if arguments.save_after else arguments.obey
+            if listens and monitor.should_checkpoint():
                 monitor.checkpoint_saved(step, f"/checkpoints/{step}.pt")
             if arguments.obey and monitor.should_stop(synchronize=True):
                 break
