@@ -10,7 +10,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -62,6 +62,10 @@ class Options:
     mode: Mode = "on"
     capture: Capture = "layers"
 
+    # Parameters that are one although several ranks hold them, under names of their own (the embedding of a pipeline's
+    # first stage that is the head of its last): a name for each -> the names that it has.
+    tied: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
     # Sampled extras: weight and update norms, largest elements, spectral gains, local norms before the all-reduce.
     sample_every: int = 10  # steps; 0 = never
     sample_budget: float = 0.01  # the share of the step time that they may take on average; beyond it they are thinned
@@ -86,6 +90,7 @@ class Options:
             _require_name("run", self.run)
         _require_tags(self.tags)
         object.__setattr__(self, "tags", dict(self.tags))
+        object.__setattr__(self, "tied", _require_groups("tied", self.tied))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("capture", self.capture, get_args(Capture))
         for name in ("token_file", "ca_file", "spool_dir"):
@@ -243,6 +248,23 @@ def _require_tags(tags: object) -> None:
             raise OptionError(f"tags[{key!r}]: {text!r} is not valid Unicode; give text") from None
         if size > _MAX_NAME_BYTES:
             raise OptionError(f"tags[{key!r}]: the value has {size} bytes; give at most {_MAX_NAME_BYTES}")
+
+
+def _require_groups(name: str, groups: object) -> dict[str, tuple[str, ...]]:
+    fix = "give {'words': ['embed.weight', 'head.weight']}"
+    if not isinstance(groups, Mapping):
+        raise OptionError(f"{name}: {groups!r} is of type {type(groups).__name__}, not a mapping; {fix}")
+    seen: set[str] = set()
+    for group, members in groups.items():
+        _require_name(name, group)
+        if isinstance(members, str) or not isinstance(members, Sequence):
+            raise OptionError(f"{name}[{group!r}]: {members!r} is not a list of names; {fix}")
+        for member in members:
+            _require_name(f"{name}[{group!r}]", member)
+            if member in seen:
+                raise OptionError(f"{name}: {member!r} stands in it twice; a parameter is tied in one group")
+            seen.add(member)
+    return {group: tuple(members) for group, members in groups.items()}
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

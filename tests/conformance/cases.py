@@ -18,6 +18,8 @@ class Case:
         build: makes the part of one process.
         clips: whether the job clips.
         oddities: tied, small, frozen and unused parameters are in the model.
+        tied: the embedding and the head are one parameter, on whatever processes they are.
+        scales: a loss scaler is at work, and skips a step.
         worlds: numbers of processes that it runs on.
         summands: gradients of these modules are summands on every process, and nobody adds them up: their layers are
             not known, and steps are marked as inexact.
@@ -28,6 +30,8 @@ class Case:
     build: Build
     clips: bool = True
     oddities: bool = False
+    tied: bool = False
+    scales: bool = False
     worlds: tuple[int, ...] = (2, 4)
     summands: str = ""
     flat: bool = False
@@ -54,5 +58,9 @@ CASES = (
     Case("TP + sequence parallel + FSDP2", functools.partial(slicing.sliced_and_sharded, sequences=True), worlds=(4,)),
     Case("FSDP1, original parameters", functools.partial(sharing.fsdp1, original=True)),
     Case("FSDP1, flat parameters", functools.partial(sharing.fsdp1, original=False), flat=True),
-    Case("Pipeline", slicing.pipeline, clips=False),
+    Case("Pipeline", slicing.pipeline),
+    Case("Pipeline, no clip", slicing.pipeline, clips=False),
+    Case("Pipeline, first and last stage tied", functools.partial(slicing.pipeline, tied=True), tied=True),
+    Case("DDP, a loss scaler that backs off", sharing.ddp, oddities=True, scales=True),
+    Case("FSDP2, a loss scaler that backs off", sharing.fsdp2, oddities=True, scales=True),
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 VOCABULARY = 12
 WIDTH = 10  # divided by no number of processes used here but 2: shards are uneven on four of them
@@ -19,6 +21,8 @@ THRESHOLD = 0.5
 RATE = 1e-4  # small, so that what nobody clips does not turn rounding into another course of training
 # From this step on the loss, and with it the gradient, grows eightfold every step: an explosion.
 ONSET = 2
+INITIAL_SCALE = 1024.0
+OVERFLOW = 3  # the step whose loss is infinite, in the cases with a loss scaler
 
 
 class Block(nn.Module):
@@ -38,18 +42,19 @@ class Block(nn.Module):
 class Net(nn.Module):
     """Token ids [b, LENGTH] to logits [b, LENGTH, VOCABULARY].
 
-    `oddities`: the head shares the embedding's weight, `gain` is smaller than four processes, `frozen` is not trained
-    and `unused` takes no part.
+    `tied`: the head shares the embedding's weight. `oddities`: it does, `gain` is smaller than four processes, `frozen`
+    is not trained and `unused` takes no part.
     """
 
-    def __init__(self, *, oddities: bool) -> None:
+    def __init__(self, *, oddities: bool, tied: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
         self.blocks = nn.ModuleDict({str(index): Block() for index in range(4)})
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
-        if oddities:
+        if tied or oddities:
             self.head.weight = self.embed.weight
+        if oddities:
             self.gain = nn.Parameter(torch.ones(3))
             self.frozen = nn.Parameter(torch.ones(5), requires_grad=False)
             self.unused = nn.Parameter(torch.ones(7))
@@ -64,10 +69,10 @@ class Net(nn.Module):
         return logits
 
 
-def new_net(*, oddities: bool, dtype: torch.dtype = torch.float32) -> Net:
+def new_net(*, oddities: bool = False, tied: bool = False) -> Net:
     """The same on every process."""
     torch.manual_seed(0)
-    return Net(oddities=oddities).to(dtype)
+    return Net(oddities=oddities, tied=tied)
 
 
 def batch_of(step: int) -> tuple[Tensor, Tensor]:
@@ -105,17 +110,20 @@ class Truth:
         self.totals.append(sum(norm * norm for norm in norms.values()) ** 0.5)
 
 
-def train_alone(*, oddities: bool, clips: bool, dtype: torch.dtype, clip: Callable[..., Tensor]) -> Truth:
-    """Plain torch in one process, watched by nobody."""
-    model = new_net(oddities=oddities, dtype=dtype)
+def train_alone(*, oddities: bool, tied: bool, clips: bool, skips: bool) -> Truth:
+    """Plain torch in one process, watched by nobody. `skips`: a loss scaler leaves out the step that overflows."""
+    model = new_net(oddities=oddities, tied=tied)
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=RATE)
     truth = Truth()
     for step in range(STEPS):
         optimizer.zero_grad()
         ids, targets = batch_of(step)
-        loss_of(model(ids), targets, step).backward()
+        loss = loss_of(model(ids), targets, step)
+        overflows = skips and step == OVERFLOW
+        (loss * math.inf if overflows else loss).backward()
         truth.note(model.named_parameters())
         if clips:
-            clip(model.parameters(), THRESHOLD)
-        optimizer.step()
+            clip_grad_norm_(model.parameters(), THRESHOLD)
+        if not overflows:
+            optimizer.step()
     return truth

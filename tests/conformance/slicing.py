@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
@@ -17,6 +18,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tests.conformance.models import BATCH, batch_of, loss_of, new_net
 from tests.conformance.sharing import Shared
@@ -52,10 +54,10 @@ def _slice(model: nn.Module, mesh: DeviceMesh, *, sequences: bool) -> None:
     parallelize_module(model, mesh, plan)
 
 
-def tensor_parallel(rank: int, world: int, dtype: torch.dtype, *, sequences: bool) -> Shared:
+def tensor_parallel(rank: int, world: int, *, sequences: bool) -> Shared:
     """Every process has a slice of every linear layer and sees the whole batch."""
     del rank
-    model = new_net(oddities=False, dtype=dtype)
+    model = new_net()
     _slice(model, init_device_mesh("cpu", (world,), mesh_dim_names=("tp",)), sequences=sequences)
 
     def backward(step: int) -> None:
@@ -65,10 +67,10 @@ def tensor_parallel(rank: int, world: int, dtype: torch.dtype, *, sequences: boo
     return Shared(model, backward)
 
 
-def sliced_and_sharded(rank: int, world: int, dtype: torch.dtype, *, sequences: bool) -> Shared:
+def sliced_and_sharded(rank: int, world: int, *, sequences: bool) -> Shared:
     """Slices of two processes each, every slice sharded over the others that hold it (FSDP2)."""
     mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
-    model = new_net(oddities=False, dtype=dtype)
+    model = new_net()
     _slice(model, mesh["tp"], sequences=sequences)
     for block in model.blocks.values():
         fully_shard(block, mesh=mesh["dp"])
@@ -83,9 +85,14 @@ def sliced_and_sharded(rank: int, world: int, dtype: torch.dtype, *, sequences: 
     return Shared(model, backward)
 
 
-def pipeline(rank: int, world: int, dtype: torch.dtype) -> Shared:
-    """Every process has some of the layers, under the names that they have in the whole model."""
-    model = new_net(oddities=False, dtype=dtype)
+def pipeline(rank: int, world: int, *, tied: bool = False) -> Shared:
+    """Every process has some of the layers, under the names that they have in the whole model.
+
+    `tied`: the last one has the weight of the embedding too, under a name of its own, and the two add up gradients.
+    """
+    model = new_net(tied=tied)
+    if tied:
+        model.head.weight = nn.Parameter(model.embed.weight.detach().clone())
     mine = range(rank * 4 // world, (rank + 1) * 4 // world)
     model.blocks = nn.ModuleDict({str(index): model.blocks[str(index)] for index in mine})
     if rank > 0:
@@ -95,6 +102,8 @@ def pipeline(rank: int, world: int, dtype: torch.dtype) -> Shared:
     stage = PipelineStage(model, rank, world, torch.device("cpu"))
     state = {"step": 0}
     schedule = ScheduleGPipe(stage, 2, loss_fn=lambda logits, targets: loss_of(logits, targets, state["step"]))
+    ends = dist.new_group([0, world - 1])
+    shared = {0: model.embed, world - 1: model.head}.get(rank) if tied else None
 
     def backward(step: int) -> None:
         ids, targets = batch_of(step)
@@ -105,5 +114,17 @@ def pipeline(rank: int, world: int, dtype: torch.dtype) -> Shared:
             schedule.step(target=targets)
         else:
             schedule.step()
+        if shared is not None:
+            assert shared.weight.grad is not None
+            dist.all_reduce(shared.weight.grad, group=ends)
 
-    return Shared(model, backward)
+    def clip(limit: float) -> Tensor:
+        """The norm of all stages, of which each knows its own; what is tied counts on the first."""
+        counted = [p for p in model.parameters() if rank == 0 or shared is None or p is not shared.weight]
+        square = get_total_norm([p.grad for p in counted if p.grad is not None]).square()
+        dist.all_reduce(square)
+        total = square.sqrt()
+        clip_grads_with_norm_(model.parameters(), limit, total)
+        return total
+
+    return Shared(model, backward, clip)

@@ -7,7 +7,7 @@ import pytest
 
 from seismograd_server.model import NormSource, RecordFlag
 from tests.conformance.cases import CASES
-from tests.conformance.models import STEPS, THRESHOLD
+from tests.conformance.models import INITIAL_SCALE, OVERFLOW, STEPS, THRESHOLD
 from tests.conformance.world import Result, run_world
 
 # Gradients in float32 that were added up in another order differ by some 4e-7 of their norm.
@@ -56,13 +56,26 @@ def test_norms_of_flat_parameters_say_so(result: Result) -> None:
 
 def test_an_explosion_behind_the_clipping_is_there_for_all_to_see(result: Result) -> None:
     (block,) = result.blocks
-    source = NormSource.CLIP if result.case.clips else NormSource.OPTIMIZER_STEP
-    assert set(block.sources.tolist()) == {source}
+    expected = [NormSource.CLIP if result.case.clips else NormSource.OPTIMIZER_STEP] * STEPS
+    if result.case.scales:
+        expected[OVERFLOW] = NormSource.SCALER_SKIP
+    assert block.sources.tolist() == expected
     assert block.global_norm[-1] > 30 * block.global_norm[0]
     if result.case.clips:
         assert block.global_norm[-1] > 10 * THRESHOLD
         assert (block.flags[-2:] & RecordFlag.CLIPPED == RecordFlag.CLIPPED).all()
         np.testing.assert_allclose(block.clip_coefficient[-1], THRESHOLD / block.global_norm[-1], rtol=1e-5)
+
+
+def test_a_step_that_the_loss_scaler_skips_is_back_off_with_its_scale(result: Result) -> None:
+    (block,) = result.blocks
+    skipped = (block.flags & RecordFlag.SKIPPED_BY_SCALER != 0).tolist()
+    assert skipped == [result.case.scales and step == OVERFLOW for step in range(STEPS)]
+    assert block.nonfinite.any(axis=1).tolist() == skipped
+    if result.case.scales:
+        # It backs off after the step that it skipped.
+        after = INITIAL_SCALE / 2.0
+        assert block.loss_scale.tolist() == [INITIAL_SCALE if step <= OVERFLOW else after for step in range(STEPS)]
 
 
 def test_replicas_agree(result: Result) -> None:

@@ -6,6 +6,7 @@ two runs ended goes to FOLDER.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import sys
@@ -25,7 +26,7 @@ from seismograd.outbox.transport import TransportError
 from seismograd.testing import Ledger, RecordingTransport
 from seismograd_proto.v1 import telemetry
 from tests.conformance.cases import CASES, Case
-from tests.conformance.models import RATE, STEPS, THRESHOLD
+from tests.conformance.models import INITIAL_SCALE, OVERFLOW, RATE, STEPS, THRESHOLD
 from tests.conformance.sharing import Shared
 
 
@@ -84,9 +85,9 @@ class _KeepingLedger(Ledger):
 
 def run_case(case: Case, rank: int, world: int) -> Report:
     """Both runs of a case."""
-    plain = train(case, case.build(rank, world, torch.float32), None)[0]
+    plain = train(case, case.build(rank, world), None)[0]
     transport = KeepingTransport()
-    watched, broken = train(case, case.build(rank, world, torch.float32), transport)
+    watched, broken = train(case, case.build(rank, world), transport)
     return Report(plain, watched, transport.opening, transport.frames, broken)
 
 
@@ -97,17 +98,27 @@ def train(case: Case, shared: Shared, transport: KeepingTransport | None) -> tup
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=RATE)
     monitor = None
     if transport is not None:
-        monitor = seismograd.watch(model, optimizer, project="conformance", run=case.name, transport=transport)
+        tied = {"words": ["embed.weight", "head.weight"]} if case.tied else None
+        monitor = seismograd.watch(
+            model, optimizer, project="conformance", run=case.name, transport=transport, tied=tied
+        )
+    scaler = torch.amp.GradScaler("cpu", init_scale=INITIAL_SCALE, enabled=case.scales)
     ending = Ending([], [], 0)
     for step in range(STEPS):
         optimizer.zero_grad()
-        shared.backward(step)
+        if case.scales:
+            overflow = math.inf if step == OVERFLOW else 1.0
+            shared.backward(step, lambda loss, overflow=overflow: scaler.scale(loss) * overflow)
+            scaler.unscale_(optimizer)
+        else:
+            shared.backward(step)
         if case.clips:
             with CommDebugMode() as communication:
                 total = shared.clip(THRESHOLD) if shared.clip else early_clip(model.parameters(), THRESHOLD)
             ending.collectives += communication.get_total_counts()
             ending.clipped_to.append(bits(total))
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
     ending.weights = [bits(parameter) for parameter in model.parameters()]
     broken: dict[str, str] = {}
     if monitor is not None:

@@ -27,6 +27,7 @@ class Description:
     name: str
     module_type: str
     depth: int  # rank of the owning module in forward order, 0 = nearest the input
+    tied_group: str = ""  # declared: the parameter is one with others, which other ranks hold
 
 
 def describe(model: nn.Module | None, forward_order: Mapping[int, int]) -> dict[int, Description]:
@@ -183,4 +184,5 @@ def _parameter(parameter: Tensor, description: Description, piece: Piece, shape:
         replica_index=piece.replica_index,
         replication=piece.replication,
         composition=Composition.PARTIAL if piece.partial else Composition.SUM_OF_SQUARES,
+        tied_group=description.tied_group,
     )

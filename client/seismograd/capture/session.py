@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.forward_order import ForwardOrder
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
-from seismograd.capture.layout import describe
+from seismograd.capture.layout import Description, describe
 from seismograd.capture.pending import PendingStep
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
@@ -277,7 +278,7 @@ class Session:
             device=device,
             ordinal=self._ordinal,
         )
-        descriptions = self._names | describe(self._model, self._order.places)
+        descriptions = self._descriptions()
         self._order.close()
         catalogs = [series.describe(self._placement, descriptions) for series in self._series]
         for series in self._series:
@@ -285,9 +286,18 @@ class Session:
             series.watch.samples_weights = series.owns_rows and self._options.capture == "layers"
         self._sender.open(self._identity, catalogs, self._identity.provisional())
 
+    def _descriptions(self) -> dict[int, Description]:
+        """What is known of each parameter by now, by `id`."""
+        known = self._names | describe(self._model, self._order.places)
+        groups = {name: group for group, names in self._options.tied.items() for name in names}
+        return {
+            place: replace(each, tied_group=groups[each.name]) if each.name in groups else each
+            for place, each in known.items()
+        }
+
     def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:
         """The optimizer has other parameters than before, or norms of other pieces of them were taken."""
-        descriptions = self._names | describe(self._model, self._order.places)
+        descriptions = self._descriptions()
         self._sender.catalog_changed(series.describe(self._placement, descriptions, pieces))
 
     def flush(self) -> None:
