@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,9 @@ from seismograd.capture.data import identify_data
 from seismograd.capture.draft import Draft, Heading, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
-from seismograd.capture.forward_order import ForwardOrder
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
-from seismograd.capture.layout import Description, describe
+from seismograd.capture.naming import Naming
 from seismograd.capture.pending import PendingStep
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
@@ -72,9 +70,7 @@ class Session:
         self._ordinal = registry.next_monitor()
         self._identity: Identity | None = None
         self._placement = Placement()
-        self._order = ForwardOrder(model)
-        # FSDP may hold others in their places when the first step is made.
-        self._names = describe(model, {})
+        self._naming = Naming(model, options.tied)
         self._logged: Logged | None = None
         self._last_step: int | None = None
         self._warned_ring = False
@@ -278,26 +274,16 @@ class Session:
             device=device,
             ordinal=self._ordinal,
         )
-        descriptions = self._descriptions()
-        self._order.close()
+        descriptions = self._naming.current()
         catalogs = [series.describe(self._placement, descriptions) for series in self._series]
         for series in self._series:
             series.watch.shared_model = self._placement.replication > 1
             series.watch.samples_weights = series.owns_rows and self._options.capture == "layers"
         self._sender.open(self._identity, catalogs, self._identity.provisional())
 
-    def _descriptions(self) -> dict[int, Description]:
-        """What is known of each parameter by now, by `id`."""
-        known = self._names | describe(self._model, self._order.places)
-        groups = {name: group for group, names in self._options.tied.items() for name in names}
-        return {
-            place: replace(each, tied_group=groups[each.name]) if each.name in groups else each
-            for place, each in known.items()
-        }
-
     def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:
         """The optimizer has other parameters than before, or norms of other pieces of them were taken."""
-        descriptions = self._descriptions()
+        descriptions = self._naming.current()
         self._sender.catalog_changed(series.describe(self._placement, descriptions, pieces))
 
     def flush(self) -> None:
@@ -312,7 +298,7 @@ class Session:
 
     def close(self) -> None:
         """Removes every hook, releases what waits, and lets torch be as it was."""
-        self._order.close()
+        self._naming.close()
         for series in self._series:
             series.watch.close()
             registry.remove(series.watch)
