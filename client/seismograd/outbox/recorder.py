@@ -70,6 +70,9 @@ class Recorder:
         if directive.directive_id in self._known:
             return
         self._known.append(directive.directive_id)
+        if not any(True for _ in self._rings):
+            self._tell(directive, "refused", "no flight recorder here: the process that had it is gone", None)
+            return
         newest, oldest, overwritten = self._extent()
         if newest is not None and oldest is not None and overwritten and directive.last_step < oldest:
             self._tell(directive, "refused", f"too old: the recorder begins at step {oldest}", newest)

@@ -250,9 +250,12 @@ class Log:
 
     def _tell(self, now: float) -> None:
         """Send what jobs are asked for down the streams that have not heard it; a new stream hears all of it again."""
+        waited_for = self._pipeline.asking.waited_for
+        if not waited_for:
+            return
         told: list[tuple[str, int]] = []
         for stream in list(self._streams):
-            for handle in stream.handles:
+            for handle in stream.handles & waited_for:
                 fresh = [
                     each
                     for each in self._pipeline.asking.untold(handle, now)

@@ -161,14 +161,22 @@ class Asking:
 
     # ------------------------------------------------------------------------------------------ to tell, to hear
 
+    @property
+    def waited_for(self) -> frozenset[int]:
+        """The ranks that may have something to be told; mostly none."""
+        return frozenset(self._open)
+
     def untold(self, handle: int, now: float) -> list[Directive]:
         """What a rank has not answered and can still be told, in the order in which it was asked."""
         waiting = self._open.get(handle)
-        if not waiting:
+        if waiting is None:
             return []
         for directive_id in [each.directive_id for each in waiting.values() if each.expires_at <= now]:
             del waiting[directive_id]
-        return list(waiting.values())
+        found = list(waiting.values())
+        if not found:
+            del self._open[handle]
+        return found
 
     def sent(self, told: Sequence[tuple[str, int]], now: float) -> None:
         """Note that (directive, rank handle) is on its way. Raises StorageError."""

@@ -274,5 +274,8 @@ def _alert_row(alert: Alert, now: float) -> dict[str, Any]:
         "reason": alert.reason,
         "layer": evidence.leading_layer,
         "leading_rank": evidence.leading_rank,
+        "checkpoint_step": evidence.details.get("checkpoint_step"),
+        "checkpoint_path": evidence.details.get("checkpoint_path"),
+        "data": evidence.details.get("data"),
         "acknowledged_by": alert.acknowledged_by,
     }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seismograd.outbox.queue import StreamMark
 from seismograd.outbox.recorder import Recorder
 from seismograd.outbox.ring import Ring
+from seismograd.outbox.rings import Rings
 from seismograd.outbox.spooled import SpooledQueue
 from seismograd.outbox.streamlog import StreamName
 from seismograd.record import Directive, DirectiveAnswer, DirectiveKind, RecordKind, StepRecord, Travels
@@ -127,6 +128,16 @@ def test_what_was_overwritten_is_said_and_a_window_that_is_gone_is_refused() -> 
     assert bench.reasons()[1:] == [
         ("partly", "applied", f"{200 - oldest} records of steps 10 to 199, those before step {oldest} were overwritten")
     ]
+
+
+def test_where_there_is_no_recorder_nothing_is_waited_for() -> None:
+    answers: list[DirectiveAnswer] = []
+    recorder = Recorder(Rings(), SpooledQueue(MEBIBYTE, 16), answers.append, MEBIBYTE)
+    recorder.ask(Directive("d", DirectiveKind.CAPTURE_MORE, "", "", 0, 9))
+    recorder.turn()
+    recorder.end()
+    assert [(each.directive_id, each.outcome) for each in answers] == [("d", "refused")]
+    assert recorder.sample_until is None
 
 
 def test_a_window_before_the_first_step_is_of_what_there_is() -> None:

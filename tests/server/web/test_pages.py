@@ -10,11 +10,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from seismograd_server.model import DirectiveKind, RunKey
-from seismograd_server.pipeline import Request
+from seismograd_server.model import Checkpoint, DirectiveKind, RunKey
+from seismograd_server.pipeline import Arrival, Request
 from seismograd_server.web.links import segment
 from tests.support.reading import Stocked
-from tests.support.synthetic import NOW, SyntheticRun
+from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
 
 Connect = Callable[..., httpx.AsyncClient]
 HOSTILE = [
@@ -164,6 +164,19 @@ def test_older_runs_are_on_the_next_page(stocked: Stocked, connect: Connect) -> 
     first = Page(get(app, connect, "/").text)
     (older,) = [link for link in first.links if "before=" in link]
     assert "/runs/mt/exploding" in Page(get(app, connect, older).text).links
+
+
+def test_an_alert_on_a_run_page_names_the_checkpoint_and_the_data(empty_store: Stocked, connect: Connect) -> None:
+    losses, norms = exploding_losses(220, 150), exploding_norms(220, 150)
+    run = SyntheticRun(empty_store.pipeline, name="named", world_size=1, norms=norms, losses=losses).open(NOW)
+    checkpoint = Checkpoint(run.handle(0), 140, "/<140>.pt", NOW)
+    batch = run.batch(0, 0, 220, data_ids={row: f"shard <{row}>" for row in range(220)})
+    empty_store.pipeline.ingest([Arrival(checkpoints=(checkpoint,), batches=(batch,))], NOW)
+    while empty_store.pipeline.detect(NOW):
+        pass
+    page = get(empty_store.app(), connect, "/runs/mt/named").text
+    assert "last good checkpoint: step 140 <code>/&lt;140&gt;.pt</code>" in page
+    assert "<code>shard &lt;" in page
 
 
 def test_a_run_page_says_what_the_job_was_asked_for(stocked: Stocked, connect: Connect) -> None:
