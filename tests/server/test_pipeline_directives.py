@@ -149,6 +149,14 @@ def test_a_capture_without_a_window_is_of_the_steps_around_the_last_one(pipeline
     assert [each.rank for each in asked.addressees] == [0, 1]
 
 
+def test_ranks_that_have_not_described_themselves_yet_are_asked_all_the_same(pipeline: Pipeline) -> None:
+    run = SyntheticRun(pipeline, capabilities=EVERYTHING)
+    for rank in range(2):
+        pipeline.open_rank(run.identity(rank), [], NOW)
+    asked = pipeline.asking.ask(KEY, Request(DirectiveKind.CAPTURE_MORE, "Ada"), NOW)
+    assert [each.rank for each in asked.addressees] == [0, 1]
+
+
 def test_an_explosion_asks_for_the_flight_recorder_and_never_to_stop(
     database: Database, pipeline: Pipeline, run: SyntheticRun
 ) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 _MOST_DOUBLINGS = 10
 # Sampling each of the first steps is worth more than its share, but not a training that crawls.
 _FIRST_STEPS_SHARE = 0.25
+# Of a window around an alert: seldom, and short.
+_WHOLE_STEP_SHARE = 1.0
 # Weight of the newest measurement: settles within some ten samples, rides over one slow one.
 _NEWEST = 0.2
 
@@ -51,11 +53,14 @@ class Budget:
         chosen = _NOTHING
         if count % self._every == 0:
             chosen = frozenset(each for each in Extra if count % (self._every << self.doublings[each]) == 0)
-        return chosen | self._affordable() if count < self._first else chosen
+        return chosen | self._affordable(_FIRST_STEPS_SHARE) if count < self._first else chosen
 
     def all_of_it(self) -> frozenset[Extra]:
-        """Everything, for a step that somebody asked to see whole; nothing where the job wants nothing sampled."""
-        return _NOTHING if self._every == 0 else _EVERYTHING
+        """What a step can bear that somebody asked to see whole; nothing where the job wants nothing sampled.
+
+        The dearest is left to its own cadence, where a step would take more than about twice its time with it.
+        """
+        return _NOTHING if self._every == 0 else self._affordable(_WHOLE_STEP_SHARE)
 
     def step_took(self, seconds: float) -> None:
         """A step without extras took this long."""
@@ -78,11 +83,11 @@ class Budget:
             self.doublings[dearest] += 1
             a_step[dearest] /= 2.0
 
-    def _affordable(self) -> frozenset[Extra]:
-        """What the first steps can bear, the cheapest first; all of it as long as nothing is known."""
+    def _affordable(self, share: float) -> frozenset[Extra]:
+        """What fits into this share of a step, the cheapest first; all of it as long as nothing is known."""
         if self._step_seconds is None:
             return _EVERYTHING
-        left = _FIRST_STEPS_SHARE * self._step_seconds
+        left = share * self._step_seconds
         chosen = set()
         for extra in sorted(Extra, key=lambda each: self._costs.get(each, 0.0)):
             left -= self._costs.get(extra, 0.0)

@@ -304,8 +304,8 @@ class OptimizerWatch:
         self._arm_local()
 
     def sample_next(self) -> None:
-        """The next step is to be sampled whole, whatever the budget says."""
-        self._sampled, self._whole = self._budget.all_of_it(), True
+        """The next step is to be sampled as whole as it can bear, whatever its turn would be."""
+        self._sampled, self._whole = self._sampled | self._budget.all_of_it(), True
         self._examine_largest()
 
     def _examine_largest(self) -> None:

@@ -12,6 +12,7 @@ Belongs to the sender's thread, but for `sample_until`, which the training threa
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from seismograd.outbox.queue import Queue
 from seismograd.outbox.rings import Rings
 from seismograd.outbox.streamlog import StreamName
 from seismograd.record import Directive, DirectiveAnswer, DirectiveKind, RecordKind, StepRecord, Travels
+
+_log = logging.getLogger("seismograd")
 
 # A frame of this size costs the server about what an ordinary one does. One portion per round trip of a frame and its
 # ack, a tenth of a second, is a megabyte a second.
@@ -67,6 +70,39 @@ class Recorder:
 
     def ask(self, directive: Directive) -> None:
         """Freezes what the rings hold of a window, and what is still to come of it. Once more changes nothing."""
+        self._safely(lambda: self._ask(directive))
+
+    def turn(self, *, hurry: bool = False) -> None:
+        """Freezes what is new, hands over the next portion, and answers what is complete.
+
+        With `hurry` a portion need not be durable before the next one goes, as long as the queue is short.
+        """
+        if self._windows or self._frozen:
+            self._safely(lambda: self._turn(hurry=hurry))
+
+    def end(self) -> None:
+        """The run is over: answers with what there was."""
+        self._safely(self._end)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that is frozen waits for its turn."""
+        return not self._frozen
+
+    def _safely(self, function: Callable[[], None]) -> None:
+        """A defect here costs the details, never the ordinary records that the same thread ships."""
+        try:
+            function()
+        except Exception:  # noqa: BLE001  # as above
+            _log.exception("a defect in the flight recorder; steps are shipped as before")
+            self._windows.clear()
+            self._frozen.clear()
+            self._bytes = 0
+            self.sample_until = None
+
+    # -------------------------------------------------------------------------------------------------- what is to do
+
+    def _ask(self, directive: Directive) -> None:
         if directive.directive_id in self._known:
             return
         self._known.append(directive.directive_id)
@@ -80,22 +116,15 @@ class Recorder:
         self._look()  # what is new belongs to the older windows too
         window = _Window(directive, oldest if overwritten else None)
         for optimizer, ring in self._rings:
-            for record in ring.steps(directive.first_step, directive.last_step):
-                if record.sequence < self._seen[optimizer]:
-                    self._freeze(optimizer, record, [window])
+            records = ring.steps(directive.first_step, directive.last_step)
+            self._freeze_all(optimizer, [each for each in records if each.sequence < self._seen[optimizer]], window)
         self._windows.append(window)
         begin = -1 if newest is None else newest
         if directive.last_step > begin:
             until = min(directive.last_step, begin + _MOST_SAMPLED)
             self.sample_until = until if self.sample_until is None else max(until, self.sample_until)
 
-    def turn(self, *, hurry: bool = False) -> None:
-        """Freezes what is new, hands over the next portion, and answers what is complete.
-
-        With `hurry` a portion need not be durable before the next one goes, as long as the queue is short.
-        """
-        if not self._windows and not self._frozen:
-            return
+    def _turn(self, *, hurry: bool) -> None:
         self._look()
         if self._arrived() or (hurry and self._queue.totals().queued_bytes < _SHORT_QUEUE_BYTES):
             self._hand_over()
@@ -105,13 +134,7 @@ class Recorder:
         for window in [each for each in self._windows if each.directive.last_step <= newest]:
             self._complete(window, [], newest)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing that is frozen waits for its turn."""
-        return not self._frozen
-
-    def end(self) -> None:
-        """The run is over: answers with what there was."""
+    def _end(self) -> None:
         newest, _, _ = self._extent()
         for window in list(self._windows):
             notes = ["the run ended"] if newest is None or newest < window.directive.last_step else []
@@ -140,6 +163,19 @@ class Recorder:
             self._seen[optimizer] = max(self._seen.get(optimizer, 0), end)
             # What the ring has forgotten cannot be asked for again.
             self._taken[optimizer] = {each for each in self._taken.get(optimizer, ()) if each >= ring.oldest}
+
+    def _freeze_all(self, optimizer: int, records: list[StepRecord], window: _Window) -> None:
+        """What the ring holds already; when memory is short, the latest, which are nearest to what happened."""
+        taken = self._taken.get(optimizer, set())
+        room = self._most_bytes - self._bytes
+        first = len(records)
+        while first and room >= 0:
+            first -= 1
+            room -= 0 if records[first].sequence in taken else record_size(records[first])
+        first += room < 0
+        window.left_out += first
+        for record in records[first:]:
+            self._freeze(optimizer, record, [window])
 
     def _freeze(self, optimizer: int, record: StepRecord, holding: list[_Window]) -> None:
         taken = self._taken.setdefault(optimizer, set())

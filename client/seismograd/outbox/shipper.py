@@ -82,7 +82,7 @@ class Shipper:
         self._identity: RunIdentity | None = None
         self._backoff = Backoff(uniform)
         self.lane = Lane(options, queue, extras)
-        self.recorder = Recorder(rings, queue, self._answer, options.queue_bytes // 2)
+        self.recorder = Recorder(rings, queue, self._answer, options.queue_bytes // 4)
         self.inbound = Inbound(queue, self.recorder.ask)
         self.phase = Phase.OFFLINE if options.mode == "offline" else Phase.WAITING
         self.settled = False  # the server has said its last word: it has noted how this rank ended, or refused it

@@ -151,7 +151,9 @@ class Asking:
         """Those of some ranks that are asked first."""
         by_number = {rank.rank: rank for rank in ranks}
         catalogs = {rank.rank: _newest_catalogs(self._book.sender(rank.handle)) for rank in ranks}
-        return [by_number[number] for number in ranks_to_ask(catalogs, leading, self._policy.ranks)]
+        chosen = ranks_to_ask(catalogs, leading, self._policy.ranks)
+        # Ranks that have not described their parameters yet cannot be told apart.
+        return [by_number[number] for number in chosen or sorted(by_number)[: self._policy.ranks]]
 
     def take_over(self, asked: Iterable[AskedDirective]) -> None:
         """What is stored now is told from now on."""

@@ -50,6 +50,16 @@ def test_the_first_steps_are_sampled_for_what_is_cheap() -> None:
     assert budget.samples(7) == ALL - {Extra.GAIN}
 
 
+def test_a_step_to_be_seen_whole_takes_about_twice_its_time_and_not_more() -> None:
+    budget = Budget(every=1000, first=0)
+    assert budget.all_of_it() == ALL, "nothing is known yet"
+    budget.step_took(0.010)
+    budget.samples_took({Extra.WEIGHTS: 0.006, Extra.GAIN: 0.02, Extra.LARGEST: 0.001, Extra.LOCAL: 0.001})
+
+    assert budget.all_of_it() == ALL - {Extra.GAIN}
+    assert Budget(every=0, first=0).all_of_it() == frozenset()
+
+
 def test_nothing_is_sampled_when_told_so_and_everything_while_nothing_is_known() -> None:
     assert not Budget(every=0, first=20).samples(0)
     assert Budget(every=10, first=20).samples(3) == ALL

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,9 +174,26 @@ def test_what_does_not_fit_into_memory_is_left_out_and_counted() -> None:
     bench.settle()
     kept = len(bench.details)
     assert 0 < kept < 100
+    assert bench.delivered() == list(range(100 - kept, 100)), "the latest"
     assert bench.reasons() == [
         ("d", "applied", f"{kept} records of steps 0 to 99, {100 - kept} did not fit into memory")
     ]
+
+
+def test_a_defect_costs_the_details_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench()
+    bench.train(20)
+    bench.ask("d", 0, 40)
+    monkeypatch.setattr("seismograd.outbox.recorder.record_size", lambda _record: 1 / 0)
+    for _ in range(3):
+        bench.train(5)
+        bench.turn()
+    assert caplog.text.count("a defect in the flight recorder") == 1
+    assert bench.recorder.idle
+    assert bench.recorder.sample_until is None
+    assert bench.queue.totals().waiting == 0, "ordinary records went as ever"
 
 
 def test_steps_that_follow_are_sampled_whole_within_a_bound() -> None:
