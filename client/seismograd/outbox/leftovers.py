@@ -131,6 +131,7 @@ class _Delivering:
             post=self._mailbox.put,
             rings=Rings(),  # nobody asks the dead
         )
+        self._shipper.quiet = True
 
     def run(self) -> Delivery:
         error = self._deliver()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from seismograd.options import Options
+from seismograd.outbox.background import Background
 from seismograd.outbox.clock import Clock
 from seismograd.outbox.disk import Disk
 from seismograd.outbox.journal import Note, note_identity, note_server
@@ -33,6 +34,8 @@ class Recording:
         self._post = post
         self._begun = False
         self._identity: RunIdentity | None = None
+        self._options = options
+        self._background: Background | None = None
         self.secured = False  # at the end: everything that is not durable is in the spool
         self.disk = queue.disk = Disk(options.spool_parents, options.spool_bytes, queue.rings, clock)
         self.disk.note(note_server(options.server))
@@ -69,10 +72,18 @@ class Recording:
                 self.disk.note(note_identity(self._identity))
         return self._identity
 
+    def connected(self) -> None:
+        """The run's own connection stands: there may be something of dead jobs to deliver."""
+        if self._background is None:
+            self._background = Background(self._options)
+            self._background.start()
+
     def end(self, *, settled: bool) -> None:
         """What is delivered leaves nothing behind; the rest is in the spool."""
         try:
             self.secured = self._queue.secure()
             self.disk.finish(delivered=settled and not self._queue.totals().waiting, secured=self.secured)
+            if self._background is not None:
+                self._background.stop()
         except Exception:  # noqa: BLE001  # a defect of ours must not keep the job from ending
             _log.exception("a defect in the sender; the spool is left as it is")

@@ -272,6 +272,8 @@ class Sender:
             try:
                 if recording is not None:
                     recording.disk.attend()
+                    if shipper.phase is Phase.STREAMING:
+                        recording.connected()
                 self._wait(delay)
                 delay = shipper.turn()
             except Exception:  # noqa: BLE001  # a defect of ours must end neither the thread at once nor the training

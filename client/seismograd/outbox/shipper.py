@@ -94,6 +94,7 @@ class Shipper:
         self._finish: Finish | None = None
         self._keep_trying = True
         self._said: set[str] = set()
+        self.quiet = False  # for the records of others, of which training need not hear
 
     # ------------------------------------------------------------------------------------------------------- a turn
 
@@ -316,4 +317,4 @@ class Shipper:
         """Says each kind of thing once: a log full of one sentence helps nobody."""
         if kind not in self._said:
             self._said.add(kind)
-            _log.log(level, "%s", message)
+            _log.log(logging.DEBUG if self.quiet else level, "%s", message)

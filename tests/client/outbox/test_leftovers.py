@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,48 @@ def test_the_command_delivers_says_what_and_finds_nothing_the_second_time(
 def test_a_folder_that_is_not_there_is_a_wrong_call(tmp_path: Path) -> None:
     done = seismograd("sync", tmp_path / "nowhere")
     assert done.returncode == 2
+
+
+# ----------------------------------------------------------------------------------------------------- the next run
+
+
+def running(server: RecordingServer, spool: Path) -> Sender:
+    """The next run on the machine."""
+    sender = Sender(Options(server=server.address, spool_dir=spool))
+    sender.open(lambda: replace(IDENTITY, launch_id="next", run="next", session_id="next"), [make_catalog()])
+    sender.offer(make_record(0))
+    return sender
+
+
+def test_the_next_run_delivers_what_was_left_for_the_same_server_and_nothing_else(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    process(NOWHERE, spool, 10)  # for another server
+    process(server.address, spool, 700)
+    sender = running(server, spool)
+
+    def launches() -> set[str]:
+        return {identity.launch_id for identity in server.ledger.identities.values()}
+
+    assert server.ledger.wait_for(lambda _: len(left_behind(spool)) == 2 and launches() == {"launch", "next"}, 20)
+    report = sender.finish("finished", "")
+
+    assert (report.delivered, report.complete) == (1, True)
+    (left,) = left_behind(spool)
+    assert read_account(SpoolFolder.notes_of(left)).server == NOWHERE
+
+
+def test_leftovers_that_the_server_refuses_stay_and_the_run_does_not_hear_of_it(
+    server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process(server.address, tmp_path, 10)
+    (path,) = left_behind(tmp_path)
+    (path / "journal").write_bytes(b"")
+
+    sender = running(server, tmp_path)
+    assert server.ledger.wait_for(lambda _: sender.state.acknowledged == 1)
+    assert sender.finish("finished", "").complete
+
+    assert left_behind(tmp_path) == [path]
+    assert not [each for each in caplog.records if each.levelname != "INFO"]
