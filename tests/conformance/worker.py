@@ -10,9 +10,11 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,23 +87,21 @@ class _KeepingLedger(Ledger):
 
 def run_case(case: Case, rank: int, world: int) -> Report:
     """Both runs of a case."""
-    plain = train(case, case.build(rank, world), None)[0]
+    plain = train(case, case.build(rank, world))[0]
     transport = KeepingTransport()
-    watched, broken = train(case, case.build(rank, world), transport)
+    watched, broken = train(case, case.build(rank, world), transport=transport)
     return Report(plain, watched, transport.opening, transport.frames, broken)
 
 
-def train(case: Case, shared: Shared, transport: KeepingTransport | None) -> tuple[Ending, dict[str, str]]:
-    """Trains; under watch when there is a transport."""
+def train(case: Case, shared: Shared, **watched: Any) -> tuple[Ending, dict[str, str]]:
+    """Trains; under watch when there is anything to tell `seismograd.watch`."""
     model = shared.model
     # Stages of a pipeline, for one, are not meant to have a frozen or an unused parameter in the optimizer.
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=RATE)
     monitor = None
-    if transport is not None:
+    if watched:
         tied = {"words": ["embed.weight", "head.weight"]} if case.tied else None
-        monitor = seismograd.watch(
-            model, optimizer, project="conformance", run=case.name, transport=transport, tied=tied
-        )
+        monitor = seismograd.watch(model, optimizer, project="conformance", run=case.name, tied=tied, **watched)
     scaler = torch.amp.GradScaler("cpu", init_scale=INITIAL_SCALE, enabled=case.scales)
     ending = Ending([], [], 0)
     for step in range(STEPS):
@@ -135,11 +135,27 @@ def bits(tensor: Tensor) -> bytes:
 
 def main() -> None:
     """Runs the cases of this world, all in the same processes: to start one takes longer than to train."""
-    rank, world, store, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    folder = Path(sys.argv[4])
+    with _joined() as (rank, world):
+        reports = {case.name: run_case(case, rank, world) for case in CASES if world in case.worlds}
+        (folder / f"{world}-{rank}.pickle").write_bytes(pickle.dumps(reports))
+
+
+def deliver() -> None:
+    """Runs one case under watch of a real server: arguments RANK WORLD STORE ADDRESS CASE."""
+    (case,) = (case for case in CASES if case.name == sys.argv[5])
+    with _joined() as (rank, world):
+        _, broken = train(case, case.build(rank, world), server=sys.argv[4])
+        assert not broken, broken
+
+
+@contextmanager
+def _joined() -> Iterator[tuple[int, int]]:
+    """This process in its world: rank and size."""
+    rank, world, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     for name in [name for name in os.environ if name.startswith(("TORCHELASTIC", "SLURM"))]:
         del os.environ[name]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    reports = {case.name: run_case(case, rank, world) for case in CASES if world in case.worlds}
-    (folder / f"{world}-{rank}.pickle").write_bytes(pickle.dumps(reports))
+    yield rank, world
     dist.barrier()
     dist.destroy_process_group()

@@ -81,29 +81,34 @@ class Result:
         ]
 
 
+def run_processes(entry: str, world: int, store: str, *arguments: str) -> None:
+    """Runs a function of the worker's module in so many processes, to their end. Raises RuntimeError when one fails."""
+    # By its module's name, so that what it pickles can be read here.
+    command = [sys.executable, "-c", f"from tests.conformance.worker import {entry}; {entry}()"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(world), store, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        for rank, process in enumerate(processes):
+            output, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
+            if process.returncode != 0:
+                raise RuntimeError(f"process {rank} of {world} failed:\n{output}")
+    finally:
+        for process in processes:
+            process.kill()
+
+
 @cache
 def run_world(world: int) -> Mapping[str, Result]:
     """The results of all cases on so many processes, by name; run once."""
     with tempfile.TemporaryDirectory() as folder:
-        # By its module's name, so that what it pickles can be read here.
-        command = [sys.executable, "-c", "from tests.conformance.worker import main; main()"]
-        processes = [
-            subprocess.Popen(
-                [*command, str(rank), str(world), f"{folder}/store", folder],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        try:
-            for rank, process in enumerate(processes):
-                output, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
-                if process.returncode != 0:
-                    raise RuntimeError(f"process {rank} of {world} failed:\n{output}")
-        finally:
-            for process in processes:
-                process.kill()
+        run_processes("main", world, f"{folder}/store", folder)
         said = [pickle.loads(Path(f"{folder}/{world}-{rank}.pickle").read_bytes()) for rank in range(world)]
     return {case.name: judge(case, [reports[case.name] for reports in said]) for case in CASES if world in case.worlds}
 
