@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,20 +64,30 @@ class Harvest:
                 norms = chosen_norms(norms, owned)
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
         if self._parts:
-            if not self._tainted and self._still_holds(columns):
+            left = self._places_left(columns)
+            if not left:
                 return
+            if len(left) < len(parameters):
+                columns = [place if columns is None else columns[place] for place in left]
+                parameters, gradients = [parameters[place] for place in left], [gradients[place] for place in left]
+                norms = chosen_norms(norms, left)
             self._drop_overlapping(columns)
         if not self._parts:
             self._clip, self._tainted = None, False  # of gradients that are gone
-        if norms is None:
-            fresh = measure(layout, parameters, columns, self._suspicion.columns)
-        elif isinstance(norms, Tensor):
-            fresh = [make_part(parameters, gradients, columns, norms, self._suspicion.columns)]
-        else:
-            fresh = take_over(layout, parameters, gradients, columns, norms, suspects=self._suspicion.columns)
+        fresh = self._parts_of(parameters, gradients, columns, norms)
         if self.examine is not None:
             self.examine(fresh)
         self._parts += fresh
+
+    def _parts_of(
+        self, parameters: list[Tensor], gradients: list[Tensor], columns: list[int] | None, norms: Norms
+    ) -> list[Part]:
+        layout, suspects = self._layout, self._suspicion.columns
+        if norms is None:
+            return measure(layout, parameters, columns, suspects)
+        if isinstance(norms, Tensor):
+            return [make_part(parameters, gradients, columns, norms, suspects)]
+        return take_over(layout, parameters, gradients, columns, norms, suspects=suspects)
 
     def add_gradients(self, gradients: list[Tensor], norms: Norms) -> None:
         """The same for tensors that may or may not be gradients of ours."""
@@ -144,12 +154,16 @@ class Harvest:
             part.fresh = None  # taken for the step at once: nobody will ask whether they hold
         return parts
 
-    def _still_holds(self, columns: Collection[int] | None) -> bool:
-        """Whether a norm that was taken before is still that of the gradients: a clip in a clip, a second clip."""
-        for part in self._parts:
-            if part.columns is None or (columns is not None and set(columns) <= set(part.columns)):
-                return part.holds()
-        return False
+    def _places_left(self, columns: Sequence[int] | None) -> Sequence[int]:
+        """Places in `columns` whose norms are not known yet, or no longer: a clip in a clip, a second clip."""
+        held: set[int] = set()
+        for part in () if self._tainted else self._parts:
+            if part.holds():
+                if part.columns is None:
+                    return ()
+                held.update(part.columns)
+        owned = range(len(self._layout)) if columns is None else columns
+        return [place for place, column in enumerate(owned) if column not in held]
 
     def _drop_overlapping(self, columns: Collection[int] | None) -> None:
         kept = []
@@ -163,7 +177,7 @@ class Harvest:
         self._parts = kept
 
 
-def chosen_norms(norms: Norms, places: list[int]) -> Norms:
+def chosen_norms(norms: Norms, places: Sequence[int]) -> Norms:
     """Those of some places."""
     if norms is None:
         return None

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seismograd_server.model import Bool, Catalog, Composition, Int64, Layout
+from seismograd_server.model import Bool, Catalog, Composition, Int64, Layout, Parameter
+
+_Key = tuple[str, tuple[int, ...] | None]  # a tied group and None, or a name and the shape of the whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,9 +59,11 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
     """Compose the catalogs of the ranks seen so far (by rank) to one plan.
 
     Layers stand in the order in which the lowest ranks list them. A declared group of tied parameters is one layer,
-    named after its first member.
+    named after its first member. Parameters of one name and different shapes are different layers, as in a pipeline
+    whose stages count from 0 each; those after the first have the rank in their names.
     """
-    layers: dict[str, int] = {}
+    layers: dict[_Key, int] = {}
+    named: set[str] = set()
     described: list[tuple[str, str, int, int, str]] = []
     shards: list[set[int]] = []
     shard_counts: list[int] = []
@@ -67,12 +71,11 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
     ranks = sorted(catalogs)
     for rank in ranks:
         for parameter in catalogs[rank].parameters:
-            key = _key(parameter.tied_group, parameter.name)
-            index = layers.setdefault(key, len(layers))
+            index = layers.setdefault(_key(parameter), len(layers))
             if index == len(described):
-                described.append(
-                    (parameter.name, parameter.module_type, parameter.depth, parameter.numel, parameter.dtype)
-                )
+                name = parameter.name if parameter.name not in named else f"{parameter.name} (rank {rank})"
+                named.add(name)
+                described.append((name, parameter.module_type, parameter.depth, parameter.numel, parameter.dtype))
                 shards.append(set())
                 shard_counts.append(1)
                 partial.append(False)
@@ -86,10 +89,7 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
         )
     }
     slots = {
-        rank: np.array(
-            [numbers[layers[_key(each.tied_group, each.name)], each.shard_id] for each in catalogs[rank].parameters],
-            np.int64,
-        )
+        rank: np.array([numbers[layers[_key(each)], each.shard_id] for each in catalogs[rank].parameters], np.int64)
         for rank in ranks
     }
     sizes = np.array([len(ids) for ids in shards], np.int64)
@@ -115,9 +115,8 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
     )
 
 
-def _key(tied_group: str, name: str) -> str:
-    # A name may hold any character but NUL (names are checked at the edge), so that the two cannot collide.
-    return f"\0{tied_group}" if tied_group else name
+def _key(parameter: Parameter) -> _Key:
+    return (parameter.tied_group, None) if parameter.tied_group else (parameter.name, parameter.shape)
 
 
 def _groups(slots: Mapping[int, Int64], slot_count: int) -> tuple[tuple[int, ...], ...]:

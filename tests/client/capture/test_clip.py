@@ -251,6 +251,22 @@ def test_parts_of_the_model_clipped_apart_make_one_record(watch: Watch) -> None:
     assert record.source is NormSource.CLIP
 
 
+def test_a_clip_of_the_whole_model_after_one_of_a_part_keeps_what_the_first_saw(watch: Watch) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = watch(model, optimizer)
+    backward(model, 10.0)
+    expected = true_norms(model)
+    torch.nn.utils.clip_grad_norm_(model[0].parameters(), 1e-3)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-4)
+    optimizer.step()
+
+    (record,) = watched.records()
+
+    np.testing.assert_allclose(record.gradient_norms, expected, rtol=1e-5)  # type: ignore[arg-type]  # there
+    assert record.source is NormSource.CLIP
+
+
 def test_a_second_clip_of_the_same_step_does_not_hide_the_first(watch: Watch) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

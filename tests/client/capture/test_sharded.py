@@ -200,6 +200,23 @@ class TestSummands:
         (catalog,) = watched.ledger.catalogs
         assert [each.composition for each in catalog.parameters] == [Composition.SUM_OF_SQUARES]
 
+    def test_norms_taken_group_by_group_before_one_clip_are_kept(self, watch: Watch, mesh: DeviceMesh) -> None:
+        model, _ = self.build(mesh)
+        model.other = nn.Parameter(distribute_tensor(torch.ones(2), mesh, [Replicate()]))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        watched = watch(model, optimizer)
+        for parameter in model.parameters():
+            parameter.grad = DTensor.from_local(torch.full(parameter.shape, 2.0), mesh, [Partial()])
+        squares = [inside(get_total_norm([p.grad])).square() for p in model.parameters() if p.grad is not None]
+        clip_grads_with_norm_(model.parameters(), 1.0, torch.stack(squares).sum().sqrt())
+        optimizer.step()
+
+        (record,) = watched.records()
+
+        assert record.flags == RecordFlag.CLIPPED
+        np.testing.assert_allclose(norms_of(record), [4.0, math.sqrt(8.0)], rtol=1e-6)
+        assert record.scalars[Quantity.REPORTED_NORM] == pytest.approx(math.sqrt(24.0))
+
     def test_a_job_that_clips_now_and_then_has_two_catalogs(self, watch: Watch, mesh: DeviceMesh) -> None:
         model, optimizer = self.build(mesh)
         watched = watch(model, optimizer)

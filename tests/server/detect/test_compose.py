@@ -126,6 +126,13 @@ def test_pipeline_stages_have_the_layers_of_all_ranks_and_tied_ones_once() -> No
     assert block.global_norm[0] == pytest.approx(math.sqrt(6.0))
 
 
+def test_stages_that_give_different_parameters_one_name_are_not_taken_for_replicas() -> None:
+    stages = [parameters(["0.weight"], shape=(64, 32)), parameters(["0.weight"], shape=(32, 8))]
+    block = closed(stages, [make_batch(1, 0, norms([3.0])), make_batch(2, 0, norms([4.0]))])
+    assert block.layout.names == ("0.weight", "0.weight (rank 1)")
+    assert block.global_norm.tolist() == [5.0]
+
+
 def test_of_disagreeing_replicas_the_median_is_taken() -> None:
     one = parameters(["a"], replication=3)
     batches = [make_batch(rank + 1, 0, norms([value])) for rank, value in enumerate([1.0, 1.0, 1e30])]
