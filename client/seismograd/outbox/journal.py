@@ -29,6 +29,7 @@ class Tag(enum.IntEnum):
     CHECKPOINT = 19  # CheckpointEvent
     ENDING = 20  # CloseRunRequest
     SERVER = 21  # the address, as text
+    ANSWER = 22  # DirectiveOutcome
 
 
 def note_identity(identity: RunIdentity, *, provisional: bool = False) -> Note:
@@ -45,6 +46,11 @@ def note_catalog(catalog: Catalog) -> Note:
 def note_checkpoint(event: telemetry.CheckpointEvent) -> Note:
     """A checkpoint that the job has written."""
     return Tag.CHECKPOINT, event.SerializeToString()
+
+
+def note_answer(outcome: telemetry.DirectiveOutcome) -> Note:
+    """What the job made of a directive."""
+    return Tag.ANSWER, outcome.SerializeToString()
 
 
 def note_ending(outcome: str, reason: str) -> Note:
@@ -69,6 +75,7 @@ class Account:
     provisional: RunIdentity | None = None
     catalogs: list[Catalog] = field(default_factory=list)
     checkpoints: list[telemetry.CheckpointEvent] = field(default_factory=list)
+    answers: list[telemetry.DirectiveOutcome] = field(default_factory=list)
     ending: tuple[Outcome, str] | None = None  # None = it was killed, or it lives
     server: str = ""
 
@@ -93,6 +100,8 @@ def _add(account: Account, tag: int, message: bytes) -> None:
         account.catalogs.append(decode_catalog(telemetry.Catalog.FromString(message)))
     elif tag == Tag.CHECKPOINT:
         account.checkpoints.append(telemetry.CheckpointEvent.FromString(message))
+    elif tag == Tag.ANSWER:
+        account.answers.append(telemetry.DirectiveOutcome.FromString(message))
     elif tag == Tag.ENDING:
         request = telemetry.CloseRunRequest.FromString(message)
         outcome: Outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"

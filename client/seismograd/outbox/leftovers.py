@@ -120,6 +120,8 @@ class _Delivering:
             self._extras.add(catalog)
         for checkpoint in account.checkpoints:
             self._extras.add(checkpoint)
+        for answer in account.answers:
+            self._extras.add(answer)  # the server has the first one of each directive, and keeps it
         self._shipper = Shipper(
             options=options,
             queue=self._queue,

@@ -20,7 +20,7 @@ from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.encode import encode_answer
 from seismograd.outbox.extras import Extras
 from seismograd.outbox.grpc_transport import GrpcTransport
-from seismograd.outbox.journal import Note, note_catalog, note_checkpoint, note_ending, note_identity
+from seismograd.outbox.journal import Note, note_answer, note_catalog, note_checkpoint, note_ending, note_identity
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.recording import Recording
 from seismograd.outbox.report import FlushReport, Phase, SenderState
@@ -156,7 +156,9 @@ class Sender:
     def answer_directive(self, answer: DirectiveAnswer) -> None:
         """What the job did about a directive."""
         if not self._is_inert():
-            self._extras.add(encode_answer(answer))
+            outcome = encode_answer(answer)
+            self._extras.add(outcome)
+            self._note(note_answer(outcome))
             self._mailbox.put(None)
 
     def report_health(self, hook_seconds: float, hook_calls: int, capture_share: float = 0.0) -> None:

@@ -18,7 +18,7 @@ from seismograd.outbox.folder import SpoolFolder, left_behind
 from seismograd.outbox.journal import note_identity, read_account
 from seismograd.outbox.leftovers import Delivery, deliver
 from seismograd.outbox.sender import Sender
-from seismograd.record import RunIdentity
+from seismograd.record import DirectiveAnswer, DirectiveKind, RunIdentity
 from seismograd.testing import RecordingServer
 from tests.client.outbox.test_process import ROOT
 from tests.support.records import IDENTITY, make_catalog, make_record
@@ -281,6 +281,23 @@ def test_the_command_delivers_says_what_and_finds_nothing_the_second_time(
 def test_a_folder_that_is_not_there_is_a_wrong_call(tmp_path: Path) -> None:
     done = seismograd("sync", tmp_path / "nowhere")
     assert done.returncode == 2
+
+
+def test_what_the_job_decided_while_nobody_listened_is_told_with_its_records(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    sender = Sender(Options(server=NOWHERE, spool_dir=tmp_path, finish_timeout_seconds=0.2))
+    sender.open(lambda: IDENTITY, [make_catalog()])
+    for sequence in range(3):
+        sender.offer(make_record(sequence))
+    answer = DirectiveAnswer("", DirectiveKind.STOP, "applied", "another rank was asked", 2, by_another_rank=True)
+    sender.answer_directive(answer)
+    sender.finish("finished", "")
+
+    delivery = deliver_to(server, tmp_path)
+
+    assert (delivery.error, delivery.delivered, delivery.ending) == ("", 3, "finished")
+    assert server.ledger.answers == [answer]
 
 
 # ----------------------------------------------------------------------------------------------------- the next run
