@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.support.receiver",
     "tests.support.monitoring",
     "tests.support.seismograd",
+    "tests.support.trainers",
 ]
 
 

@@ -5,59 +5,21 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import seismograd
-from tests.e2e.zygote import ENTRY
 from tests.support.processes import eventually, free_port
 from tests.support.seismograd import SeismogradServer
 from tests.support.seismograd import seismograd as program
+from tests.support.trainers import Zygote, journal_of
 
 KILLS = 50
 LONGEST_SECONDS = 0.6  # a connection takes a tenth of a second: some trainers die before it, some long after
-
-
-class Zygote:
-    """The program that forks trainers."""
-
-    def __init__(self, server: str, spool: Path) -> None:
-        script = Path(__file__).with_name("zygote.py")
-        command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script), server, str(spool)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def start(self, run: str, journal: Path) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(run, journal, file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def stop(self) -> None:
-        self.process.communicate(timeout=30)
-
-
-@pytest.fixture
-def zygotes() -> Iterator[Callable[[str, Path], Zygote]]:
-    started: list[Zygote] = []
-
-    def start(server: str, spool: Path) -> Zygote:
-        started.append(Zygote(server, spool))
-        return started[-1]
-
-    yield start
-    for zygote in started:
-        zygote.stop()
-
-
-def journal_of(path: Path) -> list[tuple[int, float]]:
-    content = path.read_bytes() if path.exists() else b""
-    return list(ENTRY.iter_unpack(content[: len(content) // ENTRY.size * ENTRY.size]))
 
 
 def kill_some(zygote: Zygote, folder: Path, kills: int, chance: random.Random) -> dict[str, list[tuple[int, float]]]:

@@ -92,17 +92,22 @@ class Disk:
 
     def _open(self) -> None:
         folder = SpoolFolder.create(self._parents)
+        fresh = {}
         try:
-            for optimizer, ring in list(self._rings):
-                fresh = Ring(folder.path / f"{_RING}{optimizer}", ring.size)
-                fresh.take_over(ring)
-                self._rings.add(optimizer, fresh)
+            # First of all who we are: records are worth nothing without it.
+            for note in self._notes:
+                folder.note(*note)
+            for optimizer, ring in self._rings:
+                fresh[optimizer] = Ring(folder.path / f"{_RING}{optimizer}", ring.size)
             self._segments = Segments(folder.path, self._limit)
         except OSError:
             folder.remove()
             raise
+        for optimizer, ring in list(self._rings):
+            fresh[optimizer].take_over(ring)
+            self._rings.add(optimizer, fresh[optimizer])
         self._folder = folder
-        self._noted = 0
+        self._noted = len(self._notes)
 
     # --------------------------------------------------------------------------------------------------- writing
 
