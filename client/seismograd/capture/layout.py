@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,13 @@ class Layout:
             return False
         self._exactly = parameters
         return True
+
+    def piece_of_gradient(self, column: int, gradient: Any) -> Piece:
+        """What this process holds of a gradient; mostly what it holds of the parameter."""
+        parameter: Any = self.parameters[column]
+        if hasattr(gradient, "to_local") and gradient.placements is parameter.placements:
+            return self.own_pieces[column]
+        return self.pieces.of(gradient)
 
     def catalog(
         self,

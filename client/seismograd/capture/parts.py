@@ -23,7 +23,7 @@ from seismograd.capture.norms import (
     norm_of,
     stacked_norms,
 )
-from seismograd.capture.pieces import Piece, local
+from seismograd.capture.pieces import Piece, all_local
 
 # Types that one call of `_foreach_norm` takes in a list; others are measured one by one.
 _LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -98,7 +98,7 @@ class Part:
 
     def _witnesses(self, gradients: list[Any]) -> list[Any]:
         """Tensors in which a change shows."""
-        return gradients if self.pieces is None else gradients + [local(gradient) for gradient in gradients]
+        return gradients if self.pieces is None else gradients + all_local(gradients)
 
 
 def measure(
@@ -119,9 +119,10 @@ def measure(
         except (NotImplementedError, RuntimeError, TypeError):
             layout.uniform = False  # a sparse gradient, or a model that was moved to another type
     owned = range(len(layout)) if columns is None else columns
+    values = all_local(gradients) if layout.sharded else gradients
     present = [
-        _Present(column, parameter, gradient, local(gradient))
-        for column, parameter, gradient in zip(owned, parameters, gradients, strict=True)
+        _Present(column, parameter, gradient, value)
+        for column, parameter, gradient, value in zip(owned, parameters, gradients, values, strict=True)
         if gradient is not None
     ]
     return [_measure_alike(layout, group, suspects) for group in _alike(present)]
@@ -152,7 +153,8 @@ def take_over(
     if taken:
         found = [norm for place in taken if (norm := norms[place]) is not None]
         rounded = any(norm.dtype not in NATIVE for norm in found)
-        values = torch.stack([local(norm).to(torch.float32) if rounded else local(norm) for norm in found]).detach()
+        held = all_local(found)
+        values = torch.stack([norm.to(torch.float32) for norm in held] if rounded else held).detach()
         chosen = [gradients[place] for place in taken]
         part = Part([owned[place] for place in taken], values, [parameters[place] for place in taken], chosen)
         part.pieces = [layout.pieces.of(norm) for norm in found]
@@ -208,7 +210,7 @@ def _measure_alike(layout: Layout, group: list[_Present], suspects: frozenset[in
     gradients = [entry.gradient for entry in group]
     part = Part([entry.column for entry in group], norms, [entry.parameter for entry in group], gradients)
     if layout.sharded:
-        part.pieces = [layout.pieces.of(gradient) for gradient in gradients]
+        part.pieces = [layout.piece_of_gradient(entry.column, entry.gradient) for entry in group]
     _examine(part, gradients, suspects)
     return part
 

@@ -48,10 +48,13 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Any) -> Tensor:
     """The elements that this process holds: the very tensor inside a DTensor, or the tensor itself."""
-    if not hasattr(tensor, "to_local"):
-        return tensor  # type: ignore[no-any-return]  # a plain one
-    with torch.no_grad():  # outside of it, this would be a node of autograd's graph
-        return tensor.to_local()  # type: ignore[no-any-return]  # DTensor is not imported where nobody uses it
+    return all_local([tensor])[0] if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]  # a plain one
+
+
+def all_local(tensors: Iterable[Any]) -> list[Any]:
+    """The same of several, among which may be None."""
+    with torch.no_grad():  # outside of it, these would be nodes of autograd's graph
+        return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
 
 
 def belongs_here(tensor: Any) -> bool:
