@@ -232,9 +232,13 @@ def test_a_stop_is_a_hint_until_it_is_asked_for_and_then_it_is_answered(loop: Lo
 
 
 def test_what_the_job_never_asked_about_is_told_when_it_ends(loop: Loop) -> None:
-    loop.ledger.notify(directives=[Directive("s", DirectiveKind.STOP, "runaway", "a1", 0, 0)])
-    loop.step()
-    assert loop.ledger.wait_for(lambda ledger: ledger.frames >= 1)
+    heard: list[AlertNotice] = []
+    loop.monitor.on_alert(heard.append)
+    loop.ledger.notify([NOTICE], directives=[Directive("s", DirectiveKind.STOP, "runaway", "a1", 0, 0)])
+    deadline = time.monotonic() + 20.0
+    while not heard and time.monotonic() < deadline:
+        loop.step()  # the alert came with the directive
+        loop.ledger.wait_for(lambda ledger: bool(ledger.frames), 0.05)
     loop.monitor.finish()
     assert [(each.directive_id, each.outcome) for each in loop.ledger.answers] == [("s", "ignored")]
 

@@ -11,6 +11,7 @@ import pytest
 
 from seismograd.cli import SERVER_COMMANDS, program
 from seismograd_server.config import load_settings
+from tests.conformance.cases import CASES
 from tests.support.processes import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,3 +91,9 @@ def test_every_folder_of_the_tree_exists() -> None:
             continue
         for name in shown:
             assert (base / name).exists(), name
+
+
+def test_the_table_of_parallelisms_has_the_cases_of_the_suite() -> None:
+    table = README.split("<!-- conformance: begin -->", 1)[1].split("<!-- conformance: end -->", 1)[0]
+    shown = re.findall(r"^\| (.+?) \| ", table, re.MULTILINE)[1:]
+    assert shown == [case.name for case in CASES]
