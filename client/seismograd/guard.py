@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from seismograd.errors import OptionError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -17,6 +19,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.broken: dict[str, str] = {}  # feature -> why
+        self._said: set[str] = set()
 
     def __call__(self, feature: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R | None:
         """The result of the call, or None when it fails now or has failed before."""
@@ -38,7 +41,13 @@ class Guard:
         try:
             return function(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001 - training first: not even a wrong call may end it
-            if feature not in self.broken:
-                self.broken[feature] = f"{type(error).__name__}: {error}"
-                _log.warning("a call of %s was ignored, training goes on: %s", feature, self.broken[feature])
+            # What OptionError says is complete; others need their kind.
+            why = str(error) if isinstance(error, OptionError) else f"{type(error).__name__}: {error}"
+            self.say_once(feature, f"a call of {feature} was ignored, training goes on: {why}")
             return None
+
+    def say_once(self, about: str, message: str) -> None:
+        """A warning, once for each thing that it is about."""
+        if about not in self._said:
+            self._said.add(about)
+            _log.warning("%s", message)

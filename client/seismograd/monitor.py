@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from seismograd.arguments import callback_of, checkpoint_of, ending_of, watch_of
 from seismograd.capture.collective import any_rank
 from seismograd.capture.session import Session
 from seismograd.directives import Directives
@@ -66,8 +67,8 @@ def watch(
     """
     del scaler  # steps are seen through the class of torch's scaler; the argument keeps call sites explicit
     guard = Guard()
-    optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     try:
+        optimizers, first_step = watch_of(model, optimizer, step, transport)
         chosen = Options.from_environment(project=project, run=run, tags=tags, server=server, **options)
     except OptionError as error:
         _log.error("training goes on without telemetry: %s", error)
@@ -87,7 +88,7 @@ def watch(
         sender,
         guard,
         config=config,
-        first_step=step,
+        first_step=first_step,
     )
     monitor.begin(begun)
     return monitor
@@ -146,19 +147,29 @@ class Monitor:
                 goes back begins a new branch.
             skipped: the job has looked at the gradients and will not make this step.
         """
-        if self._session is not None and self._report is None:
+        if self._is_open("log") and self._session is not None:
             self._guard.attempt("log", self._session.log, loss, batch, step, skipped=skipped)
 
     def checkpoint_saved(self, step: int, path: str) -> None:
         """Says that the job has written a checkpoint, so that an alert can name the last good one."""
-        if self._sender is not None:
-            self._guard.attempt("checkpoint_saved", self._sender.checkpoint_saved, step, str(path))
+        checkpoint = self._guard.attempt("checkpoint_saved", checkpoint_of, step, path)
+        if self._is_open("checkpoint_saved") and checkpoint is not None and self._sender is not None:
+            self._guard("checkpoint_saved", self._sender.checkpoint_saved, *checkpoint)
+
+    def _is_open(self, method: str) -> bool:
+        """Whether there is a run that goes on; a call after its end is said once."""
+        if self._report is not None and self._session is not None:
+            after = f"the monitor is closed: {method}() after finish() is ignored; watch() begins another run"
+            self._guard.say_once("the closed monitor", after)
+        return self._session is not None and self._report is None
 
     def on_alert(self, callback: Callable[[AlertNotice], object]) -> None:
         """Calls `callback(notice)` for alerts of this run, in the training thread at the end of a step.
 
         A callback that raises is logged and not called again.
         """
+        if self._guard.attempt("on_alert", callback_of, callback) is None or not self._is_open("on_alert"):
+            return
         self._callbacks.append(callback)
         if self._session is not None:
             self._session.at_step_boundary = _weakly(self.at_step_boundary)
@@ -229,7 +240,8 @@ class Monitor:
             self._guard("the end", self._session.close)
         self._guard("directives", self._end_directives)
         if self._sender is not None and self._options is not None:
-            timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
+            default = self._options.finish_timeout_seconds
+            outcome, timeout = ending_of(outcome, timeout_seconds, default, self._guard)
             self._report = (
                 self._guard("the last delivery", self._sender.finish, outcome, reason, timeout) or self._report
             )

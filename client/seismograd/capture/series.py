@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement
 from seismograd.capture.readback import Readback, Transfer
 from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.errors import OptionError
 from seismograd.record import Catalog
 
 Moving = tuple[list[object], Transfer]  # names of the values on their way, and the way
@@ -80,11 +82,15 @@ class Series:
         return layout.catalog(self.index, self.catalog_version, placement, descriptions, pieces)
 
 
-def host_or_copy(loss: Tensor | float) -> Tensor | float:
+def host_or_copy(loss: object) -> Tensor | float:
     """A number on the host at once; on a device a copy, since the job may go on to change its tensor."""
     if not isinstance(loss, Tensor):
+        if not isinstance(loss, SupportsFloat):  # texts are none
+            raise OptionError(f"loss: a {type(loss).__name__} is no number; log a float or a tensor of one element")
         return float(loss)
-    if loss.numel() != 1:
-        raise ValueError(f"the loss has {loss.numel()} elements, expected one number; log loss.mean()")
+    if loss.numel() != 1 or loss.is_complex():
+        raise OptionError(
+            f"loss: a tensor of {loss.numel()} elements of {loss.dtype} is not one real number; log loss.mean()"
+        )
     loss = loss.detach()
     return float(loss) if loss.device.type == "cpu" else loss.clone()

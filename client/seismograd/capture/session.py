@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from seismograd.arguments import whole_step
 from seismograd.capture import registry
 from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
@@ -19,6 +20,7 @@ from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.guard import Guard
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.naming import Naming
+from seismograd.capture.oddities import say_what_is_odd
 from seismograd.capture.pending import PendingStep
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
@@ -84,6 +86,7 @@ class Session:
         interceptions: list[Callable[[], registry.Interception]] = [ClipInterception, ScalerInterception]
         if model is not None and any(map(is_flattening, model.modules())):
             interceptions.append(FlatClipInterception)
+        say_what_is_odd(model, self._optimizers, [each for series in self._series for each in series.layout.parameters])
         for series in self._series:
             registry.add(series.watch, interceptions)
             series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
@@ -123,6 +126,7 @@ class Session:
         """Loss, data and number of one step; see the class for which."""
         if capturing():
             return
+        step = None if step is None else whole_step(step)
         first = self._series[0]
         if skipped:
             self._note(loss, data)

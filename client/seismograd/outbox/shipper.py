@@ -220,13 +220,16 @@ class Shipper:
         if error.code in _ACCESS:
             at_least = max(at_least, UNAUTHENTICATED_PAUSE_SECONDS)
             self._say(
-                "access", f"{self._server} refuses the token ({error}); records are kept, trying again in a minute"
+                "access",
+                f"{self._server} refuses the token ({error}); records are kept, trying again in a minute;"
+                " give a valid one as token or token_file (SEISMOGRAD_TOKEN, SEISMOGRAD_TOKEN_FILE)",
             )
         elif error.code not in ("OK", "NOT_FOUND") and not too_large:
             # A server that restarts or has forgotten us is nothing to report: it is asked again at once.
             self._say(
                 "unreachable",
-                f"no connection to {self._server} ({error}); training goes on, records are kept and sent later",
+                f"no connection to {self._server} ({error}); training goes on, records are kept and sent later;"
+                " is `seismograd serve` running there? server (SEISMOGRAD_SERVER) names another",
             )
         self.phase = Phase.BACKING_OFF
         self._not_before = self._clock.monotonic() + self._backoff.next_delay(at_least)
