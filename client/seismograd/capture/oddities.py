@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seismograd.capture import registry
 from seismograd.capture.reported import ReportedSteps
+from seismograd.capture.stepwatch import OptimizerWatch
 
 _log = logging.getLogger("seismograd")
 
@@ -18,7 +19,9 @@ def say_what_is_odd(
     model: nn.Module | None, optimizers: Sequence[torch.optim.Optimizer], parameters: Sequence[Tensor]
 ) -> None:
     """`parameters` are those that will have a column. Call it before these optimizers are registered."""
-    if any(watch.is_of(optimizer) for watch in registry.watches() for optimizer in optimizers):
+    # Others that listen (a program watched from outside) record nothing by themselves.
+    watching = [watch for watch in registry.watches() if isinstance(watch, OptimizerWatch)]
+    if any(watch.is_of(optimizer) for watch in watching for optimizer in optimizers):
         _log.warning(
             "optimizer: it is watched already, so that each step is recorded twice; call finish() on the first monitor"
         )
