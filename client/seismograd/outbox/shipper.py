@@ -23,7 +23,7 @@ from seismograd.outbox.inbound import Inbound, marks_of
 from seismograd.outbox.lane import Lane
 from seismograd.outbox.queue import Queue
 from seismograd.outbox.recorder import Recorder
-from seismograd.outbox.report import Phase
+from seismograd.outbox.report import Phase, no_connection, refused_token
 from seismograd.outbox.rings import Rings
 from seismograd.outbox.transport import Transport, TransportError
 from seismograd.record import DirectiveAnswer, RunIdentity
@@ -219,18 +219,10 @@ class Shipper:
         too_large = self.lane.shrink_after(error)
         if error.code in _ACCESS:
             at_least = max(at_least, UNAUTHENTICATED_PAUSE_SECONDS)
-            self._say(
-                "access",
-                f"{self._server} refuses the token ({error}); records are kept, trying again in a minute;"
-                " give a valid one as token or token_file (SEISMOGRAD_TOKEN, SEISMOGRAD_TOKEN_FILE)",
-            )
+            self._say("access", refused_token(self._server, error))
         elif error.code not in ("OK", "NOT_FOUND") and not too_large:
             # A server that restarts or has forgotten us is nothing to report: it is asked again at once.
-            self._say(
-                "unreachable",
-                f"no connection to {self._server} ({error}); training goes on, records are kept and sent later;"
-                " is `seismograd serve` running there? server (SEISMOGRAD_SERVER) names another",
-            )
+            self._say("unreachable", no_connection(self._server, error))
         self.phase = Phase.BACKING_OFF
         self._not_before = self._clock.monotonic() + self._backoff.next_delay(at_least)
         if self._finish is not None:
