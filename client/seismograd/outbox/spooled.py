@@ -75,7 +75,7 @@ class SpooledQueue(MemoryQueue):
 
     def _is_full(self) -> bool:
         used = self._bytes + (len(self._inbox) + 1) * self._typical_size
-        return self.disk is not None and self.disk.usable and used > _FULL * self._limit
+        return used > _FULL * self._limit and self.disk is not None and self.disk.usable
 
     def make_room(self) -> None:
         """Under the lock: while there is a disk, memory is not filled beyond its limit in the first place."""
