@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from seismograd.capture.layout import Layout
-from seismograd.capture.norms import together
+from seismograd.capture.norms import together, widest
 from seismograd.capture.pieces import is_sharded
 
 _TANH = 1.0  # also ReLU
@@ -128,7 +128,6 @@ def _largest_singular_value(block: Tensor, vector: Tensor) -> tuple[Tensor, Tens
 
 def _unit(vector: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
     """The vector at unit length, or `otherwise` where its length is zero or not finite; and its length, float32."""
-    # Squares of 1e20 leave float32; MPS has nothing wider.
-    length = torch.linalg.vector_norm(vector, dtype=None if vector.device.type == "mps" else torch.float64)
+    length = torch.linalg.vector_norm(vector, dtype=widest(vector.device))  # squares of 1e20 leave float32
     sound = (length > 0.0) & torch.isfinite(length)
     return torch.where(sound, (vector / length).to(otherwise.dtype), otherwise), length.to(torch.float32)

@@ -31,7 +31,7 @@ def largest_elements(gradients: Sequence[Tensor]) -> Tensor:
         maxima = [_largest(value) for value in values]
     result = together(maxima)
     if device.type != "cpu":
-        return torch.where(torch.isfinite(result), result, math.nan)
+        return result + 0.0 * result  # NaN for Inf too; a choice between tensor and number would wait for the device
     for place in torch.isfinite(result).logical_not().nonzero().flatten().tolist():
         result[place] = _largest(torch.nan_to_num(values[place].abs(), nan=0.0, posinf=0.0))
     return result

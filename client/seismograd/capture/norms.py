@@ -74,6 +74,11 @@ def stacked_norms(gradients: Sequence[Tensor], dtype: torch.dtype | None) -> Ten
     return torch.stack(foreach_norm(gradients, 2.0, dtype=dtype)).detach()
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest type for sums of squares on a device: MPS has no float64, and raises where one is asked for."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def together(values: Sequence[Tensor]) -> Tensor:
     """Tensors without dimensions as one, [k], where the first is; float64 if one of them is, else float32."""
     wide = torch.float64 if any(value.dtype is torch.float64 for value in values) else torch.float32
@@ -178,16 +183,17 @@ def census(gradient: Tensor) -> Census:
 
 
 def device_census(gradients: Sequence[Tensor]) -> Tensor:
-    """The same as `census` for several gradients, left on their device: float64[k, 4], columns as in Census."""
+    """The same as `census` for several gradients, left on their device: float64[k, 4] (float32 on MPS), columns as in Census."""
     rows = []
     for gradient in gradients:
         values = dense(gradient)
         if values.is_complex():
             values = torch.view_as_real(values)
         finite = torch.where(torch.isfinite(values), values, torch.zeros_like(values))
-        norm = torch.linalg.vector_norm(finite.to(torch.float64))
+        wide = widest(values.device)
+        norm = torch.linalg.vector_norm(finite.to(wide))
         counts = [test(values).sum() for test in (torch.isnan, torch.isposinf, torch.isneginf)]
-        rows.append(torch.stack([norm, *(count.to(torch.float64) for count in counts)]))
+        rows.append(torch.stack([norm, *(count.to(wide) for count in counts)]))
     return torch.stack(rows)
 
 

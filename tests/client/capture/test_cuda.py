@@ -174,3 +174,103 @@ def test_a_scaler_that_skips_has_every_kind_counted(watch: Watch) -> None:
     assert records[1].nonfinite is not None
     assert records[1].nonfinite.positive_inf_counts.tolist() == [1]
     assert [record.scalars[Quantity.LOSS_SCALE] for record in records] == [64.0, 64.0, 32.0]
+
+
+class Recurrent(nn.Module):
+    """Has everything that the extras look at: recurrent and square matrices, and others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 32)
+        self.square = nn.Linear(32, 32)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.square(self.lstm(inputs)[0])
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_extras_are_taken_without_waiting_for_the_device(
+    watch: Watch, dtype: torch.dtype, no_synchronisation: None
+) -> None:
+    model = Recurrent().to("cuda", dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watched = watch(model, optimizer, sample_every=1, sample_budget=1.0)
+    inputs = torch.ones(5, 2, 8, device="cuda", dtype=dtype)
+    largest = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(inputs).float().pow(2).mean().backward()
+        largest.append([p.grad.detach().abs().max() for p in model.parameters() if p.grad is not None])
+        seismograd.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+    torch.cuda.set_sync_debug_mode("default")
+
+    records = [record for record in watched.records() if Quantity.SPECTRAL_GAIN in record.tensors]
+
+    assert records
+    assert not watched.monitor._guard.broken
+    for record in records:
+        expected = [float(each) for each in largest[record.step]]
+        np.testing.assert_allclose(record.tensors[Quantity.MAX_ABS], expected, rtol=2e-3)
+        assert np.isfinite(record.tensors[Quantity.UPDATE_NORM]).all()
+    weight = model.square.weight.detach().double().cpu().numpy()
+    column = [name for name, _ in model.named_parameters()].index("square.weight")
+    found = records[-1].tensors[Quantity.SPECTRAL_GAIN][column]
+    assert found == pytest.approx(np.linalg.norm(weight, 2), rel=0.02)
+
+
+def test_a_fused_optimizer_under_a_scaler_is_recorded_unscaled_and_its_skips_are_seen(watch: Watch) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
+    watched = watch(model, optimizer, scaler=scaler)
+    expected = []
+    for step in range(3):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(4, 64, device="cuda")).pow(2).mean()).backward()
+        expected.append(
+            [float(p.grad.double().norm()) / scaler.get_scale() for p in model.parameters() if p.grad is not None]
+        )
+        if step == 1:
+            gradient = next(model.parameters()).grad
+            assert gradient is not None
+            gradient[0, 0] = math.inf
+        scaler.step(optimizer)
+        scaler.update()
+
+    records = watched.records()
+
+    assert [bool(record.flags & RecordFlag.SKIPPED_BY_SCALER) for record in records] == [False, True, False]
+    for record in (records[0], records[2]):
+        np.testing.assert_allclose(record.gradient_norms, expected[record.step], rtol=1e-4)  # type: ignore[arg-type]  # there
+
+
+def synchronisations(step: Callable[[], None]) -> int:
+    """How often the host waited for the device in ten steps, as the profiler saw it."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(10):
+            step()
+    names = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
+    return sum(event.count for event in profile.key_averages() if event.key in names)
+
+
+def test_a_profile_of_watched_steps_shows_no_synchronisation_that_training_has_not(watch: Watch) -> None:
+    model = Recurrent().to("cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    inputs = torch.ones(5, 2, 8, device="cuda")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(inputs).pow(2).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+
+    step()
+    without = synchronisations(step)
+    watched = watch(model, optimizer, sample_every=2, sample_budget=1.0)
+    step()
+
+    assert synchronisations(step) <= without
+    assert len(watched.records()) == 11
