@@ -183,7 +183,7 @@ def census(gradient: Tensor) -> Census:
 
 
 def device_census(gradients: Sequence[Tensor]) -> Tensor:
-    """The same as `census` for several gradients, left on their device: float64[k, 4] (float32 on MPS), columns as in Census."""
+    """The same as `census` for several gradients, left there: float64[k, 4] (float32 on MPS), as in Census."""
     rows = []
     for gradient in gradients:
         values = dense(gradient)

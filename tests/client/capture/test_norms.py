@@ -37,6 +37,20 @@ def test_the_total_norm_has_the_bits_of_torch(dtype: torch.dtype, sizes: list[in
     assert torch.equal(measured.total, expected)
 
 
+def test_a_device_without_float64_is_never_asked_for_it() -> None:
+    assert norms.widest(torch.device("mps")) is torch.float32
+    assert norms.widest(torch.device("cuda")) is torch.float64
+    assert norms.accumulation(torch.float32, torch.device("mps")) is None
+
+
+def test_the_census_on_a_device_is_that_of_the_host() -> None:
+    gradients = [torch.tensor([1.0, math.nan, math.inf, -math.inf, 2.0]), torch.zeros(2), torch.tensor([3.0 + 4.0j])]
+
+    found = norms.device_census(gradients).tolist()
+
+    assert found == [pytest.approx(list(norms.census(gradient))) for gradient in gradients]
+
+
 def test_gradients_of_several_types_give_the_bits_of_torch() -> None:
     gradients = gradients_of(torch.float32, [5, 900], 1.0, 1) + gradients_of(torch.bfloat16, [70, 3], 1.0, 2)
     gradients = [gradients[2], gradients[0], gradients[3], gradients[1]]
