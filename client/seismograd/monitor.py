@@ -50,8 +50,10 @@ def watch(
     """Begins to watch the optimizers of a model; every step from now on is recorded.
 
     Args:
-        model: names the parameters; the DDP-wrapped model under DDP. None = parameters without names.
-        optimizer: one or several; run-level numbers are those of the first.
+        model: names the parameters; the wrapped model under DDP or FSDP, a pipeline's stage with the names that its
+            layers have in the whole model. None = parameters without names.
+        optimizer: one or several; run-level numbers are those of the first. More than four of one parameter each, which
+            step inside the backward pass, are watched as one.
         project: groups runs; default `SEISMOGRAD_PROJECT`, else "default".
         run: name of the run, the same on all ranks; default `SEISMOGRAD_RUN`, else made of script and launch.
         config: hyper-parameters to show (mapping, dataclass or argparse namespace); secrets are redacted.
@@ -60,7 +62,7 @@ def watch(
         scaler: the GradScaler, if there is one. torch's own is found without being named.
         step: number of the first step, for resumed runs.
         transport: a stand-in for the network, for tests (`seismograd.testing`).
-        options: anything else that `seismograd.options.Options` knows.
+        options: anything else that `seismograd.options.Options` knows, such as `tied`.
 
     Returns:
         The monitor. With options that cannot work it is inert: that is logged, and training goes on.

@@ -47,6 +47,11 @@ CASES = (
     Case("HSDP (FSDP2 on two mesh dimensions)", sharing.hsdp, oddities=True, worlds=(4,)),
     Case("TP", functools.partial(slicing.tensor_parallel, sequences=False)),
     Case("TP, no clip", functools.partial(slicing.tensor_parallel, sequences=False), clips=False),
+    Case(
+        "TP, norms left plain, no clip",
+        functools.partial(slicing.tensor_parallel, sequences=False, plain_norms=True),
+        clips=False,
+    ),
     Case("TP + sequence parallel", functools.partial(slicing.tensor_parallel, sequences=True)),
     Case(
         "TP + sequence parallel, no clip",

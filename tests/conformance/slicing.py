@@ -38,27 +38,31 @@ class Replicated(ParallelStyle):
         return distribute_module(module, mesh, None, enter, leave)
 
 
-def _slice(model: nn.Module, mesh: DeviceMesh, *, sequences: bool) -> None:
-    """Cuts every linear layer over the mesh; with `sequences`, what lies between them is cut along the sequence."""
+def _slice(model: nn.Module, mesh: DeviceMesh, *, sequences: bool, plain_norms: bool = False) -> None:
+    """Cuts every linear layer over the mesh; with `sequences`, what lies between them is cut along the sequence.
+
+    `plain_norms`: what is not cut stays a plain tensor, as it does where nobody names it in the plan.
+    """
     between = Shard(1) if sequences else Replicate()
-    norm: ParallelStyle = SequenceParallel() if sequences else Replicated()
     plan: dict[str, ParallelStyle] = {
         "embed": RowwiseParallel(input_layouts=Replicate(), output_layouts=between),
-        "norm": norm,
         "head": ColwiseParallel(input_layouts=between, output_layouts=Replicate()),
     }
+    if not plain_norms:
+        for name in ("norm", *(f"blocks.{index}.norm" for index in range(4))):
+            plan[name] = SequenceParallel() if sequences else Replicated()
     for index in range(4):
-        plan[f"blocks.{index}.norm"] = SequenceParallel() if sequences else Replicated()
         plan[f"blocks.{index}.up"] = ColwiseParallel(input_layouts=between)
         plan[f"blocks.{index}.down"] = RowwiseParallel(output_layouts=between)
     parallelize_module(model, mesh, plan)
 
 
-def tensor_parallel(rank: int, world: int, *, sequences: bool) -> Shared:
+def tensor_parallel(rank: int, world: int, *, sequences: bool, plain_norms: bool = False) -> Shared:
     """Every process has a slice of every linear layer and sees the whole batch."""
     del rank
     model = new_net()
-    _slice(model, init_device_mesh("cpu", (world,), mesh_dim_names=("tp",)), sequences=sequences)
+    mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("tp",))
+    _slice(model, mesh, sequences=sequences, plain_norms=plain_norms)
 
     def backward(step: int) -> None:
         ids, targets = batch_of(step)
