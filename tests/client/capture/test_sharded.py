@@ -160,6 +160,25 @@ def test_what_is_not_finite_in_a_shard_is_counted(watch: Watch, mesh: DeviceMesh
     assert norms_of(record)[0] == pytest.approx(expected)
 
 
+def test_one_clip_over_two_optimizers_gives_each_its_own_norms(watch: Watch, mesh: DeviceMesh) -> None:
+    model = network(mesh)
+    parameters = list(model.parameters())
+    optimizers = [torch.optim.SGD(parameters[:2], lr=0.1), torch.optim.Adam(parameters[1:], lr=0.1)]
+    watched = watch(model, optimizers)
+    backward(model)
+    expected = true_norms(model)
+    total = clip_grad_norm_(parameters, 0.5)
+    for optimizer in optimizers:
+        optimizer.step()
+
+    (first,), second = watched.records(0), watched.ledger.records(1)
+
+    np.testing.assert_allclose(norms_of(first), expected[:2], rtol=1e-6)
+    np.testing.assert_allclose(norms_of(second[0]), expected[1:], rtol=1e-6)
+    assert first.source is second[0].source is NormSource.CLIP
+    assert first.scalars[Quantity.REPORTED_NORM] == pytest.approx(float(inside(total)))
+
+
 class TestSummands:
     """A parameter whose gradient is a summand on every process, as norms have it under sequence parallelism."""
 
