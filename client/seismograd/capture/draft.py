@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,18 +15,6 @@ from seismograd.capture.parts import Part
 from seismograd.capture.pieces import Piece
 from seismograd.capture.readback import Readback, Transfer
 from seismograd.record import NormSource, Quantity, RecordFlag
-
-
-class Heading(NamedTuple):
-    """What identifies a record."""
-
-    optimizer: int
-    branch: int
-    sequence: int
-    step: int
-    time_unix_seconds: float
-    catalog_version: int
-    columns: int  # t
 
 
 @dataclass(slots=True, eq=False)

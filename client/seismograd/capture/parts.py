@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -78,6 +79,7 @@ class Part:
     censuses: dict[int, Census] = field(default_factory=dict)  # by column; host tensors only
     counted: list[int] = field(default_factory=list)  # columns behind `counts`
     counts: Tensor | None = None  # [len(counted), 4] on the device
+    row: npt.NDArray[Any] | None = None  # `norms` as numpy has them, on a host
     largest: Tensor | None = None  # [k]: largest finite magnitudes, on sampled steps
 
     def settle(self) -> None:
@@ -230,7 +232,8 @@ def make_part(
 
 def _examine(part: Part, gradients: list[Tensor], suspects: frozenset[int]) -> None:
     if part.norms.is_cpu:
-        _look_closer(part, gradients, part.norms.numpy().tolist())
+        part.row = part.norms.numpy()
+        _look_closer(part, gradients, part.row.tolist())
     elif suspects:
         chosen = [
             (index, column)

@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from seismograd.capture.data import data_ids
-from seismograd.capture.draft import Draft, Heading, host_values
+from seismograd.capture.draft import Draft, host_values
 from seismograd.capture.parts import Part
 from seismograd.capture.readback import Array, Transfer
 from seismograd.capture.suspicion import Suspicion
+from seismograd.outbox.packing import Heading, PackedRecord, pack_step
 from seismograd.record import (
     TOTAL_ONLY,
     Float32,
@@ -69,12 +70,8 @@ class PendingStep:
             entry.nonfinite for part in self._draft.parts for entry in part.censuses.values()
         )
 
-    def resolve(self) -> StepRecord:
-        """The record, finished. On a device that failed, what has not arrived is recorded as not known."""
-        return self._plain() or self._resolve()
-
-    def _plain(self) -> StepRecord | None:
-        """What `_resolve` gives for the step that nearly every one is on a host: one list of norms, all of them plain.
+    def packed(self) -> PackedRecord | None:
+        """What `resolve` gives, packed, for the step that nearly every one is on a host: one list of plain norms.
 
         Such a step is finished on the training thread, whose caches are cold: what is not looked at costs nothing.
         """
@@ -88,34 +85,18 @@ class PendingStep:
             return None
         if not draft.ships_rows or self._suspicion.columns or isinstance(draft.data, Tensor):
             return None
-        row = part.norms.numpy()
+        row = part.norms.numpy() if part.row is None else part.row
         flags = draft.flags
         scalars = draft.scalars
         if Quantity.CLIP_THRESHOLD in scalars:
             _add_coefficient(scalars)
             if draft.source is not NormSource.SCALER_SKIP and scalars.get(Quantity.CLIP_COEFFICIENT, 1.0) < 1.0:
                 flags = RecordFlag.CLIPPED if flags is _NO_FLAG else flags | RecordFlag.CLIPPED
-        optimizer, branch, sequence, step, time_unix_seconds, catalog_version, _ = self._heading
-        return StepRecord(
-            optimizer,
-            RecordKind.STEP,
-            branch,
-            sequence,
-            step,
-            time_unix_seconds,
-            draft.source,
-            flags,
-            catalog_version,
-            row if row.dtype == np.float32 else _narrow(row),
-            None,
-            None,
-            None,
-            scalars,
-            {},
-            data_ids(draft.data, None),
-        )
+        norms = row if row.dtype == np.float32 else _narrow(row)
+        return pack_step(self._heading, draft.source, flags, norms, scalars, data_ids=data_ids(draft.data, None))
 
-    def _resolve(self) -> StepRecord:
+    def resolve(self) -> StepRecord:
+        """The record, finished. On a device that failed, what has not arrived is recorded as not known."""
         arrived: dict[object, Array | None] = {}
         if self._on_host:
             host_names, tensors = host_values(self._draft)

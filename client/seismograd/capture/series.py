@@ -54,6 +54,7 @@ class Series:
         self.pieces: Sequence[Piece] | None = None  # what the columns are of in the catalog's words
         self.owns_rows = True  # no other process ships norms by parameter that could stand for ours
         self.flattened = False  # some columns are several parameters in one
+        self.plain = False  # nothing of the above needs to be said in a draft
         self.catalog_version = 0
         self._versions: dict[Sequence[Piece] | None, int] = {}
         self._newest = -1
@@ -79,11 +80,14 @@ class Series:
         self.pieces = pieces
         self.owns_rows = placement.ships(layout.parameters, pieces)
         self.flattened = placement.flattens(layout.parameters)
+        self.plain = self.owns_rows and not self.flattened
         return layout.catalog(self.index, self.catalog_version, placement, descriptions, pieces)
 
 
 def host_or_copy(loss: object) -> Tensor | float:
     """A number on the host at once; on a device a copy, since the job may go on to change its tensor."""
+    if type(loss) is float:
+        return loss
     if not isinstance(loss, Tensor):
         if not isinstance(loss, SupportsFloat):  # texts are none
             raise OptionError(f"loss: a {type(loss).__name__} is no number; log a float or a tensor of one element")

@@ -14,7 +14,7 @@ from seismograd.capture import registry
 from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
 from seismograd.capture.data import identify_data
-from seismograd.capture.draft import Draft, Heading, send
+from seismograd.capture.draft import Draft, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.guard import Guard
@@ -32,6 +32,7 @@ from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.together import JointWatch, step_together
 from seismograd.capture.wrapped import innermost
 from seismograd.options import Options
+from seismograd.outbox.packing import Heading
 from seismograd.outbox.sender import Sender
 from seismograd.record import Quantity, RecordFlag
 
@@ -63,6 +64,7 @@ class Session:
     ) -> None:
         self._model = model
         self._options = options
+        self._captures_layers = options.capture == "layers"
         self._sender = sender
         self._config = config
         self._optimizers = [innermost(optimizer) for optimizer in optimizers]
@@ -194,11 +196,12 @@ class Session:
         series = self._by_watch[id(watch)]
         if watch.layout is not series.layout or draft.pieces != series.pieces:
             self._announce(series, draft.pieces)
-        draft.ships_rows = series.owns_rows and self._options.capture == "layers"
-        draft.ships_local = self._options.capture == "layers"
-        draft.replica = not series.owns_rows
-        if series.flattened:
-            draft.flags |= RecordFlag.FLATTENED
+        if not (series.plain and self._captures_layers):
+            draft.ships_rows = series.owns_rows and self._captures_layers
+            draft.ships_local = self._captures_layers
+            draft.replica = not series.owns_rows
+            if series.flattened:
+                draft.flags |= RecordFlag.FLATTENED
         on_host = draft.on_host()
         try:
             transfers = [] if on_host else [send(series.readback, draft)]
@@ -282,7 +285,7 @@ class Session:
         catalogs = [series.describe(self._placement, descriptions) for series in self._series]
         for series in self._series:
             series.watch.shared_model = self._placement.replication > 1
-            series.watch.samples_weights = series.owns_rows and self._options.capture == "layers"
+            series.watch.samples_weights = series.owns_rows and self._captures_layers
         self._sender.open(self._identity, catalogs, self._identity.provisional())
 
     def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:

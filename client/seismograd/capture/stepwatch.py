@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from seismograd.capture.budget import Budget, Extra
 from seismograd.capture.draft import Draft
@@ -79,10 +78,6 @@ class OptimizerWatch:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
-        # While torch.compile traces a step, only what is disabled stays out of the graph; calling the disabled form
-        # every time would cost more than the hook.
-        self._begin_untraced = torch.compiler.disable(self._begin_step)
-        self._end_untraced = torch.compiler.disable(self._end_step)
 
     def close(self) -> None:
         """Removes every hook."""
@@ -106,17 +101,16 @@ class OptimizerWatch:
 
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if not self.inert:
-            if is_compiling():
-                self._begin_untraced(arguments, keywords)
-            else:
-                self._timed(self._begin, arguments, keywords)
+            self._timed(self._begin, arguments, keywords)
 
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if not self.inert:
-            if is_compiling():
-                self._end_untraced()
-            else:
-                self._timed(self._end)
+            self._timed(self._end)
+
+    # torch.compile reads this when it traces a step: the hooks are called as they are, not traced into the graph.
+    for _hook in (_before_step, _after_step):
+        _hook.__dict__["_torchdynamo_disable"] = True
+    del _hook
 
     def holds_alike(self, parameters: list[Tensor]) -> bool:
         """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
@@ -178,12 +172,6 @@ class OptimizerWatch:
         self.hook_calls += 1
 
     # ------------------------------------------------------------------------------------------------- the step
-
-    def _begin_step(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self._timed(self._begin, arguments, keywords)
-
-    def _end_step(self) -> None:
-        self._timed(self._end)
 
     def _begin(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if capturing():

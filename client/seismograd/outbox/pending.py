@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from seismograd.outbox.packing import PackedRecord
 from seismograd.record import StepRecord
 
 
@@ -16,6 +17,10 @@ class PendingRecord(Protocol):
 
     def immediate(self) -> bool:
         """Whether resolve() should be called at once, on the training thread: it costs microseconds, or cannot wait."""
+        ...
+
+    def packed(self) -> PackedRecord | None:
+        """The finished record, packed, if that can be had at once without making it first; else None."""
         ...
 
     def resolve(self) -> StepRecord:

@@ -103,15 +103,16 @@ class Ring:
 
     def write(self, record: StepRecord) -> bool:
         """Adds a record; sequences rise. False = it is too large for this ring, or out of order."""
-        return self._write(record.sequence, record.step, pack(record))
+        return self.write_packed(record.sequence, record.step, pack(record))
 
     def take_over(self, other: Ring) -> None:
         """Begins with what another ring holds."""
         for _, packed in other.packed(other.oldest, other.end):
             name = name_of(packed)
-            self._write(name.sequence, name.step, packed)
+            self.write_packed(name.sequence, name.step, packed)
 
-    def _write(self, sequence: int, step: int, packed: bytes) -> bool:
+    def write_packed(self, sequence: int, step: int, packed: bytes) -> bool:
+        """The same for a record that is packed already."""
         entry = frame(RECORD_TAG, packed)
         size = len(entry)
         places = self._places

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from seismograd.outbox.packing import PackedRecord
 from seismograd.outbox.ring import Ring
 from seismograd.record import RecordKind, StepRecord
 
@@ -35,6 +36,12 @@ class Rings:
         if ring is None or record.kind is not RecordKind.STEP or record.sequence != ring.end:
             return False
         return ring.write(record)
+
+    def offer_packed(self, record: PackedRecord) -> bool:
+        """The same for a step that is packed already."""
+        optimizer, sequence, step, data = record
+        ring = self._rings.get(optimizer)
+        return ring is not None and sequence == ring.end and ring.write_packed(sequence, step, data)
 
     def keep(self, record: StepRecord) -> bool:
         """The sender's thread, in order: writes the record unless it is there. Returns whether it is there."""

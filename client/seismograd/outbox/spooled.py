@@ -61,6 +61,11 @@ class SpooledQueue(MemoryQueue):
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
         try:
+            if not isinstance(record, StepRecord) and (packed := record.packed()) is not None:
+                if self.rings.offer_packed(packed) and self._is_full():
+                    self._skips.add(packed.optimizer, packed.sequence)
+                    return False
+                return super().offer(packed)
             if isinstance(record, StepRecord):
                 record = normalise(record)
             elif record.immediate():

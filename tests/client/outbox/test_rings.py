@@ -19,6 +19,9 @@ class Pending:
     def ready(self) -> bool:
         return self.is_ready
 
+    def packed(self) -> None:
+        return None
+
     def immediate(self) -> bool:
         return self.on_host
 

@@ -15,7 +15,7 @@ from seismograd.outbox.extras import Extras
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.report import Phase
 from seismograd.outbox.rings import Rings
-from seismograd.outbox.shipper import Finish, Shipper
+from seismograd.outbox.shipper import ACTIVE_SECONDS, POLL_SECONDS, Finish, Shipper
 from seismograd.outbox.transport import TransportError
 from seismograd.record import Nonfinite, RecordKind, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
@@ -326,6 +326,16 @@ def test_an_unknown_handle_opens_the_run_again_under_the_new_one() -> None:
     assert sent(stream) == [list(range(16))]
 
 
+def test_while_steps_follow_one_another_their_records_are_looked_for_and_wake_nobody() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.offer(*records(0, 1))
+    assert bench.turn() <= POLL_SECONDS
+    assert bench.turn(ACTIVE_SECONDS / 2) <= POLL_SECONDS, "the next step is not far"
+    bench.ack(1, 1)
+    assert bench.turn(ACTIVE_SECONDS) > POLL_SECONDS, "a long evaluation: the next record wakes the sender"
+
+
 def test_attempts_are_spaced_by_the_back_off_to_the_millisecond() -> None:
     bench = Bench(jitter=0.5)
     bench.turn()
@@ -346,12 +356,20 @@ def test_the_back_off_starts_again_after_progress_and_not_after_a_mere_connectio
     bench.offer(*records(0, 16))
     bench.opened()
     bench.break_stream()
-    assert bench.shipper.turn() == pytest.approx(1.0)
-    bench.turn(1.0)
+    attempts = len(bench.transport.opens)
+    bench.turn(0.999)
+    assert len(bench.transport.opens) == attempts
+    bench.turn(0.001)
+    assert len(bench.transport.opens) == attempts + 1
     bench.opened()
     bench.ack(16, 16)
     bench.break_stream()
-    assert bench.shipper.turn() == pytest.approx(0.5)
+    bench.turn()
+    attempts = len(bench.transport.opens)
+    bench.turn(0.499)
+    assert len(bench.transport.opens) == attempts
+    bench.turn(0.001)
+    assert len(bench.transport.opens) == attempts + 1
 
 
 def test_retry_info_of_a_refusal_is_honoured() -> None:
