@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import socket
@@ -171,10 +170,6 @@ def train_zero(folder: Path, stage: int, kind: str) -> list[dict[str, Any]]:
     return [json.loads(output.read_text()) for output in outputs]
 
 
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
-
-
-@needs_deepspeed
 @pytest.mark.parametrize(("stage", "kind"), [(0, "fp32"), (1, "fp16"), (2, "bf16")])
 def test_zero_is_recorded_as_it_trains(tmp_path: Path, stage: int, kind: str) -> None:
     for told in train_zero(tmp_path, stage, kind):

@@ -51,7 +51,9 @@ def main() -> None:
         if is_step:
             monitor.log(loss=loss)
             norms.append(engine.get_global_grad_norm())
-    assert monitor.finish(timeout_seconds=20.0).complete
+    report = monitor.finish(timeout_seconds=20.0)
+    torch.distributed.barrier()  # rank 0 holds the store in which the ranks agree on the launch
+    assert report.complete
     records = [
         {
             "step": record.step,
