@@ -31,7 +31,7 @@ from seismograd_server.store.database import Database
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def revision(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -100,7 +100,7 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2], indirect=True)
+@pytest.mark.parametrize("revision", [2, 3], indirect=True)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -125,6 +125,16 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
+@pytest.mark.parametrize("revision", [3], indirect=True)
+def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        run = transaction.runs.get(RunKey("mt", "host"))
+        (launch,) = transaction.runs.launches(run.run_id)
+        (rank,) = transaction.runs.ranks(launch.launch_row)
+        assert rank.host_facts == {"cpu_count": "8", "nccl": "2.27 räm"}
+        assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
+
+
 def test_it_can_be_asked_and_answered(golden: Database) -> None:
     directive = Directive("new", 1, DirectiveKind.STOP, "Ada", asked_at=5.0, expires_at=10.0)
     with golden.begin() as transaction:
@@ -134,6 +144,7 @@ def test_it_can_be_asked_and_answered(golden: Database) -> None:
 
 def test_it_can_be_written_and_emptied(golden: Database) -> None:
     with golden.begin() as transaction:
-        transaction.runs.delete(1)
+        for run in transaction.runs.list():
+            transaction.runs.delete(run.run_id)
     with golden.read() as transaction:
         assert transaction.runs.list() == []
