@@ -146,6 +146,12 @@ def left_behind(parent: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
 
 
+def unfinished(parent: Path, *, older_than: float) -> list[Path]:
+    """Folders that somebody began to make before that time (Unix seconds) and has not named yet."""
+    begun = [path for path in parent.iterdir() if path.name.startswith(_UNFINISHED)]
+    return [path for path in begun if path.stat().st_mtime < older_than]
+
+
 def write_whole(descriptor: int, offset: int, content: bytes) -> None:
     """Writes at an offset, whole or not at all: what is written of it when the disk is full is cut off again."""
     view = memoryview(content)

@@ -30,6 +30,7 @@ class Tag(enum.IntEnum):
     ENDING = 20  # CloseRunRequest
     SERVER = 21  # the address, as text
     ANSWER = 22  # DirectiveOutcome
+    KEPT = 23  # nothing: the records are here on purpose
 
 
 def note_identity(identity: RunIdentity, *, provisional: bool = False) -> Note:
@@ -62,6 +63,11 @@ def note_ending(outcome: str, reason: str) -> Note:
     return Tag.ENDING, request.SerializeToString()
 
 
+def note_kept() -> Note:
+    """The records are here because the job wanted them here: nobody clears them away."""
+    return Tag.KEPT, b""
+
+
 def note_server(address: str) -> Note:
     """Where the process would have sent its records."""
     return Tag.SERVER, address.encode()
@@ -78,6 +84,7 @@ class Account:
     answers: list[telemetry.DirectiveOutcome] = field(default_factory=list)
     ending: tuple[Outcome, str] | None = None  # None = it was killed, or it lives
     server: str = ""
+    kept: bool = False
 
 
 def read_account(notes: Iterable[Note]) -> Account:
@@ -108,3 +115,5 @@ def _add(account: Account, tag: int, message: bytes) -> None:
         account.ending = (outcome, request.reason)
     elif tag == Tag.SERVER:
         account.server = message.decode()
+    elif tag == Tag.KEPT:
+        account.kept = True

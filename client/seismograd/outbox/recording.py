@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from seismograd.options import Options
 from seismograd.outbox.background import Background
+from seismograd.outbox.clearing import SPOOLS_KEPT, clear_leftovers
 from seismograd.outbox.clock import Clock
 from seismograd.outbox.disk import Disk
-from seismograd.outbox.journal import Note, note_identity, note_server
+from seismograd.outbox.journal import Note, note_identity, note_kept, note_server
 from seismograd.outbox.spooled import SpooledQueue
 from seismograd.record import RunIdentity
 
@@ -35,10 +36,13 @@ class Recording:
         self._begun = False
         self._identity: RunIdentity | None = None
         self._options = options
+        self._clock = clock
         self._background: Background | None = None
         self.secured = False  # at the end: everything that is not durable is in the spool
         self.disk = queue.disk = Disk(options.spool_parents, options.spool_bytes, queue.rings, clock)
         self.disk.note(note_server(options.server))
+        if options.mode == "offline":
+            self.disk.note(note_kept())
 
     # -------------------------------------------------------------------------------------- the training thread
 
@@ -61,6 +65,7 @@ class Recording:
         """The sender's thread has been started: waits briefly for the folder, which it makes first of all."""
         self._begun = True
         self.disk.ready.wait(_DISK_SECONDS)
+        self._post(self._clear)
 
     # -------------------------------------------------------------------------------------- the sender's thread
 
@@ -71,6 +76,13 @@ class Recording:
             if self._identity is not None:
                 self.disk.note(note_identity(self._identity))
         return self._identity
+
+    def _clear(self) -> None:
+        try:
+            limit = SPOOLS_KEPT * self._options.spool_bytes
+            clear_leftovers(self._options.spool_parents, limit, self._clock.unix_seconds())
+        except OSError as error:
+            _log.debug("the spool was not cleared: %s", error)
 
     def connected(self) -> None:
         """The run's own connection stands: there may be something of dead jobs to deliver."""
