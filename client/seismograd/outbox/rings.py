@@ -30,18 +30,14 @@ class Rings:
         """Gives an optimizer its ring, before its first record."""
         self._rings[optimizer] = ring
 
-    def offer(self, record: StepRecord) -> bool:
+    def offer(self, record: StepRecord | PackedRecord) -> bool:
         """The thread that offers: writes the record if it is the next one. Returns whether it did."""
         ring = self._rings.get(record.optimizer)
-        if ring is None or record.kind is not RecordKind.STEP or record.sequence != ring.end:
+        if ring is None or record.sequence != ring.end:
             return False
-        return ring.write(record)
-
-    def offer_packed(self, record: PackedRecord) -> bool:
-        """The same for a step that is packed already."""
-        optimizer, sequence, step, data = record
-        ring = self._rings.get(optimizer)
-        return ring is not None and sequence == ring.end and ring.write_packed(sequence, step, data)
+        if isinstance(record, PackedRecord):
+            return ring.write_packed(record.sequence, record.step, record.data)
+        return record.kind is RecordKind.STEP and ring.write(record)
 
     def keep(self, record: StepRecord) -> bool:
         """The sender's thread, in order: writes the record unless it is there. Returns whether it is there."""

@@ -36,11 +36,9 @@ ACK_TIMEOUT_SECONDS = 30.0  # keepalive finds dead machines; this finds servers 
 IDENTITY_RETRY_SECONDS = 0.5  # the other ranks of the launch may still be starting
 UNAUTHENTICATED_PAUSE_SECONDS = 60.0  # tokens rotate: keep the records, look again in a minute
 # How often to look for new records while training runs: an anomaly leaves within this time, and twenty short turns a
-# second cost the training thread nothing that can be measured.
+# second cost the training thread nothing that can be measured, where being woken by a step costs it 70 us.
 POLL_SECONDS = 0.05
-# As long as steps follow one another within this time, their records are looked for and need not wake anybody: that
-# would cost the training thread some seventy microseconds.
-ACTIVE_SECONDS = 2.0
+ACTIVE_SECONDS = 2.0  # training runs as long as steps follow one another within this time
 IDLE_SECONDS = 5.0  # a turn that finds nothing is harmless; the next record makes one of its own
 CLOSE_RESERVE = 0.25  # share of the time to finish that is kept for CloseRun
 

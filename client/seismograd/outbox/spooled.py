@@ -21,7 +21,7 @@ from dataclasses import replace
 from seismograd.outbox.columns import normalise, record_size, travelling
 from seismograd.outbox.disk import Storage
 from seismograd.outbox.memory import MemoryQueue
-from seismograd.outbox.packing import PackedError, pack, unpack
+from seismograd.outbox.packing import PackedError, PackedRecord, pack, unpack
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.queue import QueueTotals, StreamMark
 from seismograd.outbox.ring import Ring
@@ -61,19 +61,14 @@ class SpooledQueue(MemoryQueue):
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
         try:
-            if not isinstance(record, StepRecord) and (packed := record.packed()) is not None:
-                if self.rings.offer_packed(packed) and self._is_full():
-                    self._skips.add(packed.optimizer, packed.sequence)
-                    return False
-                return super().offer(packed)
             if isinstance(record, StepRecord):
                 record = normalise(record)
-            elif record.immediate():
-                record = record.resolve()  # ready for the wire as it is
-            if isinstance(record, StepRecord) and self.rings.offer(record) and self._is_full():
+            else:
+                record = record.packed() or (record.resolve() if record.immediate() else record)
+            if isinstance(record, StepRecord | PackedRecord) and self.rings.offer(record) and self._is_full():
                 # The sender will find it there; memory that is full of what is older need not drop anything.
                 self._skips.add(record.optimizer, record.sequence)
-                return record.nonfinite is not None
+                return isinstance(record, StepRecord) and record.nonfinite is not None
         except Exception:  # noqa: BLE001, S110  # one bad record: it fails again where it is counted
             pass
         return super().offer(record)
