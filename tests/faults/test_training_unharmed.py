@@ -55,8 +55,7 @@ def train(
         monitor.log(loss=loss)
         losses.append(float(loss.detach()))
         if step % 100 == 0 and monitor.state is not None:
-            # What has just arrived is counted at the size of the largest record lately, which may be a sampled one.
-            assert monitor.state.queued_bytes <= 1.5 * MEMORY
+            assert monitor.state.queued_bytes <= MEMORY
     began = time.monotonic()
     report = monitor.finish()
     assert time.monotonic() - began < EXIT_SECONDS

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 from seismograd.outbox.columns import normalise, record_size, travelling
 from seismograd.outbox.disk import Storage
@@ -35,8 +36,7 @@ from seismograd.record import RecordKind, StepRecord
 # quarters on, all at once.
 _CROWDED, _URGENT = 0.5, 0.75
 _PORTION = 256
-# Records that come back into memory in one turn: some milliseconds of work beside the training thread.
-_REFILL = 512
+_REFILL = 512  # records that come back into memory in one turn: some milliseconds of work
 # The share of memory from which on the ring alone takes what arrives; the rest is for one large record.
 _FULL = 0.75
 
@@ -254,7 +254,7 @@ class SpooledQueue(MemoryQueue):
                 self._lose_range(stream, log.expected, log.arrived)
                 log.expected = log.arrived
                 return 0
-            for spooled in chunk:
+            for spooled in takewhile(lambda _: self._bytes < self._window, chunk):
                 # Neither what was written twice, because the first time failed, nor what was given up before.
                 if spooled.sequence < log.expected or not log.without_gaps(spooled.sequence, spooled.sequence + 1):
                     continue
