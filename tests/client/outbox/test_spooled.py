@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seismograd.outbox.disk import RETRY_SECONDS, Disk, rings_of
@@ -294,6 +294,16 @@ def test_a_folder_that_somebody_removes_is_made_again(rig: Rig, caplog: pytest.L
     rig.verify()
 
 
+# A full memory, a disk that fails and works again: what then comes back must not fill memory a second time.
+BROKEN_AND_MENDED = [
+    ("offer", 35, False),
+    ("break", 1, False),
+    ("absorb", 1, False),
+    ("offer", 28, False),
+    ("mend", 1, False),
+    ("offer", 35, False),
+    ("absorb", 1, False),
+]
 HISTORIES = st.lists(
     st.tuples(
         st.sampled_from(
@@ -308,6 +318,7 @@ HISTORIES = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(history=HISTORIES, spool_bytes=st.sampled_from([16 * 1024, 1 << 20]))
+@example(history=BROKEN_AND_MENDED, spool_bytes=1 << 20)
 def test_after_any_history_every_record_is_delivered_once_or_declared(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int, bool]], spool_bytes: int
 ) -> None:
