@@ -130,7 +130,7 @@ def test_finish_in_a_signal_handler_in_the_middle_of_offers_does_not_lock_up(ser
             sys.exit(0)
 
         signal.signal(signal.SIGALRM, on_signal)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
         sequence = 0
         while True:
             sender.offer(make_record(sequence))
@@ -142,4 +142,4 @@ def test_finish_in_a_signal_handler_in_the_middle_of_offers_does_not_lock_up(ser
     assert (finished.returncode, accounted) == (0, "True")
     # A slow machine may not deliver everything in time; then that is said, once.
     assert len(finished.stderr.splitlines()) == (0 if undelivered == "0" else 1)
-    assert server.ledger.closed == [("failed", "terminated")] or undelivered != "0"
+    assert server.ledger.closed == [("failed", "terminated")]
