@@ -1,4 +1,4 @@
-"""Writes the golden database of schema revision 1: `python tests/golden/make_store_revision_1.py`.
+"""Writes the golden database of schema revision 1: `python -m tests.golden.make_store_revision_1`.
 
 Run it only with a program whose newest migration is 0001; the file it makes is never made again, because it stands for
 the databases that people have. `tests/server/store/test_golden_database.py` says what is in it.
@@ -6,9 +6,6 @@ the databases that people have. `tests/server/store/test_golden_database.py` say
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +36,9 @@ from seismograd_server.model import (
     TensorColumn,
     Transition,
 )
-from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.database import Transaction
 from seismograd_server.store.outbox import OutboxEntry
+from tests.golden.store_file import make
 
 TARGET = Path(__file__).with_name("store_revision_1.sqlite")
 KEY = RunKey("mt", "lstm")
@@ -156,20 +154,5 @@ def _transition(run_id: int) -> Transition:
     return Transition(alert, before=None, cause="opened", at=1.0, notify=True)
 
 
-def main() -> None:
-    """Make the database, shrink it, and put it in its place."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "golden.db"
-        with Database.open(f"sqlite:///{path}", owner="golden") as database, database.begin() as transaction:
-            fill(transaction)
-        connection = sqlite3.connect(path, isolation_level=None)
-        # Small pages, because most tables here have one row; a program opens whatever size it finds.
-        for pragma in ("journal_mode = DELETE", "page_size = 512"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("VACUUM")
-        connection.close()
-        shutil.copyfile(path, TARGET)
-
-
 if __name__ == "__main__":
-    main()
+    make(TARGET, fill)

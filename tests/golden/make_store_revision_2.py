@@ -1,4 +1,4 @@
-"""Writes the golden database of schema revision 2: `python tests/golden/make_store_revision_2.py`.
+"""Writes the golden database of schema revision 2: `python -m tests.golden.make_store_revision_2`.
 
 Run it only with a program whose newest migration is 0002. It is the database of revision 1 with what came with the new
 tables, so that every revision in between is one that people have too.
@@ -6,13 +6,11 @@ tables, so that every revision in between is one that people have too.
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 from pathlib import Path
 
 from seismograd_server.model import Answer, Directive, DirectiveKind, DirectiveOutcome, RankIdentity, RunKey
-from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.database import Transaction
+from tests.golden.store_file import make
 
 SOURCE = Path(__file__).with_name("store_revision_1.sqlite")
 TARGET = Path(__file__).with_name("store_revision_2.sqlite")
@@ -49,20 +47,5 @@ def fill(transaction: Transaction) -> None:
     transaction.directives.answer(answer, now=1_700_000_013.0)
 
 
-def main() -> None:
-    """Make the database, shrink it, and put it in its place."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "golden.db"
-        shutil.copyfile(SOURCE, path)
-        with Database.open(f"sqlite:///{path}", owner="golden") as database, database.begin() as transaction:
-            fill(transaction)
-        connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode = DELETE", "page_size = 512"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("VACUUM")
-        connection.close()
-        shutil.copyfile(path, TARGET)
-
-
 if __name__ == "__main__":
-    main()
+    make(TARGET, fill, SOURCE)

@@ -1,4 +1,4 @@
-"""Writes the golden database of schema revision 3: `python tests/golden/make_store_revision_3.py`.
+"""Writes the golden database of schema revision 3: `python -m tests.golden.make_store_revision_3`.
 
 Run it only with a program whose newest migration is 0003. It is the database of revision 2 with what came with the new
 column.
@@ -6,13 +6,11 @@ column.
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 from pathlib import Path
 
 from seismograd_server.model import RankIdentity, RunKey
-from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.database import Transaction
+from tests.golden.store_file import make
 
 SOURCE = Path(__file__).with_name("store_revision_2.sqlite")
 TARGET = Path(__file__).with_name("store_revision_3.sqlite")
@@ -31,20 +29,5 @@ def fill(transaction: Transaction) -> None:
     transaction.runs.open_rank(identity, now=1_700_000_020.0)
 
 
-def main() -> None:
-    """Make the database, shrink it, and put it in its place."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "golden.db"
-        shutil.copyfile(SOURCE, path)
-        with Database.open(f"sqlite:///{path}", owner="golden") as database, database.begin() as transaction:
-            fill(transaction)
-        connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode = DELETE", "page_size = 512"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("VACUUM")
-        connection.close()
-        shutil.copyfile(path, TARGET)
-
-
 if __name__ == "__main__":
-    main()
+    make(TARGET, fill, SOURCE)

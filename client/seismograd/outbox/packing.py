@@ -143,27 +143,11 @@ def pack(record: StepRecord) -> bytes:
         there |= _HAS_DATA
         ids = data.encode("utf-8", "surrogatepass")
         parts.append(ids)
-    parts[0] = _FIXED.pack(
-        VERSION,
-        record.kind,
-        record.source,
-        there,
-        record.flags,
-        len(scalars),
-        len(tensors),
-        0,
-        record.optimizer,
-        record.branch,
-        record.catalog_version,
-        columns,
-        concerned,
-        len(ids),
-        record.sequence,
-        record.step,
-        digest or 0,
-        record.time_unix_seconds,
-        0.0 if total is None else total,  # not `or`: -0.0 is a value
-    )
+    what = (VERSION, record.kind, record.source, there, record.flags, len(scalars), len(tensors), 0)
+    who = (record.optimizer, record.branch, record.catalog_version, columns, concerned, len(ids))
+    norm = 0.0 if total is None else total  # not `or`: -0.0 is a value
+    when = (record.sequence, record.step, digest or 0, record.time_unix_seconds, norm)
+    parts[0] = _FIXED.pack(*what, *who, *when)
     return b"".join(parts)
 
 
