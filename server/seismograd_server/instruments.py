@@ -100,6 +100,19 @@ class Instruments:
         self.storage_errors = Counter(
             "seismograd_storage_errors_total", "Failed storage operations.", ["op"], registry=registry
         )
+        self.maintenance_duration = Histogram(
+            "seismograd_maintenance_duration_seconds",
+            "Duration of one piece of maintenance.",
+            ["chore"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.maintenance_failures = Counter(
+            "seismograd_maintenance_failures_total",
+            "Pieces of maintenance that failed, to be tried again.",
+            ["chore"],
+            registry=registry,
+        )
         self.detector_lag = Gauge(
             "seismograd_detector_lag_seconds",
             "Age of the oldest durable record that no detector has judged.",

@@ -120,7 +120,7 @@ def _wandb_watch(job: Job) -> Arm:
 
 
 def _stabilityguard(job: Job) -> Arm:
-    from stabilityguard import GuardedOptimizer  # type: ignore[import-not-found,unused-ignore]  # as wandb
+    from stabilityguard import GuardedOptimizer  # type: ignore[import-not-found,import-untyped,unused-ignore]  # as wandb
 
     with contextlib.redirect_stdout(io.StringIO()):
         guarded = GuardedOptimizer(

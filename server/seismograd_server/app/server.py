@@ -1,6 +1,6 @@
 """The composition root: everything is built here, started in order, and stopped in the opposite one.
 
-sockets -> database -> pipeline (takes up live runs) -> log -> gRPC -> HTTP -> notifications
+sockets -> database -> pipeline (takes up live runs) -> log -> gRPC -> HTTP -> notifications -> maintenance
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE
 from seismograd_server.app.listening import HttpServer, host_of, listening, loop_factory, reachable
-from seismograd_server.app.wiring import delivery_policy, export_limits, log_settings, pipeline_settings, target_configs
+from seismograd_server.app.wiring import (
+    chores,
+    delivery_policy,
+    export_limits,
+    log_settings,
+    pipeline_settings,
+    target_configs,
+)
 from seismograd_server.config import Address, Settings
 from seismograd_server.errors import SeismogradError, StartError, StorageError
 from seismograd_server.ingest.log import Log
 from seismograd_server.ingest.query_servicer import query_handlers
 from seismograd_server.ingest.servicer import TelemetryServicer
 from seismograd_server.instruments import Instruments
+from seismograd_server.maintenance import Maintenance
 from seismograd_server.metrics import new_registry, page
 from seismograd_server.model import AskedDirective, RunKey
 from seismograd_server.notify import Target, Worker, build_targets, entries_for
@@ -139,6 +147,18 @@ class Server:
         task = asyncio.create_task(worker.run(), name="notify")
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(worker.stop)
+        self._start_maintenance()
+
+    def _start_maintenance(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def fatal(error: SeismogradError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping anyway
+                loop.call_soon_threadsafe(self._fail, error)
+
+        maintenance = Maintenance(chores(self._database, self.settings), self.instruments, self._clock, on_fatal=fatal)
+        maintenance.start()
+        self._stack.push_async_callback(asyncio.to_thread, maintenance.stop)
 
     async def _start_grpc(self, worker: Worker) -> Log:
         settings, how = self.settings, log_settings(self.settings)

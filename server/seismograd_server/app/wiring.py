@@ -10,9 +10,11 @@ from seismograd_server.config import Settings, secret_of
 from seismograd_server.detect.align import Patience
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import LogSettings
+from seismograd_server.maintenance import Chore
 from seismograd_server.metrics import ExportLimits
 from seismograd_server.notify import DeliveryPolicy, TargetConfig
 from seismograd_server.pipeline import PipelineSettings
+from seismograd_server.store.database import Database
 
 
 def pipeline_settings(settings: Settings) -> PipelineSettings:
@@ -78,3 +80,8 @@ def delivery_policy(settings: Settings) -> DeliveryPolicy:
 def export_limits(settings: Settings) -> ExportLimits:
     """How much `/metrics` shows."""
     return ExportLimits(runs=settings.export.runs, ended_seconds=settings.export.ended_seconds)
+
+
+def chores(database: Database, settings: Settings) -> list[Chore]:  # noqa: ARG001 (every chore is added here)
+    """What is done to stored data, in the order in which it is done."""
+    return []
