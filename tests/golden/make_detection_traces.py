@@ -22,7 +22,8 @@ import torch
 
 from seismograd_server.detect.watch import RunWatch
 from seismograd_server.model import Finding
-from tests.benchmarks.traces import blocks, load
+from seismograd_server.transfer.trace_blocks import blocks
+from seismograd_server.transfer.traces import read_trace
 
 FOLDER = Path(__file__).with_name("detection")
 STEPS = 260
@@ -147,7 +148,7 @@ def train(scenario: Scenario) -> dict[str, Any]:
 def findings(path: Path, thin: int) -> list[dict[str, Any]]:
     """What the detectors say about a trace whose samples come every `thin` steps."""
     watch = RunWatch()
-    return [summary(each) for block in blocks(load(path), thin=thin) for each in watch.observe(block).findings]
+    return [summary(each) for block in blocks(read_trace(path), thin=thin) for each in watch.observe(block).findings]
 
 
 def summary(finding: Finding) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, RecordFlag, Severity
-from tests.benchmarks.traces import slice_block
+from seismograd_server.transfer.trace_blocks import slice_block
 from tests.support.closed import StepByStep, layout, noisy, run_of
 
 STEPS, RANKS = 160, 3

@@ -12,6 +12,7 @@ from seismograd_server.commands.ask import ask
 from seismograd_server.commands.database import db
 from seismograd_server.commands.doctor import doctor
 from seismograd_server.commands.postmortem import postmortem
+from seismograd_server.commands.rules import rules
 from seismograd_server.commands.runs import runs
 from seismograd_server.commands.serve import serve
 
@@ -24,4 +25,4 @@ def _demo() -> list[click.Command]:
     return [command]
 
 
-COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, ask, postmortem, doctor, db]
+COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, rules, ask, postmortem, doctor, db]

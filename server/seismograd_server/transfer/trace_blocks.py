@@ -1,72 +1,34 @@
-"""Trace files (npz of a whole run, as the corpus of labelled runs has them) as closed blocks, for backtests.
-
-What a trace knows and a live run would not (labels, the outcome) is never read.
-"""
+"""A trace as closed blocks: what a server would have composed of the same run, had it been there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from seismograd_server.model import ClosedBlock, Layout, NonfiniteLayer, NormSource, RecordFlag
+from seismograd_server.model import (
+    Bool,
+    ClosedBlock,
+    Float32,
+    Float64,
+    Int64,
+    Layout,
+    NonfiniteLayer,
+    NormSource,
+    RankLayers,
+    RecordFlag,
+)
+from seismograd_server.transfer.traces import Trace
 
 Columns = Literal["norms", "norms+loss", "all"]
+# About as many as a server closes at once of a job that is in no hurry; no length changes a finding.
+_BLOCK_STEPS = 256
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
-    """One run as a file has it; arrays as described there, float64."""
-
-    name: str
-    layer_names: tuple[str, ...]
-    local_norms: npt.NDArray[np.float64]  # [ranks, n, l], before averaging
-    layer_norms: npt.NDArray[np.float64]  # [n, l], of the averaged gradient, NaN and Inf as they are
-    weight_norms: npt.NDArray[np.float64]
-    update_norms: npt.NDArray[np.float64]
-    loss: npt.NDArray[np.float64]
-    rank_loss: npt.NDArray[np.float64]  # [ranks, n] or [0, n]
-    learning_rate: npt.NDArray[np.float64]
-    loss_scale: npt.NDArray[np.float64]  # [n] or empty
-    clip_threshold: float
-    clipped: npt.NDArray[np.bool_]
-
-    @property
-    def count(self) -> int:
-        """Number of steps."""
-        return len(self.loss)
-
-
-def load(path: Path) -> Trace:
-    """Read a trace file."""
-    with np.load(path, allow_pickle=False) as data:
-
-        def column(name: str) -> npt.NDArray[Any]:
-            return np.asarray(data[name], dtype=np.float64)
-
-        local = column("grad_norms")
-        averaged = column("avg_grad_norms")
-        return Trace(
-            name=path.stem,
-            layer_names=tuple(str(each) for each in data["layer_names"]),
-            local_norms=local,
-            layer_norms=averaged if averaged.size else local[0],
-            weight_norms=column("weight_norms"),
-            update_norms=column("update_norms"),
-            loss=column("loss"),
-            rank_loss=column("rank_loss"),
-            learning_rate=column("lr"),
-            loss_scale=column("loss_scale"),
-            clip_threshold=float(data["clip_threshold"]),
-            clipped=np.asarray(data["clipped"], dtype=np.bool_),
-        )
-
-
-def blocks(trace: Trace, *, columns: Columns = "all", thin: int = 1, length: int = 16) -> Iterator[ClosedBlock]:
+def blocks(
+    trace: Trace, *, columns: Columns = "all", thin: int = 1, length: int = _BLOCK_STEPS
+) -> Iterator[ClosedBlock]:
     """Cut a trace into closed blocks of `length` steps.
 
     Args:
@@ -100,8 +62,22 @@ def slice_block(block: ClosedBlock, start: int, stop: int) -> ClosedBlock:
         if start <= each.row < stop
     )
     return ClosedBlock(
-        layout=block.layout, attempt=block.attempt, branch=block.branch, nonfinite_layers=nonfinite, **arrays
+        layout=block.layout,
+        attempt=block.attempt,
+        branch=block.branch,
+        nonfinite_layers=nonfinite,
+        sampled={quantity: values[start:stop] for quantity, values in block.sampled.items()},
+        rank_layers=tuple(_slice_rank(each, start, stop) for each in block.rank_layers),
+        replica_gaps=tuple(
+            type(each)(each.row - start, each.rank, each.gap) for each in block.replica_gaps if start <= each.row < stop
+        ),
+        **arrays,
     )
+
+
+def _slice_rank(layers: RankLayers, start: int, stop: int) -> RankLayers:
+    first, last = np.searchsorted(layers.rows, [start, stop])
+    return RankLayers(layers.rank, layers.rows[first:last] - start, layers.norms[first:last])
 
 
 def _whole(trace: Trace, columns: Columns, thin: int) -> ClosedBlock:
@@ -134,7 +110,7 @@ def _whole(trace: Trace, columns: Columns, thin: int) -> ClosedBlock:
         flags=flags.astype(np.uint16),
         loss=trace.loss if see_loss else np.full(count, np.nan),
         loss_known=np.full(count, see_loss),
-        rank_loss=rank_loss if see_loss else np.full((count, ranks), np.nan),
+        rank_loss=np.broadcast_to(rank_loss, (count, ranks)) if see_loss else np.full((count, ranks), np.nan),
         rank_loss_known=np.full((count, ranks), see_loss),
         rank_norm=np.where(sampled[:, None], local, np.nan),
         learning_rate=trace.learning_rate if see_loss else np.full(count, np.nan),
@@ -144,6 +120,7 @@ def _whole(trace: Trace, columns: Columns, thin: int) -> ClosedBlock:
         step_seconds=np.full(count, np.nan),
         weight_norms=_sampled(trace.weight_norms, sampled & see_samples),
         update_norms=_sampled(trace.update_norms, sampled & see_samples),
+        rank_layers=_rank_layers(trace.local_norms, sampled) if ranks > 1 else (),
     )
 
 
@@ -154,12 +131,12 @@ def _layout(trace: Trace) -> Layout:
         names=trace.layer_names,
         module_types=("",) * layers,
         depths=tuple(range(layers)),
-        numels=(1,) * layers,
+        numels=(1,) * layers,  # a trace does not tell
         dtypes=("float32",) * layers,
     )
 
 
-def _skipped(trace: Trace) -> npt.NDArray[np.bool_]:
+def _skipped(trace: Trace) -> Bool:
     """Steps that the loss scaler refused: non-finite gradients, and no update in spite of a loss scale."""
     if not trace.loss_scale.size:
         return np.zeros(trace.count, dtype=np.bool_)
@@ -167,17 +144,22 @@ def _skipped(trace: Trace) -> npt.NDArray[np.bool_]:
     return np.asarray(broken & (np.nan_to_num(trace.update_norms) == 0.0).all(1))
 
 
-def _sampled(values: npt.NDArray[np.float64], keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _sampled(values: Float64, keep: Bool) -> Float32:
     return np.where(keep[:, None], values, np.nan).astype(np.float32)
 
 
-def _counts(norms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def _rank_layers(local_norms: Float64, sampled: Bool) -> tuple[RankLayers, ...]:
+    rows: Int64 = np.flatnonzero(sampled).astype(np.int64)
+    return tuple(RankLayers(rank, rows, own[rows].astype(np.float32)) for rank, own in enumerate(local_norms))
+
+
+def _counts(norms: Float64) -> Int64:
     """A trace has no counts of elements: a tensor that is not finite counts as one element."""
     kinds = (np.isnan(norms), np.isposinf(norms), np.isneginf(norms))
     return np.stack([each.sum(1) for each in kinds], axis=1).astype(np.int64)
 
 
-def _nonfinite_layers(norms: npt.NDArray[np.float64], ranks: int) -> tuple[NonfiniteLayer, ...]:
+def _nonfinite_layers(norms: Float64, ranks: int) -> tuple[NonfiniteLayer, ...]:
     """After averaging, every rank holds the same non-finite values."""
     rows, layers = np.nonzero(~np.isfinite(norms))
     return tuple(
