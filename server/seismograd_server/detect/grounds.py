@@ -13,6 +13,7 @@ them moves recall or precision by a run or two in a hundred.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from seismograd_server.detect.context import HARMLESS_RATIO, Context
@@ -20,46 +21,65 @@ from seismograd_server.detect.evidence import times
 from seismograd_server.detect.facts import UNKNOWN, Step, octaves
 from seismograd_server.detect.stretch import Stretch
 
-Ground: TypeAlias = Callable[[Step, Context], str | None]
 
-# An update of a twentieth of the weights: healthy runs stay below it once they have warmed up.
-_OVERWRITING_RATIO = -4.25
-# With the weights being overwritten, a norm this far above its record needs no further witness.
-_OVERWRITING_EXCESS = 1.25
-# Otherwise norm, loss and ratio must exceed what is usual by this factor of 64 together.
-_OVERWRITING_ABOVE = 2.0
-_OVERWRITING_WEIGHT = 6.0
-# Or the loss has lately been four times that of the untrained model.
-_UNTRAINED_OCTAVES = 2.0
-# Bad data fill a batch or two with one and the same outlier; feedback through the weights makes the next one larger.
-_GROWTH_OCTAVES = 1.5
-_GROWTH_EXCESS = 2.0
-# Bad data hurt the loss of one or two steps; a third and fourth are the model's own. The norm must confirm it by twice
-# its record.
-_LOSS_STEPS = 4
-_LOSS_EXCESS = 1.0
-# A loss two thirds above the untrained one is beyond its noise. It is witness enough for updates of one percent, where
-# the norm alone is not: weights that one step has ruined are repaired, or not, by ordinary updates.
-_UNDONE_OCTAVES = 0.75
-_SAFE_RATIO = -6.5
-# An excursion that has come half the way back (in octaves above the record) is recovering.
-_STILL_UP = 0.5
-# By the norm alone: the longest spikes that come back by themselves stay up for four or five steps.
-_NO_RETURN_STEPS = 6
-_NO_RETURN_EXCESS = 1.5
-# A thousandfold above everything in memory: an overflow is a step or two away, and waiting gains nothing.
-_HOPELESS_EXCESS = 10.0
+@dataclass(frozen=True, slots=True)
+class RunawayConfig:
+    """Thresholds of `runaway`."""
+
+    # An update of a twentieth of the weights: healthy runs stay below it once they have warmed up.
+    overwriting_ratio: float = -4.25
+    # With the weights being overwritten, a norm this far above its record needs no further witness.
+    overwriting_excess: float = 1.25
+    # Otherwise norm, loss and ratio must exceed what is usual by this factor of 64 together.
+    overwriting_above: float = 2.0
+    overwriting_weight: float = 6.0
+    # Or the loss has lately been four times that of the untrained model.
+    untrained_octaves: float = 2.0
+    # Bad data fill a batch or two with one and the same outlier; feedback through the weights makes the next one
+    # larger.
+    growth_octaves: float = 1.5
+    growth_excess: float = 2.0
+    # Bad data hurt the loss of one or two steps; a third and fourth are the model's own. The norm must confirm it by
+    # twice its record.
+    loss_steps: int = 4
+    loss_excess: float = 1.0
+    # A loss two thirds above the untrained one is beyond its noise. It is witness enough for updates of one percent,
+    # where the norm alone is not: weights that one step has ruined are repaired, or not, by ordinary updates.
+    undone_octaves: float = 0.75
+    safe_ratio: float = -6.5
+    # An excursion that has come half the way back (in octaves above the record) is recovering.
+    still_up: float = 0.5
+    # By the norm alone: the longest spikes that come back by themselves stay up for four or five steps.
+    no_return_steps: int = 6
+    no_return_excess: float = 1.5
+    # A thousandfold above everything in memory: an overflow is a step or two away, and waiting gains nothing.
+    hopeless_excess: float = 10.0
+    # Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
+    slow_loss_octaves: float = 1.0
+    slow_norm_octaves: float = 1.5
+    # Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
+    rising_octaves: float = 4.0
+    rising_spreads: float = 8.0
+    # Before there is a baseline: against the largest of the first three steps.
+    early_octaves: float = 2.5
+    early_loss_octaves: float = 2.0
+    early_hopeless_octaves: float = 8.0
+    # Without any ground for so long, and with the excursion over, the run has recovered.
+    recovered_after_steps: int = 32
 
 
-def overwriting(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+Ground: TypeAlias = Callable[[Step, Context, RunawayConfig], str | None]
+
+
+def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The updates replace a twentieth of the weights or more, and the norm or the loss shows the damage."""
     reading = context.reading
-    if not reading.ratio >= _OVERWRITING_RATIO or not context.armed():
+    if not reading.ratio >= config.overwriting_ratio or not context.armed():
         return None
-    high = reading.far and reading.excess >= _OVERWRITING_EXCESS
-    weight = reading.above + reading.loss_excess + reading.ratio - _OVERWRITING_RATIO
-    losing = reading.bad_loss and reading.above >= _OVERWRITING_ABOVE and weight >= _OVERWRITING_WEIGHT
-    lost = reading.above > 0.0 and context.lately_untrained() >= _UNTRAINED_OCTAVES
+    high = reading.far and reading.excess >= config.overwriting_excess
+    weight = reading.above + reading.loss_excess + reading.ratio - config.overwriting_ratio
+    losing = reading.bad_loss and reading.above >= config.overwriting_above and weight >= config.overwriting_weight
+    lost = reading.above > 0.0 and context.lately_untrained() >= config.untrained_octaves
     if not (high or losing or lost):
         return None
     share = "all" if reading.ratio >= 0.0 else f"{2.0**reading.ratio:.0%}"
@@ -68,99 +88,83 @@ def overwriting(step: Step, context: Context) -> str | None:  # noqa: ARG001 (on
     return f"{_usual(context)}, its update overwrites {share} of the weights{estimated}{damage}"
 
 
-def growing(step: Step, context: Context) -> str | None:
+def growing(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """The excursion goes on rising after its first two high steps."""
     reading, excursion = context.reading, context.excursion
     if not excursion.open or _harmless(context) or step.level < excursion.peak:
         return None
-    if reading.excess < _GROWTH_EXCESS or excursion.growth() < _GROWTH_OCTAVES:
+    if reading.excess < config.growth_excess or excursion.growth() < config.growth_octaves:
         return None
     return f"{_usual(context)} and growing"
 
 
-def hopeless(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The norm is a thousandfold above everything in memory."""
-    if not context.excursion.open or _harmless(context) or not context.reading.excess >= _HOPELESS_EXCESS:
+    if not context.excursion.open or _harmless(context) or not context.reading.excess >= config.hopeless_excess:
         return None
     return f"{_usual(context)}, far beyond anything in this run"
 
 
-def loss_follows(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The loss has been bad for several steps of the excursion, and still is."""
     reading, excursion = context.reading, context.excursion
-    if not excursion.open or _harmless(context) or not (reading.bad_loss and _still_up(context)):
+    if not excursion.open or _harmless(context) or not (reading.bad_loss and _still_up(context, config)):
         return None
     mostly = 2 * excursion.bad_losses >= excursion.steps
-    if excursion.bad_losses < _LOSS_STEPS or not mostly or reading.excess < _LOSS_EXCESS:
+    if excursion.bad_losses < config.loss_steps or not mostly or reading.excess < config.loss_excess:
         return None
     return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
 
 
-def worse_than_untrained(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """An excursion has undone the training: the loss of the latest steps lies above where it began."""
-    if not context.excursion.open or not context.reading.far or context.reading.ratio < _SAFE_RATIO:
+    if not context.excursion.open or not context.reading.far or context.reading.ratio < config.safe_ratio:
         return None
-    if context.excursion.bad_losses < _LOSS_STEPS or not context.lately_untrained() >= _UNDONE_OCTAVES:
+    if context.excursion.bad_losses < config.loss_steps or not context.lately_untrained() >= config.undone_octaves:
         return None
     return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
 
-def no_return(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The norm stays above its record."""
     reading, excursion = context.reading, context.excursion
-    if not excursion.open or _harmless(context) or not _still_up(context):
+    if not excursion.open or _harmless(context) or not _still_up(context, config):
         return None
     mostly = 2 * excursion.high_steps >= excursion.steps
-    if excursion.high_steps < _NO_RETURN_STEPS or not mostly or reading.excess < _NO_RETURN_EXCESS:
+    if excursion.high_steps < config.no_return_steps or not mostly or reading.excess < config.no_return_excess:
         return None
     return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
 
 
-# Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
-_SLOW_LOSS_OCTAVES = 1.0
-_SLOW_NORM_OCTAVES = 1.5
-
-
-def slowly(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def slowly(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The usual loss has risen above the untrained one, and the usual norm with it."""
     if not context.armed():
         return None
     rise = context.norm.center() - context.lowest
     worse = octaves(context.loss.center()) - octaves(context.untrained_loss())
-    if rise < _SLOW_NORM_OCTAVES or not worse >= _SLOW_LOSS_OCTAVES:
+    if rise < config.slow_norm_octaves or not worse >= config.slow_loss_octaves:
         return None
     return f"has risen {times(rise)} over its lowest level while the loss rose to {times(worse)} the untrained one"
 
 
-# Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
-_RISING_OCTAVES = 4.0
-_RISING_SPREADS = 8.0
-
-
-def rising(step: Step, context: Context) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def rising(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """Without a loss to ask: the usual norm has climbed far above the whole beginning of the run."""
     if not context.armed() or len(context.loss) or _harmless(context):
         return None
     rise = context.norm.center() - max(context.first_levels)
-    if rise < max(_RISING_OCTAVES, _RISING_SPREADS * context.norm.spread()):
+    if rise < max(config.rising_octaves, config.rising_spreads * context.norm.spread()):
         return None
     return f"has climbed to {times(rise)} the largest of the first steps"
 
 
-# Before there is a baseline: against the largest of the first three steps.
-_EARLY_OCTAVES = 2.5
-_EARLY_LOSS_OCTAVES = 2.0
-_EARLY_HOPELESS_OCTAVES = 8.0
-
-
-def from_the_start(step: Step, context: Context) -> str | None:
+def from_the_start(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """Before there is a baseline: the norm and the loss leave the first steps behind."""
     if context.armed() or not context.first_levels:
         return None
     rise = step.level - max(context.first_levels[:3])
-    if rise >= _EARLY_HOPELESS_OCTAVES:
+    if rise >= config.early_hopeless_octaves:
         return f"{times(rise)} the first steps', before any baseline"
-    if rise >= _EARLY_OCTAVES and context.reading.loss_untrained >= _EARLY_LOSS_OCTAVES:
+    if rise >= config.early_octaves and context.reading.loss_untrained >= config.early_loss_octaves:
         worse = times(context.reading.loss_untrained)
         return f"{times(rise)} the first steps', and the loss {worse} the untrained one"
     return None
@@ -183,22 +187,24 @@ GROUNDS: tuple[Ground, ...] = (
 _ROUNDING_OCTAVES = 1e-9
 
 
-def groundless(stretch: Stretch, context: Context) -> bool:
+def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> bool:
     """Whether it is certain that no ground applies at any step of a calm stretch. False = look at each of them.
 
     Calm means a baseline, no open excursion, and a norm less than `CALM_OCTAVES` above its baseline, so that three
     grounds are left: `overwriting` by a loss that is lost, `slowly` and `rising`.
     """
     untrained = octaves(context.untrained_loss()) - _ROUNDING_OCTAVES
-    lost = octaves(max([*context.last_losses, *stretch.losses], default=UNKNOWN)) - untrained >= _UNTRAINED_OCTAVES
-    if lost and any(each >= _OVERWRITING_RATIO for each in stretch.ratios(context)):
+    lost = (
+        octaves(max([*context.last_losses, *stretch.losses], default=UNKNOWN)) - untrained >= config.untrained_octaves
+    )
+    if lost and any(each >= config.overwriting_ratio for each in stretch.ratios(context)):
         return False
     highest = max(stretch.centers)
-    if highest - min(context.lowest, *stretch.centers) >= _SLOW_NORM_OCTAVES:
+    if highest - min(context.lowest, *stretch.centers) >= config.slow_norm_octaves:
         worst = max(stretch.loss_centers, default=UNKNOWN)
-        if octaves(worst) - untrained >= _SLOW_LOSS_OCTAVES:
+        if octaves(worst) - untrained >= config.slow_loss_octaves:
             return False
-    if len(context.loss) or highest - max(context.first_levels) < _RISING_OCTAVES:
+    if len(context.loss) or highest - max(context.first_levels) < config.rising_octaves:
         return True
     return all(each < HARMLESS_RATIO for each in stretch.ratios(context))
 
@@ -207,10 +213,10 @@ def _harmless(context: Context) -> bool:
     return context.reading.ratio < HARMLESS_RATIO
 
 
-def _still_up(context: Context) -> bool:
+def _still_up(context: Context, config: RunawayConfig) -> bool:
     """Whether the norm is high, and has not come half the way back."""
     reading = context.reading
-    return reading.high and reading.excess >= _STILL_UP * context.excursion.peak_excess
+    return reading.high and reading.excess >= config.still_up * context.excursion.peak_excess
 
 
 def _usual(context: Context) -> str:

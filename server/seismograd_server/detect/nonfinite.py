@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import (
     DetectorStatus,
@@ -21,10 +22,17 @@ from seismograd_server.model import (
     Visibility,
 )
 
-# A run that has been finite for this long has got over it; shorter, and a loss that is NaN every few steps would flap.
-_RECOVERED_AFTER_STEPS = 20
 # Layer names in the evidence: more than a person reads would only bloat the alert.
 _LAYERS_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NonfiniteConfig:
+    """Thresholds of `nonfinite`."""
+
+    # A run that has been finite for this long has got over it; shorter, and a loss that is NaN every few steps would
+    # flap.
+    recovered_after_steps: int = 20
 
 
 @dataclass(slots=True)
@@ -33,6 +41,7 @@ class NonfiniteDetector:
 
     signature: ClassVar[Signature] = Signature.NONFINITE
 
+    config: NonfiniteConfig = field(default=NonfiniteConfig(), metadata=SETTING)
     severity: int = Severity.NONE
     since_step: int = 0
     clean_steps: int = 0
@@ -63,10 +72,10 @@ class NonfiniteDetector:
         if self.severity == Severity.NONE:
             return None
         self.clean_steps += 1
-        if self.clean_steps < _RECOVERED_AFTER_STEPS:
+        if self.clean_steps < self.config.recovered_after_steps:
             return None
         self.severity, self.clean_steps = Severity.NONE, 0
-        reason = f"gradients and loss have been finite for {_RECOVERED_AFTER_STEPS} steps"
+        reason = f"gradients and loss have been finite for {self.config.recovered_after_steps} steps"
         return self._finding(step, Severity.NONE, Evidence(), reason)
 
     def _finding(self, step: Step, severity: Severity, evidence: Evidence, reason: str) -> Finding:

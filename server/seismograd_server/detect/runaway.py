@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence
 from seismograd_server.detect.facts import Step
-from seismograd_server.detect.grounds import GROUNDS, groundless
+from seismograd_server.detect.grounds import GROUNDS, RunawayConfig, groundless
+from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
-# Without any ground for so long, and with the excursion over, the run has recovered.
-_RECOVERED_AFTER_STEPS = 32
 # Told again when it has become this much worse; doubled each time, lest a run on its way to Inf tells of every step.
 _WORSE_OCTAVES = 4.0
 
@@ -25,6 +24,7 @@ class RunawayDetector:
 
     signature: ClassVar[Signature] = Signature.RUNAWAY
 
+    config: RunawayConfig = field(default=RunawayConfig(), metadata=SETTING)
     active: bool = False
     since_step: int = 0
     tell_at: float = -math.inf  # level at which it is told again
@@ -36,7 +36,7 @@ class RunawayDetector:
         """Look at the next step."""
         if not context.reading.judged:
             return None
-        why = next((found for ground in GROUNDS if (found := ground(step, context)) is not None), None)
+        why = next((found for ground in GROUNDS if (found := ground(step, context, self.config)) is not None), None)
         if why is None:
             return self._quiet(step, context)
         if not self.active:
@@ -55,7 +55,7 @@ class RunawayDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:
         """Without any ground, and none before, it tells nothing and counts nothing."""
-        return 0 if self.active or not groundless(stretch, context) else stretch.count
+        return 0 if self.active or not groundless(stretch, context, self.config) else stretch.count
 
     def skip(self, steps: int) -> None:
         """Nothing is counted."""
@@ -65,7 +65,7 @@ class RunawayDetector:
         if not self.active:
             return None
         self.quiet_steps = 0 if context.excursion.open else self.quiet_steps + 1
-        if self.quiet_steps < _RECOVERED_AFTER_STEPS:
+        if self.quiet_steps < self.config.recovered_after_steps:
             return None
         self.active = False
         reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step
@@ -11,9 +11,15 @@ from seismograd_server.model import DetectorStatus, Finding, Signature
 
 
 class Detector(Protocol):
-    """One signature. Implementations are dataclasses: their fields are their whole state, and are saved as they are."""
+    """One signature. Implementations are dataclasses: their fields are their whole state, and are saved as they are.
+
+    Except for the first one: `config`, a frozen dataclass of the thresholds, each with its default.
+    """
 
     signature: ClassVar[Signature]
+
+    def __init__(self, config: Any) -> None:
+        """Start afresh with these thresholds."""
 
     def observe(self, step: Step, context: Context) -> Finding | None:
         """Look at the next step; `context` holds what the steps before it have taught. Returns a change, or None."""

@@ -5,22 +5,29 @@ Norms alone cannot tell at the first step whether it will come back. `runaway` t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import baseline_status, leaders, norm_evidence, times
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import DetectorStatus, Evidence, Finding, Severity, Signature
 
-# Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
-_ABOVE_BASELINE_OCTAVES = 3.0
-_ABOVE_RECORD_OCTAVES = 2.0
-# In a run that is noisier than usual it must also be beyond the noise: once in 30 000 steps, were it normal.
-_ABOVE_SPREADS = 4.0
 # Told again when it has become this much worse; doubled each time.
 _WORSE_OCTAVES = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeConfig:
+    """Thresholds of `spike`."""
+
+    # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
+    above_baseline_octaves: float = 3.0
+    above_record_octaves: float = 2.0
+    # In a run that is noisier than usual it must also be beyond the noise: once in 30 000 steps, were it normal.
+    above_spreads: float = 4.0
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class SpikeDetector:
 
     signature: ClassVar[Signature] = Signature.SPIKE
 
+    config: SpikeConfig = field(default=SpikeConfig(), metadata=SETTING)
     active: bool = False
     since_step: int = 0
     tell_at: float = 0.0  # level at which it is told again
@@ -43,8 +51,9 @@ class SpikeDetector:
             self.active = False
             reason = f"the gradient norm is {step.norm:.3g} again, usual is {context.baseline():.3g}"
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
-        above = max(_ABOVE_BASELINE_OCTAVES, _ABOVE_SPREADS * context.norm.spread()) + context.grace_octaves()
-        far = reading.above >= above and reading.excess >= _ABOVE_RECORD_OCTAVES
+        config = self.config
+        above = max(config.above_baseline_octaves, config.above_spreads * context.norm.spread())
+        far = reading.above >= above + context.grace_octaves() and reading.excess >= config.above_record_octaves
         if not far or (self.active and step.level < self.tell_at):
             return None
         if not self.active:

@@ -11,13 +11,16 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
 _MAGIC = b"SGW1"
 # The level changes nothing but size and time: for these arrays 1 is nearly as small as 9 and several times faster.
 _COMPRESSION_LEVEL = 1
+
+# Metadata of a field that comes from the configuration: it is no state, and a change of it must take effect at once.
+SETTING: Final = {"saved": False}
 
 
 class StateError(ValueError):
@@ -53,7 +56,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value) if _is_saved(each)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -68,13 +71,17 @@ def fill(target: Any, saved: Mapping[str, Any]) -> None:
     Lists stay lists; a field that holds a dataclass is filled in place.
     """
     for each in dataclasses.fields(target):
-        if each.name not in saved:
+        if each.name not in saved or not _is_saved(each):
             continue
         current = getattr(target, each.name)
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             fill(current, saved[each.name])
         else:
             setattr(target, each.name, saved[each.name])
+
+
+def _is_saved(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("saved", True))
 
 
 def _revive(value: Any) -> Any:

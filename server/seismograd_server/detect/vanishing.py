@@ -7,7 +7,7 @@ not learn: many healthy models have layers with tiny gradients.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite, known_details
 from seismograd_server.detect.facts import Step, octaves
+from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import (
     DetectorStatus,
@@ -28,21 +29,27 @@ from seismograd_server.model import (
     Visibility,
 )
 
-# A model that has not begun to learn by then has a reason for it; warm-ups are shorter.
-_FIRST_LOOK_STEPS = 100
-# Gradients vanish slowly: every sixteenth step is soon enough, and three looks in a row rule out a bad moment.
-_EVERY_STEPS = 16
-_CONFIRMING_LOOKS = 3
-# Learning: the usual loss is a quarter below the untrained one (0.4 octaves).
-_LEARNT_OCTAVES = -0.4
-# Vanished: the typical layer 2^-8 (0.4 %) of the largest, or the first third of the depth so far below the last one.
-_VANISHED_OCTAVES = -8.0
-# Without a loss nobody can say whether the model learns, so that more is asked for.
-_VANISHED_UNSEEN_OCTAVES = -13.0
-# Or the whole norm a thousandth of what it began with.
-_FALLEN_OCTAVES = -10.0
 # What stands for "none at all" where a number is wanted: nothing is smaller in double precision.
 _LOWEST = -1074.0
+
+
+@dataclass(frozen=True, slots=True)
+class VanishingConfig:
+    """Thresholds of `vanishing`."""
+
+    # A model that has not begun to learn by then has a reason for it; warm-ups are shorter.
+    first_look_steps: int = 100
+    # Gradients vanish slowly: every sixteenth step is soon enough, and three looks in a row rule out a bad moment.
+    every_steps: int = 16
+    confirming_looks: int = 3
+    # Learning: the usual loss is a quarter below the untrained one (0.4 octaves).
+    learnt_octaves: float = -0.4
+    # Vanished: the typical layer 2^-8 (0.4 %) of the largest, or the first third of the depth so far below the last.
+    vanished_octaves: float = -8.0
+    # Without a loss nobody can say whether the model learns, so that more is asked for.
+    vanished_unseen_octaves: float = -13.0
+    # Or the whole norm a thousandth of what it began with.
+    fallen_octaves: float = -10.0
 
 
 @dataclass(slots=True)
@@ -51,6 +58,7 @@ class VanishingDetector:
 
     signature: ClassVar[Signature] = Signature.VANISHING
 
+    config: VanishingConfig = field(default=VanishingConfig(), metadata=SETTING)
     active: bool = False
     since_step: int = 0
     steps: int = 0
@@ -61,17 +69,17 @@ class VanishingDetector:
         if not context.reading.judged or context.excursion.open:
             return None
         self.steps += 1
-        if self.steps < _FIRST_LOOK_STEPS or self.steps % _EVERY_STEPS:
+        if self.steps < self.config.first_look_steps or self.steps % self.config.every_steps:
             return None
-        learns = _learnt(context.loss.center(), context.untrained_loss())
-        found = None if learns else _vanished(step, context)
+        learns = _learnt(context.loss.center(), context.untrained_loss(), self.config)
+        found = None if learns else _vanished(step, context, self.config)
         if (found is not None) == self.active:
             self.looks = 0
             return None
         if self.looks == 0 and not self.active:
             self.since_step = step.step
         self.looks += 1
-        if self.looks < _CONFIRMING_LOOKS:
+        if self.looks < self.config.confirming_looks:
             return None
         self.active, self.looks = found is not None, 0
         if found is None:
@@ -89,15 +97,19 @@ class VanishingDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:
         """Until the first look that might find something, or find it gone."""
-        first = -(self.steps + 1) % _EVERY_STEPS
-        looks = [row for row in range(first, stretch.count, _EVERY_STEPS) if self.steps + 1 + row >= _FIRST_LOOK_STEPS]
+        first = -(self.steps + 1) % self.config.every_steps
+        looks = [
+            row
+            for row in range(first, stretch.count, self.config.every_steps)
+            if self.steps + 1 + row >= self.config.first_look_steps
+        ]
         if not looks:
             return stretch.count
         if self.active or self.looks:
             return looks[0]
         untrained = context.untrained_loss()
-        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), untrained)]
-        if not doubtful or not _may_vanish(stretch, context, doubtful):
+        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), untrained, self.config)]
+        if not doubtful or not _may_vanish(stretch, context, doubtful, self.config):
             return stretch.count
         return doubtful[0]
 
@@ -110,15 +122,15 @@ class VanishingDetector:
 
     def status(self, context: Context) -> DetectorStatus:
         """Warming up for a hundred steps; blind without layer norms."""
-        if self.steps < _FIRST_LOOK_STEPS:
-            because = f"{self.steps} of {_FIRST_LOOK_STEPS} steps"
+        if self.steps < self.config.first_look_steps:
+            because = f"{self.steps} of {self.config.first_look_steps} steps"
             return DetectorStatus(self.signature, Visibility.WARMING_UP, because)
         if not context.layers.filled:
             return DetectorStatus(self.signature, Visibility.BLIND, "no layer norms are captured")
         return DetectorStatus(self.signature, Visibility.ARMED, "")
 
 
-def _learnt(usual_loss: float, untrained_loss: float) -> bool:
+def _learnt(usual_loss: float, untrained_loss: float, config: VanishingConfig) -> bool:
     """Whether the usual loss has come down since the beginning; where it cannot be told, as with zero, it has.
 
     `usual_loss` is NaN where no loss is known at all: then the model is not known to learn.
@@ -126,43 +138,43 @@ def _learnt(usual_loss: float, untrained_loss: float) -> bool:
     if math.isnan(usual_loss):
         return False
     learnt = octaves(usual_loss) - octaves(untrained_loss)
-    return math.isnan(learnt) or learnt <= _LEARNT_OCTAVES
+    return math.isnan(learnt) or learnt <= config.learnt_octaves
 
 
-def _may_vanish(stretch: Stretch, context: Context, rows: list[int]) -> bool:
+def _may_vanish(stretch: Stretch, context: Context, rows: list[int], config: VanishingConfig) -> bool:
     """Whether a look at one of these steps of a stretch could find that something has vanished; in doubt, it could."""
     has_loss = len(context.loss) > 0
-    if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= _FALLEN_OCTAVES:
+    if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= config.fallen_octaves:
         return True
     span = context.layers.range_with(rows[-1], stretch.layer_levels)
     if span is None:
         return True
     # With each layer at its lowest, and those that it is compared with at their highest, all would still be well.
-    shape, limit = _shape(stretch.layout), _limit(context)
+    shape, limit = _shape(stretch.layout), _limit(context, config)
     return any(gap <= limit for gap in _gaps(span[0] - shape.scales, span[1] - shape.scales, shape))
 
 
 Found = tuple[str, str | None, float]  # a reason, the smallest layer, and how far down it is in octaves
 
 
-def _vanished(step: Step, context: Context) -> Found | None:
+def _vanished(step: Step, context: Context, config: VanishingConfig) -> Found | None:
     """Say what has vanished; None = nothing."""
     fallen = context.norm.center() - _first_level(context)
-    if fallen <= _FALLEN_OCTAVES and len(context.loss):  # without a loss, this is what a converged run looks like
+    if fallen <= config.fallen_octaves and len(context.loss):  # without a loss, this is what a converged run looks like
         return f"the gradient norm has fallen to 2^{fallen:.0f} of what it was, without learning", None, fallen
     layout = step.block.layout
     levels = context.layers.usual(len(layout.names))
     if levels is None or not np.isfinite(levels).any():
         return None
-    return _uneven(levels - _shape(layout).scales, layout, _limit(context))
+    return _uneven(levels - _shape(layout).scales, layout, _limit(context, config))
 
 
 def _first_level(context: Context) -> float:
     return sorted(context.first_levels)[len(context.first_levels) // 2]
 
 
-def _limit(context: Context) -> float:
-    return _VANISHED_OCTAVES if len(context.loss) else _VANISHED_UNSEEN_OCTAVES
+def _limit(context: Context, config: VanishingConfig) -> float:
+    return config.vanished_octaves if len(context.loss) else config.vanished_unseen_octaves
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,20 +12,21 @@ saved and restored in between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from seismograd_server.detect.context import Context, Reading
 from seismograd_server.detect.facts import Facts, Step, from_octaves
-from seismograd_server.detect.nonfinite import NonfiniteDetector
+from seismograd_server.detect.grounds import RunawayConfig
+from seismograd_server.detect.nonfinite import NonfiniteConfig, NonfiniteDetector
 from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
-from seismograd_server.detect.spike import SpikeDetector
+from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
 from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
 from seismograd_server.detect.stretch import foresee, take_in
-from seismograd_server.detect.vanishing import VanishingDetector
+from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
 
 # Raised when a saved state changes its meaning; an older one is then refused, and the pipeline replays from the start.
@@ -36,7 +37,7 @@ _REACH_STEPS = 512
 _LEAST_REACH_STEPS = 16
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
-# with a detector class, and a line here.
+# with a detector class, a line here, and its thresholds in `WatchConfig`.
 DETECTORS: tuple[type[Detector], ...] = (
     NonfiniteDetector,
     RunawayDetector,
@@ -51,9 +52,15 @@ class WatchConfig:
 
     Attributes:
         muted: signatures that are not looked for.
+
+    The others are the thresholds of each signature, under its name.
     """
 
     muted: frozenset[Signature] = frozenset()
+    nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
+    runaway: RunawayConfig = field(default_factory=RunawayConfig)
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
+    vanishing: VanishingConfig = field(default_factory=VanishingConfig)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +79,7 @@ class RunWatch:
         self.config = config
         self._context = Context()
         self._detectors: tuple[Detector, ...] = tuple(
-            make() for make in DETECTORS if make.signature not in config.muted
+            make(getattr(config, make.signature.value)) for make in DETECTORS if make.signature not in config.muted
         )
         self._quarantined: dict[Signature, str] = {}
 

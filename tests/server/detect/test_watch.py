@@ -23,8 +23,9 @@ from tests.support.closed import findings_of, noisy, run_of, told
 class Failing:
     """A detector that raises from a certain step on."""
 
-    signature: ClassVar[Signature] = Signature.STALLED
+    signature: ClassVar[Signature] = Signature.VANISHING
 
+    config: object = None
     looked: int = 0
 
     def observe(self, step: Step, context: Context) -> Finding | None:  # noqa: ARG002 (the protocol's form)
@@ -53,11 +54,11 @@ def test_a_detector_that_raises_is_quarantined_and_told_once(failing: None) -> N
     norms[60] = 500.0
     watch = RunWatch()
     observation = watch.observe(run_of(norms))
-    assert observation.failures == ((Signature.STALLED, "ZeroDivisionError at step 5: of all things"),)
+    assert observation.failures == ((Signature.VANISHING, "ZeroDivisionError at step 5: of all things"),)
     assert told(observation.findings, Signature.SPIKE)[0] == (60, Severity.WARNING)
     assert watch.observe(run_of(norms)).failures == ()
     blind = watch.statuses()[0]
-    assert (blind.signature, blind.visibility) == (Signature.STALLED, Visibility.BLIND)
+    assert (blind.signature, blind.visibility) == (Signature.VANISHING, Visibility.BLIND)
     assert "of all things" in blind.because
 
 
