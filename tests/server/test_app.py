@@ -110,11 +110,14 @@ def test_one_process_serves_telemetry_queries_health_pages_and_metrics(tmp_path:
             for name in ("", TELEMETRY_SERVICE, QUERY_SERVICE):
                 answer = await check(health_pb2.HealthCheckRequest(service=name))
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            runs = await channel.unary_unary(
+            list_runs = channel.unary_unary(
                 method_path(QUERY_SERVICE, "ListRuns"),
                 request_serializer=query.ListRunsRequest.SerializeToString,
                 response_deserializer=query.ListRunsResponse.FromString,
-            )(query.ListRunsRequest())
+            )
+            # An ack says that records are durable, not yet that they are judged.
+            while not (runs := await list_runs(query.ListRunsRequest())).runs[0].closed_steps:  # noqa: ASYNC110 (a server)
+                await asyncio.sleep(0.01)
             assert [(each.run, each.closed_steps) for each in runs.runs] == [("lstm", 16)]
             assert (await web.get("/healthz")).status_code == 200
             assert (await web.get("/readyz")).status_code == 200

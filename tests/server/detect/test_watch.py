@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from seismograd_server.detect import watch as watch_module
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step
 from seismograd_server.detect.spike import SpikeDetector
-from seismograd_server.detect.state import StateError, pack
+from seismograd_server.detect.state import SETTING, StateError, pack
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import RunWatch, WatchConfig
 from seismograd_server.model import DetectorStatus, Finding, Severity, Signature, Visibility
@@ -25,7 +25,7 @@ class Failing:
 
     signature: ClassVar[Signature] = Signature.VANISHING
 
-    config: object = None
+    config: object = field(default=None, metadata=SETTING)
     looked: int = 0
 
     def observe(self, step: Step, context: Context) -> Finding | None:  # noqa: ARG002 (the protocol's form)
