@@ -13,7 +13,8 @@
     │   └── LaunchConflictError the launch contradicts what is known of it; gRPC FAILED_PRECONDITION
     ├── StorageError            the store failed
     │   ├── StorageBusyError    transient: try again; gRPC UNAVAILABLE with RetryInfo
-    │   └── StorageFencedError  another server owns the database now: this one must exit
+    │   ├── StorageFencedError  another server owns the database now: this one must exit
+    │   └── StorageDamageError  stored bytes are not what was written; only what they held is lost
     └── DeliveryError           a notification did not arrive
         ├── TransientDeliveryError  try again later
         └── PermanentDeliveryError  never try this one again: count it and go on
@@ -86,6 +87,10 @@ class StorageBusyError(StorageError):
 
 class StorageFencedError(StorageError):
     """Another server owns the database now."""
+
+
+class StorageDamageError(StorageError):
+    """Stored bytes are not what was written: the disk, or somebody's editor, has changed them."""
 
 
 class DeliveryError(SeismogradError):

@@ -20,8 +20,8 @@ _MAGIC = b"SGC1"
 _HEADER = struct.Struct("<4sI")
 _ENTRY = struct.Struct("<HBBII")
 _TYPES = ("|u1", "<u2", "<u4", "<u8", "<i8", "<f4", "<f8")
-_DTYPES = tuple(np.dtype(name) for name in _TYPES)
-_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+DTYPES = tuple(np.dtype(name) for name in _TYPES)
+TYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 # numpy reads unaligned columns too, but several times slower; 8 bytes is the largest element.
 _ALIGNMENT = 8
 _PADDING = tuple(b"\0" * size for size in range(_ALIGNMENT))
@@ -36,7 +36,7 @@ def pack(columns: Iterable[tuple[int, Column]]) -> bytes:
     entries: list[bytes] = []
     bodies: list[bytes | memoryview] = []
     for identifier, column in columns:
-        code = _CODES.get(column.dtype)
+        code = TYPE_CODES.get(column.dtype)
         if code is None or not 1 <= column.ndim <= 2:
             raise ValueError(f"column {identifier} is {column.dtype}[{column.ndim} dimensions]: cannot be stored")
         second = column.shape[1] if column.ndim == 2 else 0
@@ -64,7 +64,7 @@ def unpack(data: bytes) -> dict[int, Column]:
         for index in range(count):
             identifier, code, dimensions, first, second = _ENTRY.unpack_from(data, _HEADER.size + index * _ENTRY.size)
             size = first * second if dimensions == 2 else first
-            column = np.frombuffer(data, _DTYPES[code], size, offset) if size else np.empty(0, _DTYPES[code])
+            column = np.frombuffer(data, DTYPES[code], size, offset) if size else np.empty(0, DTYPES[code])
             columns[identifier] = column.reshape(first, second) if dimensions == 2 else column
             offset += column.nbytes + -column.nbytes % _ALIGNMENT
     except (struct.error, IndexError) as error:

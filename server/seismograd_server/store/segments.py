@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from seismograd_server.errors import InvalidBatchError, StorageError, UnknownRankError
+from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
-from seismograd_server.store.codec import ENCODING_COLUMNS, decode, encode
+from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE, decode, decode_dense, encode
 from seismograd_server.store.intervals import Intervals
 from seismograd_server.store.schema import drops, ranks, segments, streams
 
@@ -135,15 +135,17 @@ class SegmentRepository:
         after_segment: int = 0,
         received_until: float | None = None,
     ) -> Iterator[tuple[int, StepBatch]]:
-        """(segment id, batch) of all ranks of a launch, in the order in which they came.
+        """(segment id, batch) of all ranks of a launch, about in the order in which they came.
 
-        Segments that touch [first_step, last_step] come whole; those received after `received_until` are left out. Read
-        page by page: stop anywhere and continue in another transaction behind the last id seen (`after_segment`).
+        Segments that touch [first_step, last_step] come whole, those received after `received_until` not at all. Ids
+        hold within this transaction: compaction makes one segment of several, under the highest of their ids, so that
+        whoever reads on in another one goes by steps.
 
         Raises:
-            StorageError: a segment is damaged.
+            StorageDamageError: a segment is damaged.
         """
-        statement = select(segments.c.segment_id, segments.c.encoding, segments.c.payload).where(
+        columns = segments.c
+        statement = select(columns.segment_id, columns.encoding, columns.records, columns.payload).where(
             segments.c.launch_row == launch_row, segments.c.optimizer == optimizer, segments.c.kind == int(kind)
         )
         if first_step is not None:
@@ -158,9 +160,10 @@ class SegmentRepository:
         after = after_segment
         while True:
             page = self._connection.execute(statement, {"after": after}).all()
-            for segment_id, encoding, payload in page:
-                after = segment_id
-                yield segment_id, _decode(segment_id, encoding, payload)
+            for row in page:
+                after = row.segment_id
+                for batch in decode_segment(*row):
+                    yield after, batch
             if len(page) < _PAGE:
                 return
 
@@ -256,13 +259,22 @@ def _chunked(handles: Iterable[int]) -> Iterator[list[int]]:
         yield ordered[start : start + _HANDLES]
 
 
-def _decode(segment_id: int, encoding: int, payload: bytes) -> StepBatch:
-    if encoding != ENCODING_COLUMNS:
+def decode_segment(segment_id: int, encoding: int, records: int, payload: bytes) -> list[StepBatch]:
+    """The batches of a segment, by sequence.
+
+    Raises:
+        StorageDamageError: the bytes are not those that were written.
+        StorageError: a newer version wrote them.
+    """
+    if encoding not in (ENCODING_COLUMNS, ENCODING_DENSE):
         raise StorageError(f"segment {segment_id} has encoding {encoding}, which this version cannot read")
     try:
-        return decode(payload)
+        batches = decode_dense(payload) if encoding == ENCODING_DENSE else [decode(payload)]
     except ValueError as error:
-        raise StorageError(f"segment {segment_id} cannot be read: {error}") from error
+        raise StorageDamageError(f"segment {segment_id} cannot be read: {error}") from error
+    if (found := sum(batch.count for batch in batches)) != records:
+        raise StorageDamageError(f"segment {segment_id} cannot be read: {found} of its {records} records are there")
+    return batches
 
 
 def _name(stream: StreamKey) -> str:

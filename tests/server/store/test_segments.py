@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 
-from seismograd_server.errors import InvalidBatchError, StorageError, UnknownRankError
+from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RankIdentity, RecordKind, StepBatch, StreamKey
 from seismograd_server.store import segments as segments_module
+from seismograd_server.store.codec import ENCODING_DENSE, encode_dense
 from seismograd_server.store.database import Database
 from seismograd_server.store.intervals import Intervals
+from seismograd_server.store.schema import segments
 
 BatchMaker = Callable[..., StepBatch]
 
@@ -226,4 +229,30 @@ def test_an_encoding_from_the_future_is_named(
         transaction.connection.exec_driver_sql("UPDATE segments SET encoding = 7")
 
     with pytest.raises(StorageError, match="segment 1 has encoding 7"), database.read() as transaction:
+        list(transaction.segments.read(1, 0))
+
+
+def test_a_dense_segment_is_read_like_a_plain_one(
+    database: Database, handles: tuple[int, int], make_batch: BatchMaker
+) -> None:
+    batches = [make_batch(handles[0], first=first) for first in (0, 4)]
+    with database.begin() as transaction:
+        transaction.segments.append([make_batch(handles[0], count=8)], 1.0)
+        transaction.connection.execute(update(segments).values(encoding=ENCODING_DENSE, payload=encode_dense(batches)))
+    with database.read() as transaction:
+        found = list(transaction.segments.read(1, 0))
+    assert [(segment, batch.first_sequence, batch.count) for segment, batch in found] == [(1, 0, 4), (1, 4, 4)]
+
+
+def test_a_dense_segment_that_lacks_records_is_damaged(
+    database: Database, handles: tuple[int, int], make_batch: BatchMaker
+) -> None:
+    with database.begin() as transaction:
+        transaction.segments.append([make_batch(handles[0], count=8)], 1.0)
+        payload = encode_dense([make_batch(handles[0])])
+        transaction.connection.execute(update(segments).values(encoding=ENCODING_DENSE, payload=payload))
+    with (
+        pytest.raises(StorageDamageError, match="segment 1 cannot be read: 4 of its 8"),
+        database.read() as transaction,
+    ):
         list(transaction.segments.read(1, 0))
