@@ -130,6 +130,12 @@ class Capture(Table):
     steps_an_hour: Annotated[int, Field(ge=0)] = 1024
 
 
+class RulesTable(Table):
+    """Where the rules are: a file that is read again when it changes; none = the shipped defaults."""
+
+    file: Path | None = None
+
+
 class Settings(BaseSettings):
     """Every setting of the server. Make it with `load_settings`."""
 
@@ -154,6 +160,7 @@ class Settings(BaseSettings):
     notify: Notify = Notify()
     export: Export = Export()
     capture: Capture = Capture()
+    rules: RulesTable = RulesTable()
 
     @property
     def database(self) -> str:
@@ -268,6 +275,8 @@ def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
     tables: dict[str, type[BaseModel]] = {
         "notify": Notify,
         "export": Export,
+        "capture": Capture,
+        "rules": RulesTable,
         "alertmanagers": Alertmanager,
         "webhooks": Webhook,
     }

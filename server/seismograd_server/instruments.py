@@ -128,6 +128,12 @@ class Instruments:
             ["signature"],
             registry=registry,
         )
+        self.rules_reloads = Counter(
+            "seismograd_rules_reloads_total",
+            "Changes of the file of rules by result; after a refused one, the rules before it stay.",
+            ["result"],
+            registry=registry,
+        )
         self.log_pending_messages = Gauge(
             "seismograd_log_pending_messages", "Frames waiting in the log.", ["partition"], registry=registry
         )
@@ -170,5 +176,7 @@ class Instruments:
             self.ingest_records.labels(result=result)
         for operation in ("ingest", "detect", "read", "notify"):
             self.storage_errors.labels(op=operation)
+        for result in ("loaded", "refused"):
+            self.rules_reloads.labels(result=result)
         self.detector_lag.labels(shard="0").set(0)
         self.log_pending_messages.labels(partition="0").set(0)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seismograd_server.alerts.lifecycle import LifecyclePolicy, acknowledge, advance, end_of_run, expire
+from seismograd_server.alerts.lifecycle import LifecyclePolicy, acknowledge, advance, end_of_run, expire, mute
 from seismograd_server.model import (
     Alert,
     AlertState,
@@ -153,6 +153,12 @@ class LifeOfAlerts(RuleBasedStateMachine):
                 assert alert.state is AlertState.FIRING
                 assert not alert.acknowledged_by
                 assert now - run.ended_at < DAY
+
+    @rule(muted=st.sets(st.sampled_from([Signature.NONFINITE, Signature.SPIKE])))
+    def signatures_are_muted(self, muted: set[Signature]) -> None:
+        now, before = self.now, self.shelf.open()
+        self.happens(lambda opened, _: mute(opened, muted, now))
+        assert self.shelf.open() == [alert for alert in before if alert.signature not in muted]
 
     @precondition(lambda self: self.watched.state is RunState.RUNNING)
     @rule()

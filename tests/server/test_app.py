@@ -51,6 +51,27 @@ def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(bounded())
 
 
+def test_a_server_follows_its_rules_while_it_runs(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text("")
+
+    async def story() -> None:
+        async with started(settings_of(tmp_path, rules={"file": file})) as server:
+            file.write_text("signature.spike.mute = true\n")
+            reloads = ("seismograd_rules_reloads_total", {"result": "loaded"})
+            while server.instruments.registry.get_sample_value(*reloads) != 1.0:  # noqa: ASYNC110 (it happens on another thread)
+                await asyncio.sleep(0.05)
+
+    run(story)
+    file.write_text("signature.spike.mute = 1\n")
+
+    async def refused() -> None:
+        with pytest.raises(ConfigError, match=r"line 1: signature\.spike\.mute must be true or false, not 1"):
+            await Server(settings_of(tmp_path, rules={"file": file})).start()
+
+    run(refused)
+
+
 async def open_run(channel: Any, name: str = "lstm") -> int:
     call = channel.unary_unary(
         method_path(TELEMETRY_SERVICE, "OpenRun"),

@@ -43,6 +43,15 @@ def test_a_file_is_outranked_by_the_environment_and_that_by_arguments(
     assert settings.close_wait_seconds == 1
 
 
+def test_the_rules_are_in_a_file_of_their_own(config: Path) -> None:
+    assert load_settings().rules.file is None
+    config.write_text('[rules]\nfile = "rules.toml"\n')
+    assert load_settings(config).rules.file == Path("rules.toml")
+    config.write_text('[rules]\nfiel = "rules.toml"\n')
+    with pytest.raises(ConfigError, match=r"unknown key rules\.fiel: did you mean file\?"):
+        load_settings(config)
+
+
 def test_tables_are_read_from_file_and_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(
         """

@@ -7,14 +7,14 @@ the detectors without asking here, because transitions were committed together w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from seismograd_server.alerts.identity import alert_id, fingerprint
 from seismograd_server.alerts.inhibition import EXPLAINED, inhibitor
 from seismograd_server.alerts.table import TABLE, Event, Row, Stage, Voice
-from seismograd_server.model import Alert, AlertState, Finding, Run, RunState, Severity, Transition
+from seismograd_server.model import Alert, AlertState, Finding, Run, RunState, Severity, Signature, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,16 @@ def expire(
         event = _end_event(alert, run, now, policy)
         row = TABLE[Stage(alert.state)].get(event) if event is not None else None
         if row is not None:
+            book.enter(_moved(alert, row, now), row)
+    return book.transitions
+
+
+def mute(open_alerts: Sequence[Alert], muted: Collection[Signature], now: float) -> list[Transition]:
+    """The rules say that these signatures are not looked for any more: nobody would see that such an alert is over."""
+    book = _Book(open_alerts, (), now)
+    for alert in book.open():
+        if alert.signature in muted:
+            row = TABLE[Stage(alert.state)][Event.MUTED]
             book.enter(_moved(alert, row, now), row)
     return book.transitions
 

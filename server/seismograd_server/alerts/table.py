@@ -44,6 +44,7 @@ class Event(enum.StrEnum):
     RUN_ENDED = "run ended"
     ACKNOWLEDGED = "acknowledged"  # somebody has seen it, and its run goes on
     LAID_TO_REST = "laid to rest"  # somebody has seen it, and its run is over
+    MUTED = "muted"  # its signature is not looked for any more
     AGED = "aged"  # its run has been over for longer than anybody will look
 
 
@@ -68,6 +69,7 @@ class Row:
 _PENDING, _FIRING, _RESOLVED = AlertState.PENDING, AlertState.FIRING, AlertState.RESOLVED
 _SILENT, _ALOUD, _REPLY = Voice.SILENT, Voice.ALOUD, Voice.REPLY
 _RECOVERED, _ENDED, _EXPIRED = Resolution.RECOVERED, Resolution.ENDED, Resolution.EXPIRED
+_MUTED = Resolution.MUTED
 
 # fmt: off
 TABLE: Mapping[Stage, Mapping[Event, Row]] = MappingProxyType({
@@ -82,6 +84,7 @@ TABLE: Mapping[Stage, Mapping[Event, Row]] = MappingProxyType({
         Event.HELD:         Row(_FIRING,   "held",               _ALOUD),
         Event.CLEARED:      Row(_RESOLVED, "passed",             _SILENT, _RECOVERED),
         Event.RUN_ENDED:    Row(_RESOLVED, "run ended",          _SILENT, _ENDED),
+        Event.MUTED:        Row(_RESOLVED, "muted",              _SILENT, _MUTED),
     }),
     Stage.FIRING: MappingProxyType({
         Event.WORSENED:     Row(_FIRING,   "worsened",           _SILENT),
@@ -89,6 +92,7 @@ TABLE: Mapping[Stage, Mapping[Event, Row]] = MappingProxyType({
         Event.CLEARED:      Row(_RESOLVED, "recovered",          _REPLY,  _RECOVERED),
         Event.ACKNOWLEDGED: Row(_FIRING,   "acknowledged",       _SILENT),
         Event.LAID_TO_REST: Row(_RESOLVED, "ended",              _REPLY,  _ENDED),
+        Event.MUTED:        Row(_RESOLVED, "muted",              _REPLY,  _MUTED),
         Event.AGED:         Row(_RESOLVED, "expired",            _REPLY,  _EXPIRED),
         # Neither EASED (severity only rises while firing) nor RUN_ENDED: an explosion is not over because it killed
         # its run. It fires until somebody has seen it, or until it has aged.

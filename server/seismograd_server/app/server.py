@@ -42,6 +42,7 @@ from seismograd_server.model import AskedDirective, RunKey
 from seismograd_server.notify import Target, Worker, build_targets, entries_for
 from seismograd_server.pipeline import Pipeline, Request
 from seismograd_server.report import PostmortemWriter
+from seismograd_server.rules.file import RulesFile
 from seismograd_server.store.database import Database
 from seismograd_server.web import WebSettings, create_app
 
@@ -85,7 +86,7 @@ class Server:
 
         Raises:
             StartError: a port in use, a directory that is not writable, a database that another server has ...
-            ConfigError: a notification target that cannot be used.
+            ConfigError: a notification target or rules that cannot be used.
         """
         self._fatal = asyncio.get_running_loop().create_future()
         try:
@@ -124,6 +125,8 @@ class Server:
 
     async def _start(self) -> None:
         settings = self.settings
+        file = settings.rules.file
+        self._rules = RulesFile(file, self.instruments) if file is not None else None
         targets = build_targets(target_configs(settings), settings.notify.resend_seconds)
         http_socket = self._stack.enter_context(listening("http_listen", settings.http_listen))
         self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
@@ -138,7 +141,7 @@ class Server:
         self._pipeline = Pipeline(
             self._database,
             self.instruments,
-            pipeline_settings(settings),
+            pipeline_settings(settings, self._rules),
             lambda transition, now: entries_for(transition, targets, now, self.external_url),
         )
         await asyncio.to_thread(self._pipeline.start, self._clock())
@@ -156,7 +159,8 @@ class Server:
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping anyway
                 loop.call_soon_threadsafe(self._fail, error)
 
-        maintenance = Maintenance(chores(self._database, self.settings), self.instruments, self._clock, on_fatal=fatal)
+        found = [*([self._rules] if self._rules is not None else []), *chores(self._database, self.settings)]
+        maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=fatal)
         maintenance.start()
         self._stack.push_async_callback(asyncio.to_thread, maintenance.stop)
 

@@ -14,16 +14,20 @@ from seismograd_server.maintenance import Chore
 from seismograd_server.metrics import ExportLimits
 from seismograd_server.notify import DeliveryPolicy, TargetConfig
 from seismograd_server.pipeline import PipelineSettings
+from seismograd_server.rules.file import RulesFile
+from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
 
 
-def pipeline_settings(settings: Settings) -> PipelineSettings:
+def pipeline_settings(settings: Settings, rules: RulesFile | None) -> PipelineSettings:
     """How steps are closed and alerts judged."""
+    shipped = Rules()
     return PipelineSettings(
         patience=Patience(close_wait_seconds=settings.close_wait_seconds),
         lost_after_seconds=settings.lost_after_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         view_seconds=settings.export.ended_seconds,
+        rules=(lambda: shipped) if rules is None else rules.current,
         policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
         capture=CapturePolicy(
             automatic=settings.capture.automatic,

@@ -106,6 +106,7 @@ class Resolution(enum.StrEnum):
     RECOVERED = "recovered"
     ENDED = "ended"
     EXPIRED = "expired"
+    MUTED = "muted"  # the rules say that its signature is not looked for any more
 
 
 @dataclass(frozen=True, slots=True)

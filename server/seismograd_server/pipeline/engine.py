@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
 from seismograd_server.detect.align import Patience
-from seismograd_server.detect.watch import Observation, WatchConfig
+from seismograd_server.detect.watch import Observation
 from seismograd_server.model import (
     Alert,
     AlertState,
@@ -26,6 +26,9 @@ from seismograd_server.model import (
 )
 from seismograd_server.pipeline.ranks import Sender
 from seismograd_server.pipeline.series import Closed, Series
+from seismograd_server.rules.ruleset import Rules, RunRules
+
+_SHIPPED = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class PipelineSettings:
         checkpoint_seconds: between two stored states of the detectors: what a restart may have to replay.
         chores_seconds: between two looks at what only time changes: aged alerts, ranks that were last seen.
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
-        watch: what the detectors look for.
-        policy: how patient alerts are.
+        rules: what is looked for, as of now; asked before every judgement.
+        policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
         steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
     """
@@ -49,7 +52,7 @@ class PipelineSettings:
     checkpoint_seconds: float = 5.0
     chores_seconds: float = 5.0
     view_seconds: float = 900.0
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    rules: Callable[[], Rules] = lambda: _SHIPPED
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     steps_at_once: int = 2048
@@ -79,6 +82,7 @@ class RunEngine:
     launch: Launch
     settings: PipelineSettings
     heard_at: float
+    rules: RunRules = field(default_factory=RunRules)
     series: dict[int, Series] = field(default_factory=dict)  # by optimizer
     opened: set[int] = field(default_factory=set)  # ranks of the launch
     farewells: dict[int, tuple[str, str]] = field(default_factory=dict)  # rank -> (outcome, reason)
@@ -97,6 +101,14 @@ class RunEngine:
     def tally(self) -> Tally:
         """Of the first optimizer."""
         return self.series[min(self.series)].tally if self.series else Tally()
+
+    def follow(self, rules: Rules) -> None:
+        """Judge by these rules from the next step on; what the detectors have learnt stays."""
+        found = rules.for_run(self.run.key, self.run.tags)
+        if found != self.rules:
+            self.rules = found
+            for series in self.series.values():
+                series.watch_for(found.watch)
 
     def begin(self, launch: Launch, now: float) -> None:
         """Go on with a newer launch; the same one again changes nothing."""
@@ -164,7 +176,7 @@ class RunEngine:
         """The series of an optimizer, begun when it is new."""
         found = self.series.get(optimizer)
         if found is None:
-            found = self.series[optimizer] = Series(optimizer, self.settings.patience, self.settings.watch)
+            found = self.series[optimizer] = Series(optimizer, self.settings.patience, self.rules.watch)
             found.begin(self.launch, now)
             for rank in self.farewells:
                 found.aligner.end(rank)

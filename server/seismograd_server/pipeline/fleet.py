@@ -40,6 +40,7 @@ class Fleet:
         self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
         self._snapshot = Snapshot(0.0)
         self._turn = 0
+        self._rules = settings.rules()
         self._looked_at = 0.0  # when deleted runs were last looked for
 
     def __iter__(self) -> Iterator[RunEngine]:
@@ -102,12 +103,17 @@ class Fleet:
             engine.follow_clock(seconds)
 
     def refresh(self, now: float) -> None:
-        """Let go of runs that have been deleted or shown for long enough, and build anew what is distrusted."""
+        """Let go of runs deleted or shown for long enough, build anew what is distrusted, and follow the rules."""
         if now - self._looked_at >= self._settings.chores_seconds:
             self._looked_at = now
             self._let_go(now)
         for run_id in sorted(self._stale):
             self._load(run_id, now)
+        rules = self._settings.rules()
+        if rules is not self._rules:
+            self._rules = rules
+            for engine in (*self._engines.values(), *self._resting.values()):
+                engine.follow(rules)
 
     def give_up(self, run_id: int, error: Exception) -> None:
         """Distrust a run that could not be judged; after a few times in a row, set it aside till it is opened again."""

@@ -93,8 +93,8 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     Open alerts are read from the store, because people acknowledge them there.
     """
     engine, run = job.engine, job.engine.run
-    policy = engine.settings.policy
-    findings = [finding for each in job.judged for finding in _scoped(each)]
+    policy = engine.rules.policy(engine.settings.policy)
+    findings = engine.rules.grade(finding for each in job.judged for finding in _scoped(each))
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)
@@ -104,6 +104,7 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
         changes += lifecycle.end_of_run(_after(open_alerts, changes), ended, now, policy)
     elif job.chores:
         changes += lifecycle.expire(_after(open_alerts, changes), run, now, policy)
+    changes += lifecycle.mute(_after(open_alerts, changes), engine.rules.watch.muted, now)
     changes = name_all(transaction, engine, open_alerts, changes)
     job.transitions = transaction.alerts.apply(changes)
     engine.open_alerts = _after(open_alerts, changes)

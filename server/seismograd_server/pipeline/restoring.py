@@ -36,12 +36,12 @@ def load_engine(transaction: Transaction, run_id: int, settings: PipelineSetting
     if not launches:
         return None
     # Silence is counted from now on: while this server was down, nobody could be heard.
-    engine = RunEngine(run, launches[-1], settings, heard_at=now)
+    engine = RunEngine(run, launches[-1], settings, now, settings.rules().for_run(run.key, run.tags))
     ranks = {launch.launch_row: transaction.runs.ranks(launch.launch_row) for launch in launches}
     received = transaction.segments.received(rank.handle for each in ranks.values() for rank in each)
     replay = _Replay(transaction, run, now)
     for optimizer in sorted({stream.optimizer for stream in received if stream.kind is RecordKind.STEP}):
-        series = Series(optimizer, settings.patience, settings.watch)
+        series = Series(optimizer, settings.patience, engine.rules.watch)
         replay.series(series, [(launch, ranks[launch.launch_row]) for launch in launches])
         engine.series[optimizer] = series
     for rank in ranks[engine.launch.launch_row]:

@@ -177,6 +177,11 @@ class Series:
         self.watch = RunWatch.from_bytes(state.watch, self._config)
         self.tally, self.ordinal = state.tally, ordinal
 
+    def watch_for(self, config: WatchConfig) -> None:
+        """Look for something else from the next step on; what has been learnt stays."""
+        if config != self._config:
+            self.watch, self._config = RunWatch.from_bytes(self.watch.to_bytes(), config), config
+
     def state(self, last_segment: int) -> SavedState:
         """What a checkpoint must hold now; `last_segment` is the newest one that is stored."""
         waiting = self._aligner.lowest_segment if self._aligner is not None else None

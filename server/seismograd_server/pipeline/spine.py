@@ -123,6 +123,7 @@ class Pipeline:
         engine = self._fleet.fetch(opened.run.run_id, now)
         if engine is not None:
             engine.run = opened.run
+            engine.follow(self._settings.rules())  # its tags may be others now
             if opened.launch.attempt >= engine.launch.attempt:
                 engine.begin(opened.launch, now)
             engine.know(sender, now)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from seismograd_server.detect.watch import RunWatch, WatchConfig
+from seismograd_server.detect.watch import RunWatch
 from seismograd_server.model import ClosedBlock, Finding, Severity, Signature
+from seismograd_server.rules.ruleset import RunRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Backtest:
     failures: tuple[tuple[Signature, str], ...]
 
 
-def backtest(blocks: Iterable[ClosedBlock], config: WatchConfig) -> Backtest:
+def backtest(blocks: Iterable[ClosedBlock], rules: RunRules) -> Backtest:
     """Look at the closed blocks of one optimizer of one run, from its first step on."""
-    watch = RunWatch(config)
+    watch = RunWatch(rules.watch)
     steps, findings, failures = 0, list[Finding](), list[tuple[Signature, str]]()
     for block in blocks:
         observation = watch.observe(block)
         steps += block.count
-        findings += [finding for finding in observation.findings if finding.severity >= Severity.WARNING]
+        findings += [each for each in rules.grade(observation.findings) if each.severity >= Severity.WARNING]
         failures += observation.failures
     return Backtest(steps, tuple(findings), tuple(failures))

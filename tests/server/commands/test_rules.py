@@ -75,6 +75,46 @@ def test_fewer_columns_can_be_asked_for(folder: Path, columns: str) -> None:
     assert "critical" in {line["severity"] for line in answer["alerts"]}
 
 
+def test_rules_decide_what_would_have_fired(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        """
+        signature.spike.mute = true
+        signature.nonfinite.mute = true
+        [[override]]
+        match = { project = "traces", run = "w*" }
+        signature.runaway.severity = "warning"
+        """
+    )
+    answer = json.loads(backtest("--traces", folder, "--rules", file, "--json").stdout)
+    assert {(line["kind"], line["severity"]) for line in answer["alerts"]} == {("runaway", "warning")}
+
+
+def test_rules_are_checked_and_every_problem_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text("signature.spike.mute = true\n")
+    done = CliRunner().invoke(rules, ["check", str(file)])
+    assert (done.exit_code, done.stdout) == (0, f"{file}: these rules can be used.\n")
+    file.write_text("signature.spike.mut = true\nalerts.hold_seconds = -1\n")
+    done = CliRunner().invoke(rules, ["check", str(file)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        f"{file}: line 1: signature.spike.mut is unknown: did you mean mute?",
+        f"{file}: line 2: alerts.hold_seconds must lie between 0 and 1,000,000,000, not be -1",
+    ]
+    answer = json.loads(CliRunner().invoke(rules, ["check", str(file), "--json"]).stdout)
+    assert (answer["ok"], len(answer["problems"])) == (False, 2)
+    done = CliRunner().invoke(rules, ["check", str(tmp_path / "nowhere")])
+    assert done.exit_code == 1
+    assert "cannot be read" in done.output
+
+
+def test_the_printed_defaults_are_rules(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(CliRunner().invoke(rules, ["defaults"]).stdout)
+    assert CliRunner().invoke(rules, ["check", str(file)]).exit_code == 0
+
+
 def test_a_folder_or_a_file_that_cannot_be_used_is_one_line(folder: Path, tmp_path: Path) -> None:
     done = backtest("--traces", tmp_path / "nowhere")
     assert done.exit_code == 1

@@ -1,0 +1,78 @@
+"""The file of rules that a server follows: read when it starts, and again whenever it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from seismograd_server.errors import ConfigError
+from seismograd_server.instruments import Instruments
+from seismograd_server.rules.parse import parse
+from seismograd_server.rules.ruleset import Rules
+
+_log = structlog.get_logger(__name__)
+
+
+def read_rules(path: Path) -> Rules:
+    """Read a file of rules.
+
+    Raises:
+        ConfigError: it cannot be read; a RulesError, when it says something that cannot be.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"rules {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"rules {path} are not UTF-8: {error.reason} at byte {error.start}") from error
+    return parse(text, f"rules {path}")
+
+
+class RulesFile:
+    """The rules as the file last was when it could be used.
+
+    A chore of the maintenance thread: it looks every second or so. What is broken is logged and counted once for each
+    change of the file, and the rules before it stay.
+    """
+
+    name = "rules"
+
+    def __init__(self, path: Path, instruments: Instruments) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            ConfigError: it cannot be used; a server must not start with other rules than it was told.
+        """
+        self._path = path
+        self._instruments = instruments
+        self._stamp = self._look()
+        self._rules = read_rules(path)
+
+    def current(self) -> Rules:
+        """The rules to follow now; from any thread."""
+        return self._rules
+
+    def step(self, now: float) -> bool:  # noqa: ARG002 (a chore's form)
+        """Look whether the file has changed, and read it again if so."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self._rules = read_rules(self._path)
+        except ConfigError as error:
+            self._instruments.rules_reloads.labels(result="refused").inc()
+            _log.error("the rules cannot be used: those before them stay", reason=str(error))
+        else:
+            self._instruments.rules_reloads.labels(result="loaded").inc()
+            _log.info("the rules have been read again", file=str(self._path))
+        return False
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """What changes when the file does; None = it cannot be seen."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,113 @@
+"""Rules: what is looked for in every run, and what is different for some. Pure.
+
+    Rules --for_run(project/run, tags)--> RunRules: detectors' thresholds, severities, patience of alerts
+
+Overrides that match a run apply in the order of the file, so that a later one outranks an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from seismograd_server.alerts.lifecycle import LifecyclePolicy
+from seismograd_server.detect.watch import WatchConfig
+from seismograd_server.model import Finding, RunKey, Severity, Signature
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRules:
+    """What is said of one signature; what is None or absent is left as it is.
+
+    Attributes:
+        mute: whether it is not looked for at all.
+        severity: that every finding of it has, instead of the detector's own; NONE = the detector's own again.
+        thresholds: fields of the signature's configuration, by name.
+    """
+
+    mute: bool | None = None
+    severity: Severity | None = None
+    thresholds: Mapping[str, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a part of the rules says: of signatures, and of alerts (fields of `LifecyclePolicy`, by name)."""
+
+    signatures: Mapping[Signature, SignatureRules] = field(default_factory=dict)
+    alerts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which runs an override is about: those that fit everything that is said. `*` and `?` stand for any text."""
+
+    project: str = "*"
+    run: str = "*"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, key: RunKey, tags: Mapping[str, str]) -> bool:
+        """Whether the override is about this run."""
+        return (
+            fnmatchcase(key.project, self.project)
+            and fnmatchcase(key.run, self.run)
+            and all(name in tags and fnmatchcase(tags[name], wanted) for name, wanted in self.tags.items())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What is different for some runs."""
+
+    match: Match
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """What is true for one run."""
+
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    severities: Mapping[Signature, Severity] = field(default_factory=dict)
+    alerts: Mapping[str, float] = field(default_factory=dict)
+
+    def grade(self, findings: Iterable[Finding]) -> list[Finding]:
+        """The findings with the severities that the rules give them; that something is over stays so."""
+        return [
+            replace(each, severity=self.severities[each.signature])
+            if each.severity is not Severity.NONE and each.signature in self.severities
+            else each
+            for each in findings
+        ]
+
+    def policy(self, usual: LifecyclePolicy) -> LifecyclePolicy:
+        """How patient the alerts of the run are."""
+        return replace(usual, **self.alerts)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is looked for; without anything said, the shipped defaults."""
+
+    everywhere: Changes = field(default_factory=Changes)
+    overrides: tuple[Override, ...] = ()
+
+    def for_run(self, key: RunKey, tags: Mapping[str, str]) -> RunRules:
+        """What is true for a run of this name and with these tags."""
+        found = [self.everywhere, *(each.changes for each in self.overrides if each.match.fits(key, tags))]
+        said = [(signature, rules) for changes in found for signature, rules in changes.signatures.items()]
+        muted = {signature: rules.mute for signature, rules in said if rules.mute is not None}
+        severities = {signature: rules.severity for signature, rules in said if rules.severity is not None}
+        watch = WatchConfig(muted=frozenset(signature for signature, mute in muted.items() if mute))
+        for signature, rules in said:
+            if rules.thresholds:
+                name = signature.value
+                watch = replace(watch, **{name: replace(getattr(watch, name), **rules.thresholds)})
+        return RunRules(
+            watch=watch,
+            severities={signature: severity for signature, severity in severities.items() if severity},
+            alerts={name: value for changes in found for name, value in changes.alerts.items()},
+        )
