@@ -8,7 +8,7 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench proto system-packages
+.PHONY: help install demo test check bench prove proto system-packages
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: install ## Lint, types, architecture, drift of generated code
 
 bench: .venv/.peers ## Print the speed ratios against baselines and peers (ARGS="client" or "server" for one)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+prove: install ## Kill the server a thousand times and count what was lost (about half an hour)
+	SEISMOGRAD_KILLS=1000 $(BIN)/python -m pytest -q tests/faults/test_server_killed.py
 
 proto: install ## Regenerate the protobuf modules
 	$(BIN)/python protos/generate.py

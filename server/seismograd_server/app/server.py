@@ -40,7 +40,7 @@ from seismograd_server.maintenance import Maintenance
 from seismograd_server.metrics import new_registry, page
 from seismograd_server.model import AskedDirective, RunKey
 from seismograd_server.notify import Target, Worker, build_targets, entries_for
-from seismograd_server.pipeline import Pipeline, Request
+from seismograd_server.pipeline import FailurePoint, Pipeline, Request
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.rules.file import RulesFile
 from seismograd_server.store.database import Database
@@ -66,11 +66,18 @@ _GRPC_OPTIONS = (
 class Server:
     """One server in this process. `start`, then `wait`, then `stop`; the addresses are known from `start` on."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        failure_point: FailurePoint = lambda name: None,  # noqa: ARG005 (nothing fails)
+    ) -> None:
         self.settings = settings
         self.grpc_address = settings.grpc_listen
         self.http_address = settings.http_listen
         self._clock = clock
+        self._failure_point = failure_point
         self._stack = contextlib.AsyncExitStack()
         self._ready = False
         self._fatal: asyncio.Future[None] | None = None
@@ -143,6 +150,7 @@ class Server:
             self.instruments,
             pipeline_settings(settings, self._rules),
             lambda transition, now: entries_for(transition, targets, now, self.external_url),
+            self._failure_point,
         )
         await asyncio.to_thread(self._pipeline.start, self._clock())
         log = await self._start_grpc(worker)
@@ -159,7 +167,8 @@ class Server:
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping anyway
                 loop.call_soon_threadsafe(self._fail, error)
 
-        found = [*([self._rules] if self._rules is not None else []), *chores(self._database, self.settings)]
+        found = chores(self._database, self.settings, self._failure_point)
+        found = [*([self._rules] if self._rules is not None else []), *found]
         maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=fatal)
         maintenance.start()
         self._stack.push_async_callback(asyncio.to_thread, maintenance.stop)

@@ -13,7 +13,7 @@ from seismograd_server.ingest.log import LogSettings
 from seismograd_server.maintenance import Chore
 from seismograd_server.metrics import ExportLimits
 from seismograd_server.notify import DeliveryPolicy, TargetConfig
-from seismograd_server.pipeline import PipelineSettings
+from seismograd_server.pipeline import FailurePoint, PipelineSettings
 from seismograd_server.rules.file import RulesFile
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
@@ -86,6 +86,10 @@ def export_limits(settings: Settings) -> ExportLimits:
     return ExportLimits(runs=settings.export.runs, ended_seconds=settings.export.ended_seconds)
 
 
-def chores(database: Database, settings: Settings) -> list[Chore]:  # noqa: ARG001 (every chore is added here)
+def chores(
+    database: Database,  # noqa: ARG001 (every chore is added here)
+    settings: Settings,  # noqa: ARG001 (as above)
+    failure_point: FailurePoint,  # noqa: ARG001 (as above)
+) -> list[Chore]:
     """What is done to stored data, in the order in which it is done."""
     return []

@@ -1,0 +1,169 @@
+"""SIGKILLs of the server at named points and at random moments, while several clients ship to it.
+
+Nothing acknowledged is lost, nothing is counted twice, and what comes of it is what would have come of it undisturbed.
+
+`make prove` has a thousand kills, and prints the line that the README carries.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seismograd_server.model import RecordKind
+from seismograd_server.store.database import Database
+from tests.faults.lives import Lives, lives
+from tests.faults.shipping import RANKS, RUNS, STEPS, Shipper, ship_all, shippers, totals
+
+KILLS = int(os.environ.get("SEISMOGRAD_KILLS", "50"))
+# Between them, moments at random: from the birth of the process on, so that starting is under the axe too.
+POINTS = ("ingest.before_commit", "ingest.after_commit", "detect.before_commit", "detect.after_commit")
+_LONGEST_LIFE = 0.9
+Outcome = tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def server_lives() -> Iterator[Lives]:
+    with lives() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def unharmed(server_lives: Lives, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """What comes of the runs when nobody is killed."""
+    folder = tmp_path_factory.mktemp("unharmed")
+    fleet = shippers(0)
+    life = server_lives.start(folder)
+    ship_all(fleet, life.port)
+    life.kill()
+    life.wait()
+    assert all(shipper.done and not shipper.lost for shipper in fleet)
+    outcome = what_came_of_it(folder)
+    assert "runaway" in str(outcome)
+    return outcome
+
+
+def what_came_of_it(folder: Path) -> Outcome:
+    """Every closed step and every alert with its history, after a look at each stored record."""
+    path = folder / "seismograd.db"
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    outcome: list[Any] = []
+    with Database.open(f"sqlite:///{path}", owner="test") as database, database.read() as transaction:
+        for run in sorted(transaction.runs.list(), key=lambda each: each.key.run):
+            (launch,) = transaction.runs.launches(run.run_id)
+            numbers = {rank.handle: rank.rank for rank in transaction.runs.ranks(launch.launch_row)}
+            received = transaction.segments.received(numbers)
+            assert {tuple(intervals) for intervals in received.values()} == {((0, STEPS),)}, "no hole, nothing more"
+            batches = [batch for _, batch in transaction.segments.read(launch.launch_row, 0, RecordKind.STEP)]
+            for handle, rank in numbers.items():
+                own = [batch for batch in batches if batch.rank_handle == handle]
+                order = np.argsort(np.concatenate([batch.steps for batch in own]))
+                assert np.concatenate([batch.steps for batch in own])[order].tolist() == list(range(STEPS)), "each once"
+                sent = RUNS[run.key.run] if rank == 0 else totals(run.key.run)
+                stored = [batch.gradient_norms if rank == 0 else batch.total_norms for batch in own]
+                # A compactor keeps twelve bits of the mantissa.
+                np.testing.assert_allclose(np.concatenate(stored)[order], sent, rtol=2**-12)  # type: ignore[arg-type]  # none is missing
+            chunks = list(transaction.steps.read(run.run_id, 0, all_branches=True))
+            assert [step for chunk in chunks for step in chunk.steps.tolist()] == list(range(STEPS))
+            assert all(chunk.ranks_present.shape[1] == RANKS and chunk.ranks_present.all() for chunk in chunks)
+            norms = [norm for chunk in chunks for norm in chunk.global_norm.tolist()]
+            alerts = transaction.alerts.list(run.key.project, run.key.run, limit=100)
+            told = sorted(
+                (alert.signature.value, alert.scope, alert.since_step, alert.opened_step, alert.severity, alert.state)
+                for alert in alerts
+            )
+            history = sorted(
+                (alert.signature.value, alert.scope, alert.opened_step, change.step, change.state, change.cause)
+                for alert in alerts
+                for change in transaction.alerts.history(alert.alert_id)
+            )
+            outcome.append((run.key.run, run.state, run.closed_steps, run.last_step, norms, told, history))
+    return tuple(outcome)
+
+
+def how_to_die(number: int, chance: random.Random) -> dict[str, Any]:
+    """Every second kill at a moment at random, the others at the named points in turn."""
+    if number % 2:
+        return {"kill_after": chance.uniform(0.0, _LONGEST_LIFE)}
+    return {"point": POINTS[number // 2 % len(POINTS)], "hit": chance.randint(1, 8)}
+
+
+@pytest.mark.timeout(120 + 6 * KILLS)
+def test_whatever_the_server_was_doing_when_it_was_killed_nothing_acknowledged_is_lost_or_counted_twice(
+    server_lives: Lives, unharmed: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(KILLS)
+    kills, acknowledged, lost, at_points = 0, 0, 0, 0
+    for generation in itertools.count():
+        folder = tmp_path / str(generation)
+        fleet: list[Shipper] = shippers(generation)
+        while not all(shipper.done for shipper in fleet):
+            death = how_to_die(kills, chance)
+            life = server_lives.start(folder, **death)
+            if life.port:
+                ship_all(fleet, life.port)
+            life.kill()
+            assert life.wait() == -9, "killed, and by nothing else"
+            kills += 1
+            at_points += bool(life.died_at)
+        acknowledged += sum(shipper.journal for shipper in fleet)
+        lost += sum(shipper.lost for shipper in fleet)
+        assert what_came_of_it(folder) == unharmed
+        if kills >= KILLS:
+            break
+    with capsys.disabled():
+        print(f"\n{kills} kills, {acknowledged:,} acknowledged, {lost} lost ({at_points} kills at named points)")
+    assert lost == 0
+    assert acknowledged == len(fleet) * STEPS * (generation + 1)
+    assert at_points > kills / 4
+
+
+def test_a_migration_that_is_killed_at_any_statement_is_done_by_the_next_start(
+    server_lives: Lives, tmp_path: Path
+) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "store_revision_1.sqlite"
+    path = tmp_path / "data" / "seismograd.db"
+    path.parent.mkdir()
+    for hit in itertools.count(1, 3):
+        for leftover in path.parent.iterdir():
+            leftover.unlink()
+        shutil.copyfile(golden, path)
+        before = runs_of(path)
+        life = server_lives.start(path.parent, point="statement", hit=hit)
+        if life.port:
+            break
+        assert life.wait() == -9
+        assert life.died_at == "statement"
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        connection.close()
+        life = server_lives.start(path.parent)
+        assert life.port, "it starts"
+        life.kill()
+        life.wait()
+        assert runs_of(path) == before
+    life.kill()
+    life.wait()
+    assert hit > 10
+
+
+def runs_of(path: Path) -> list[tuple[Any, ...]]:
+    """The names of the runs in a database of any revision, and how much there is of each."""
+    connection = sqlite3.connect(path)
+    rows = connection.execute(
+        "SELECT project, run, (SELECT count(*) FROM segments JOIN launches USING (launch_row) "
+        "WHERE launches.run_id = runs.run_id) FROM runs ORDER BY run_id"
+    ).fetchall()
+    connection.close()
+    return rows
