@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     tick_milliseconds: Annotated[float, Field(ge=0, le=1000)] = 20.0
     close_wait_seconds: NotNegative = 5.0
     lost_after_seconds: Positive = 60.0
-    checkpoint_seconds: NotNegative = 5.0
+    checkpoint_seconds: NotNegative = 15.0
     max_inflight_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**20
     max_frame_bytes: Annotated[int, Field(ge=2**16, le=2**30)] = 4 * 2**20
     notify: Notify = Notify()

@@ -2,242 +2,108 @@
 
 A value is one (run, rank, step, layer) gradient norm; 150 layers. Every arm runs client and server on one and the same
 core, in turn, and is timed from the first value sent to the last one acknowledged ("durable"), and on to the last step
-that the detectors have judged ("judged"): the second figure is what the server sustains. Prometheus receives remote
-write of the same series at the same number of steps a request (its write-ahead log is not synced to disk, ours is
-committed; it judges nothing).
+that the detectors have judged ("judged"): the second figure is what the server sustains. A stream is a run in a
+connection of its own. Prometheus receives remote write of as many runs' series, in turn through one connection, at the
+same number of steps a request (its write-ahead log is not synced to disk, ours is committed; it judges nothing; its
+series exist before it is timed).
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import functools
 import http.client
-import json
 import os
+import re
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import grpc
-import numpy as np
 import sqlalchemy as sa
 
-from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 from tests.benchmarks.measure import interleave, median, paired_ratio, table
+from tests.benchmarks.remote_write import Prometheus
+from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
 
-LAYERS = 150
-NAMES = [f"decoder.layers.{index}.weight" for index in range(LAYERS)]
 STEPS_A_REQUEST = (1, 16, 64)
-# Enough that an arm runs for about a second on one core, whatever its speed.
-REQUESTS = {1: 3000, 16: 1500, 64: 800}
+STREAMS = (1, 100, 1000)
+# Enough requests, over all streams, that an arm runs for two seconds or three on one core, whatever its speed: a run's
+# last steps may wait a fifth of a second to be judged together.
+REQUESTS = {1: 10000, 16: 6000, 64: 3000}
 PROMETHEUS_REQUESTS = {1: 1000, 16: 200, 64: 60}
 ROW_STEPS = 300
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def walk(steps: int, seed: int) -> np.ndarray:
-    """Norms like those of a healthy run: a log-normal level a layer with noise about it; float32 [steps, LAYERS]."""
-    generator = np.random.default_rng(seed)
-    level = generator.normal(0.0, 1.5, LAYERS)
-    return np.exp(level + generator.normal(0.0, 0.15, (steps, LAYERS))).astype(np.float32)
+# How many streams are opened at once: a fleet does not start in the same millisecond.
+OPENING = 50
 
 
 class Seismograd:
-    """One server process; every repetition is a run of its own over one stream."""
+    """One server process, and runs that go on from one repetition to the next."""
 
     def __init__(self, folder: Path) -> None:
-        command = [str(Path(sys.executable).with_name("seismograd")), "serve", "--json", "--data-dir", str(folder)]
-        command += ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
-        self._log = (folder.parent / "server.log").open("w")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-        assert self.process.stdout is not None
-        ready = json.loads(self.process.stdout.readline())
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{ready['grpc_port']}")
-        self._http = http.client.HTTPConnection("127.0.0.1", ready["http_port"], timeout=60)
-        self._runs = 0
-        self.judged: dict[int, list[float]] = {steps: [] for steps in STEPS_A_REQUEST}
+        self.server = ServerProcess(folder)
+        self._http = http.client.HTTPConnection("127.0.0.1", self.server.http_port, timeout=60)
+        self._runner = asyncio.Runner()
+        self._streams: dict[int, list[Stream]] = {}
+        self._sent = 0
+        self.judged: dict[tuple[int, int], list[float]] = {}
+        self.cpu_seconds: dict[tuple[int, int], float] = {}
 
-    def _open(self) -> int:
-        self._runs += 1
-        parameters = [
-            telemetry.Parameter(name=name, shape=[64, 64], numel=4096, local_numel=4096, dtype="float32", depth=depth)
-            for depth, name in enumerate(NAMES)
-        ]
-        request = telemetry.OpenRunRequest(
-            project="bench",
-            run=f"run-{self._runs}",
-            launch_id=f"launch-{self._runs}-{os.getpid()}",
-            world_size=1,
-            session_id=f"session-{self._runs}",
-            optimizers=[telemetry.OptimizerInfo(class_name="torch.optim.adamw.AdamW")],
-            catalogs=[telemetry.Catalog(parameters=parameters)],
-        )
-        call = self._channel.unary_unary(
-            method_path(TELEMETRY_SERVICE, "OpenRun"),
-            request_serializer=telemetry.OpenRunRequest.SerializeToString,
-            response_deserializer=telemetry.OpenRunResponse.FromString,
-        )
-        return int(call(request, timeout=10).rank_handle)
+    def open(self, count: int) -> None:
+        """Opens so many runs, each in a connection of its own."""
 
-    def send(self, steps_a_request: int) -> float:
+        async def opened() -> list[Stream]:
+            streams = [Stream(self.server.target, f"run-{index}-of-{count}") for index in range(count)]
+            for start in range(0, count, OPENING):
+                await asyncio.gather(*(each.open() for each in streams[start : start + OPENING]))
+            return streams
+
+        self._streams[count] = self._runner.run(opened())
+
+    def send(self, streams: int, steps: int) -> float:
         """Values per second from the first frame to the durable ack of the last one."""
-        handle, requests = self._open(), REQUESTS[steps_a_request]
-        norms, total = walk(steps_a_request, seed=handle), requests * steps_a_request
-        flags = np.zeros(steps_a_request, "<u2").tobytes()
-        sources = np.full(steps_a_request, telemetry.NORM_SOURCE_CLIP, np.uint8).tobytes()
-        frames = []
-        for index in range(requests):
-            first = index * steps_a_request
-            batch = telemetry.StepBatch(
-                rank_handle=handle,
-                kind=telemetry.RECORD_KIND_STEP,
-                first_sequence=first,
-                count=steps_a_request,
-                first_step=first,
-                times_unix_seconds=np.full(steps_a_request, time.time(), "<f8").tobytes(),
-                sources=sources,
-                flags=flags,
-                gradient_norms=norms.tobytes(),
-            )
-            frames.append(telemetry.StreamStepsRequest(batches=[batch]).SerializeToString())
-        durable = threading.Event()
-        call: grpc.StreamStreamMultiCallable[bytes, telemetry.StreamStepsResponse] = self._channel.stream_stream(
-            method_path(TELEMETRY_SERVICE, "StreamSteps"),
-            response_deserializer=telemetry.StreamStepsResponse.FromString,
-        )
+        own = self._streams[streams]
+        requests = max(1, REQUESTS[steps] // streams)
+        frames = [each.frames(requests, steps, walk(steps, seed)) for seed, each in enumerate(own)]
+        total = streams * requests * steps
+        self._sent += total
 
-        def outgoing() -> Iterator[bytes]:
-            yield from frames
-            durable.wait()
+        async def sent() -> None:
+            await asyncio.gather(*(each.send(some) for each, some in zip(own, frames, strict=True)))
 
-        began = time.perf_counter()
-        for response in call(outgoing(), timeout=120):
-            if any(mark.durable_sequence >= total for mark in response.watermarks):
-                break
+        cpu, began = self.server.cpu_seconds(), time.perf_counter()
+        self._runner.run(sent())
         elapsed = time.perf_counter() - began
-        durable.set()
         self._http.close()  # the server has dropped it if the other arms took long; the next request opens it again
-        while self._closed_steps() < total:
+        while self.judged_steps() < self._sent:
             threading.Event().wait(0.02)  # the core belongs to the server meanwhile
-        self.judged[steps_a_request].append(total * LAYERS / (time.perf_counter() - began))
+        key = (streams, steps)
+        self.judged.setdefault(key, []).append(total * LAYERS / (time.perf_counter() - began))
+        self.cpu_seconds[key] = (self.server.cpu_seconds() - cpu) / (total * LAYERS)
         return total * LAYERS / elapsed
 
-    def _closed_steps(self) -> int:
-        self._http.request("GET", f"/api/v1/runs/bench/run-{self._runs}")
-        return int(json.loads(self._http.getresponse().read())["closed_steps"])
-
-    def cpu_seconds(self) -> float:
-        """Processor time of the server process so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def judged_steps(self) -> int:
+        """Steps that the detectors have seen, of all runs."""
+        self._http.request("GET", "/metrics")
+        page = self._http.getresponse().read().decode()
+        found = re.search(r"^seismograd_detector_evaluations_total (\S+)$", page, re.MULTILINE)
+        return int(float(found[1])) if found else 0
 
     def close(self) -> None:
-        """Stops the server."""
-        self._channel.close()
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        self._log.close()
+        """Ends every run, and the server."""
 
+        async def closed(streams: Sequence[Stream]) -> None:
+            for start in range(0, len(streams), OPENING):
+                await asyncio.gather(*(each.close() for each in streams[start : start + OPENING]))
 
-def varint(number: int) -> bytes:
-    """Protobuf's and snappy's variable-length integer."""
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def snappy_block(data: bytes) -> bytes:
-    """A valid snappy block of literals only: what costs both sides least."""
-    chunks = [varint(len(data))]
-    for start in range(0, len(data), 65536):
-        piece = data[start : start + 65536]
-        chunks.append(bytes([61 << 2]) + (len(piece) - 1).to_bytes(2, "little") + piece)
-    return b"".join(chunks)
-
-
-def field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
-class Prometheus:
-    """Debian's Prometheus as a remote-write receiver."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "prometheus.yml").write_text("global: {}\n")
-        port = free_port()
-        command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-remote-write-receiver"]
-        self._log = (folder / "log").open("w")
-        environment = os.environ | {"GOMAXPROCS": "1"}
-        self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment)
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._runs, self._milliseconds = 0, int((time.time() - 3600) * 1000)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                self._connection.request("GET", "/-/ready")
-                response = self._connection.getresponse()
-                response.read()
-                if response.status == 200:
-                    return
-            self._connection.close()
-            threading.Event().wait(0.2)
-        raise TimeoutError("Prometheus did not become ready within 60 s")
-
-    def send(self, steps_a_request: int) -> float:
-        """Values per second from the first request to the last answer."""
-        self._runs += 1
-        labels = []
-        for name in NAMES:
-            pairs = (("__name__", "grad_norm"), ("layer", name), ("rank", "0"), ("run", f"run-{self._runs}"))
-            labels.append(b"".join(field(1, field(1, key.encode()) + field(2, value.encode())) for key, value in pairs))
-        requests = PROMETHEUS_REQUESTS[steps_a_request]
-        norms = walk(steps_a_request, seed=self._runs).astype(np.float64)
-        began = time.perf_counter()
-        for _ in range(requests):
-            body = snappy_block(self._encode(labels, norms, self._milliseconds))
-            self._milliseconds += 10 * steps_a_request
-            headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
-            self._connection.request("POST", "/api/v1/write", body, headers)
-            response = self._connection.getresponse()
-            answer = response.read()
-            if response.status >= 300:
-                raise RuntimeError(f"remote write: {response.status} {answer[:200]!r}")
-        return requests * norms.size / (time.perf_counter() - began)
-
-    @staticmethod
-    def _encode(labels: list[bytes], norms: np.ndarray, first_milliseconds: int) -> bytes:
-        stamps = [b"\x10" + varint(first_milliseconds + 10 * step) for step in range(len(norms))]
-        length = 9 + len(stamps[0])
-        head = bytes([0x12, length, 0x09])
-        samples = np.zeros((LAYERS, len(norms), 2 + length), np.uint8)
-        samples[:, :, :3] = np.frombuffer(head, np.uint8)
-        samples[:, :, 3:11] = np.ascontiguousarray(norms.T).view(np.uint8).reshape(LAYERS, len(norms), 8)
-        samples[:, :, 11:] = np.frombuffer(b"".join(stamps), np.uint8).reshape(len(norms), -1)
-        return b"".join(field(1, label + samples[index].tobytes()) for index, label in enumerate(labels))
-
-    def close(self) -> None:
-        """Stops Prometheus."""
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        self._log.close()
+        for streams in self._streams.values():
+            self._runner.run(closed(streams))
+        self._runner.close()
+        self.server.close()
 
 
 class SqlRows:
@@ -279,36 +145,43 @@ class SqlRows:
 
 def main() -> None:
     """Prints values per second and the ratios to Prometheus and to SQL rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5)
-    repetitions = parser.parse_args().repetitions
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS)
+    arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # children inherit it: client and server share the core
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
-        (folder / "seismograd").mkdir()
-        ours, rows = Seismograd(folder / "seismograd"), SqlRows(folder / "rows")
-        stack.callback(ours.close)
+        rows = SqlRows(folder / "rows")
         stack.callback(rows.close)
-        arms: dict[str, Callable[[], float]] = {"rows": rows.send}
-        for steps in STEPS_A_REQUEST:
-            arms[f"ours {steps}"] = lambda steps=steps: ours.send(steps)  # type: ignore[misc]  # bound in the loop
-        if shutil.which("prometheus"):
-            peer = Prometheus(folder / "prometheus")
-            stack.callback(peer.close)
-            for steps in STEPS_A_REQUEST:
-                arms[f"prometheus {steps}"] = lambda steps=steps: peer.send(steps)  # type: ignore[misc]  # likewise
-        else:
+        peer = Prometheus(folder / "prometheus") if shutil.which("prometheus") else None
+        if peer is None:
             print("prometheus is not installed: its columns are left out")
-        interleave(arms, 1)  # warm-up: caches, page files, the first run's tables
-        cpu_before = ours.cpu_seconds()
-        results = interleave(arms, repetitions)
-        cpu = ours.cpu_seconds() - cpu_before
-    sent = repetitions * LAYERS * sum(steps * REQUESTS[steps] for steps in STEPS_A_REQUEST)
+        else:
+            stack.callback(peer.close)
+        for streams in arguments.streams:
+            ours = Seismograd(folder / f"seismograd-{streams}")
+            try:
+                measure(ours, peer, rows, streams, arguments.repetitions)
+            finally:
+                ours.close()
+
+
+def measure(ours: Seismograd, peer: Prometheus | None, rows: SqlRows, streams: int, repetitions: int) -> None:
+    """Measures and prints the table for so many streams."""
+    memory = ours.server.resident_bytes()
+    ours.open(streams)
+    arms: dict[str, Callable[[], float]] = {"rows": rows.send}
+    for steps in STEPS_A_REQUEST:
+        arms[f"ours {steps}"] = functools.partial(ours.send, streams, steps)
+        if peer is not None:
+            arms[f"prometheus {steps}"] = functools.partial(peer.send, streams, PROMETHEUS_REQUESTS[steps], steps)
+    interleave(arms, 1)  # warm-up: caches, page files, the first run's tables
+    results = interleave(arms, repetitions)
     lines = []
     for steps in STEPS_A_REQUEST:
-        own = results[f"ours {steps}"]
-        beside = results.get(f"prometheus {steps}")
-        judged = ours.judged[steps][-repetitions:]
+        own, beside = results[f"ours {steps}"], results.get(f"prometheus {steps}")
+        judged = ours.judged[streams, steps][-repetitions:]
         lines.append(
             [
                 str(steps),
@@ -318,13 +191,20 @@ def main() -> None:
                 f"{paired_ratio(own, beside):.1f} x" if beside else "-",
                 f"{paired_ratio(judged, beside):.1f} x" if beside else "-",
                 f"{paired_ratio(judged, results['rows']):.0f} x",
+                f"{ours.cpu_seconds[streams, steps] * 1e9:.0f} ns",
             ]
         )
-    header = ["steps a request", "values/s durable", "judged", "Prometheus"]
-    header += ["durable / Prometheus", "judged / Prometheus", "judged / SQL rows"]
-    table("Server throughput, client and server on one core, 150 layers", header, lines)
+    header = ["steps a request", "values/s durable", "judged", "Prometheus", "durable / Prometheus"]
+    header += ["judged / Prometheus", "judged / SQL rows", "server CPU a value"]
+    name = f"{streams} stream{'s' if streams > 1 else ''}"
+    table(f"Server throughput, {name}, client and server on one core, {LAYERS} layers", header, lines)
+    grown = (ours.server.resident_bytes() - memory) / 2**20
     print(
-        f"  server processor time: {cpu / sent * 1e9:.1f} ns a value; SQL rows: {median(results['rows']):,.0f} values/s"
+        f"  memory of the server: {memory / 2**20:.0f} MiB at the start, {grown:+.0f} MiB with {name}"
+        f" ({grown / streams * 1000:.0f} MiB per 1,000 runs)"
+        if streams > 1
+        else f"  SQL rows: {median(results['rows']):,.0f} values/s",
+        flush=True,
     )
 
 

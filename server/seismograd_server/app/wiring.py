@@ -18,6 +18,9 @@ from seismograd_server.rules.file import RulesFile
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
 
+# A fast run is judged five times a second: well within the second in which an alert is told.
+_PACE_SECONDS = 0.2
+
 
 def pipeline_settings(settings: Settings, rules: RulesFile | None) -> PipelineSettings:
     """How steps are closed and alerts judged."""
@@ -29,6 +32,7 @@ def pipeline_settings(settings: Settings, rules: RulesFile | None) -> PipelineSe
         view_seconds=settings.export.ended_seconds,
         rules=(lambda: shipped) if rules is None else rules.current,
         policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
+        pace_seconds=_PACE_SECONDS,
         capture=CapturePolicy(
             automatic=settings.capture.automatic,
             steps_before=settings.capture.steps_before,

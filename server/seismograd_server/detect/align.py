@@ -52,6 +52,7 @@ class Aligner:
         self._heard_at = [now] * world_size
         self._ended: set[int] = set()
         self._bytes = 0
+        self._records = 0
         self.capped = False
 
     @property
@@ -63,6 +64,11 @@ class Aligner:
     def size(self) -> int:
         """Bytes that wait, about."""
         return self._bytes
+
+    @property
+    def waiting_records(self) -> int:
+        """How many records wait."""
+        return self._records
 
     @property
     def pending(self) -> bool:
@@ -100,6 +106,7 @@ class Aligner:
             piece = replace(piece, start=late)
             self._pieces[rank].append(piece)
             self._bytes += piece.size
+            self._records += piece.stop - piece.start
         return late
 
     def settle(self, rank: int, watermark: int) -> None:
@@ -222,4 +229,5 @@ class Aligner:
                     kept.append(piece if stop == piece.start else replace(piece, start=stop))
             self._pieces[rank] = kept
         self._bytes -= sum(piece.size for piece in taken)
+        self._records -= sum(piece.stop - piece.start for piece in taken)
         return taken

@@ -31,6 +31,8 @@ _Answer = TypeVar("_Answer")
 
 # Without frames, time still closes steps and loses runs: this often is looked.
 _IDLE_SECONDS = 0.25
+# While a run waits to be judged together with its next steps, this often.
+_PACED_SECONDS = 0.05
 # What is slewed moves far less between two ticks; what is set moves by more, or harms nothing.
 _JUMP_SECONDS = 1.0
 # How often the ranks behind open streams count as alive.
@@ -194,7 +196,8 @@ class Log:
             behind = False
             while not self._stopping.is_set():
                 # With steps left to judge, the next tick has been filling all the while.
-                if not behind and self._work.wait(_IDLE_SECONDS):
+                rest = _PACED_SECONDS if self._pipeline.waits else _IDLE_SECONDS
+                if not behind and self._work.wait(rest):
                     self._stopping.wait(self._settings.tick_seconds)
                 behind = self._tick(full=behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes)
             self._tick()

@@ -30,6 +30,9 @@ from seismograd_server.rules.ruleset import Rules, RunRules
 
 _SHIPPED = Rules()
 
+# So many records are enough to be judged together: the detectors look no further ahead at once.
+_MANY_RECORDS = 512
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
@@ -45,17 +48,20 @@ class PipelineSettings:
         policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
         steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
+        pace_seconds: a run that has just been judged waits so long for more of its steps: judging costs about as much
+            for one step as for fifty. No longer than an alert may wait.
     """
 
     patience: Patience = field(default_factory=Patience)
     lost_after_seconds: float = 60.0
-    checkpoint_seconds: float = 5.0
+    checkpoint_seconds: float = 15.0
     chores_seconds: float = 5.0
     view_seconds: float = 900.0
     rules: Callable[[], Rules] = lambda: _SHIPPED
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     steps_at_once: int = 2048
+    pace_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class RunEngine:
     seen: dict[int, float] = field(default_factory=dict)  # handle -> when, since the last chores
     open_alerts: list[Alert] = field(default_factory=list)  # as last read
     chores_at: float = 0.0
+    judged_at: float = 0.0
     recorded_at: float | None = None  # when its latest records arrived; None = none since it is in memory
     health: dict[int, Health] = field(default_factory=dict)  # by rank, the latest that each told
 
@@ -152,6 +159,7 @@ class RunEngine:
         """The clock has been set: silence is not longer or shorter for that."""
         self.heard_at += seconds
         self.chores_at += seconds
+        self.judged_at += seconds
         for series in self.series.values():
             series.follow_clock(seconds)
 
@@ -182,6 +190,14 @@ class RunEngine:
                 found.aligner.end(rank)
         return found
 
+    def due(self, now: float) -> bool:
+        """Whether it should be judged without waiting for more of its steps."""
+        return (
+            not 0 <= now - self.judged_at < self.settings.pace_seconds
+            or bool(self.farewells)
+            or any(series.waiting_records >= _MANY_RECORDS for series in self.series.values())
+        )
+
     @property
     def at_rest(self) -> bool:
         """Whether the run is over and nothing of it can change by itself any more: it is only still shown."""
@@ -203,11 +219,14 @@ class RunEngine:
 
     def close(self, now: float, *, everything: bool, most: int) -> list[Judged]:
         """Close what can be closed, about `most` steps of it, and let the detectors look."""
-        return [
+        judged = [
             Judged(closed, series.observe(closed.block))
             for series in self.series.values()
             for closed in series.close(now, everything=everything, most=most)
         ]
+        if judged:
+            self.judged_at = now
+        return judged
 
     def ending(self, now: float) -> Ending | None:
         """Whether, and how, the run is over now."""

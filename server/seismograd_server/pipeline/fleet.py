@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import structlog
 
@@ -13,6 +13,7 @@ from seismograd_server.model import AlertState, RunView, Snapshot
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import RankBook
 from seismograd_server.pipeline.restoring import load_engine
+from seismograd_server.pipeline.turns import Turns
 from seismograd_server.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -39,20 +40,40 @@ class Fleet:
         self._stale: set[int] = set()
         self._failures: dict[int, int] = {}  # how often in a row a run could not be judged
         self._snapshot = Snapshot(0.0)
-        self._turn = 0
         self._rules = settings.rules()
+        self._turns = Turns()
         self._looked_at = 0.0  # when deleted runs were last looked for
 
     def __iter__(self) -> Iterator[RunEngine]:
         """The engines of which something is to be expected."""
         return iter(list(self._engines.values()))
 
-    def in_turn(self) -> list[RunEngine]:
-        """All engines, each time beginning with another one, so that none always comes last."""
-        self._turn += 1
-        engines = list(self)
-        first = self._turn % max(1, len(engines))
-        return engines[first:] + engines[:first]
+    def expect(self, run_id: int, *, first: bool = False) -> None:
+        """There is something to judge of a run; with `first` before all others, because somebody waits for it."""
+        self._turns.expect(run_id, first=first)
+
+    def turns(self, now: float, *, hurry: bool = False) -> Iterator[RunEngine]:
+        """The runs that are due, in turn; with `hurry`, all of which anything is to be judged. Stop at any one."""
+        if self._turns.sweep(self._engines, now):
+            waiting = (series.oldest_arrival for engine in self for series in engine.series.values())
+            oldest = min((arrival for arrival in waiting if arrival is not None), default=now)
+            self._instruments.detector_lag.labels(shard="0").set(max(0.0, now - oldest))
+        for run_id in self._turns.take(lambda each: hurry or self._is_due(each, now)):
+            if run_id in self._engines:
+                yield self._engines[run_id]
+
+    def any_due(self, now: float) -> bool:
+        """Whether a run should have its turn at once."""
+        return self._turns.any_due(lambda each: self._is_due(each, now))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to judge of any run, at once or in a moment."""
+        return bool(self._turns)
+
+    def _is_due(self, run_id: int, now: float) -> bool:
+        engine = self._engines.get(run_id)
+        return engine is None or engine.due(now)
 
     @property
     def suspicious(self) -> bool:
@@ -99,6 +120,7 @@ class Fleet:
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set; see `Pipeline.follow_clock`."""
         self._looked_at += seconds
+        self._turns.follow_clock(seconds)
         for engine in (*self._engines.values(), *self._resting.values()):
             engine.follow_clock(seconds)
 
@@ -130,17 +152,15 @@ class Fleet:
         self._failures.pop(engine.run_id, None)
         self._views[engine.run_id] = engine.view()
 
-    def lay_to_rest(self) -> None:
-        """Put aside the runs that are over: they cost nothing until there is news of them."""
-        for run_id in [run_id for run_id, engine in self._engines.items() if engine.at_rest]:
-            self._resting[run_id] = self._engines.pop(run_id)
+    def lay_to_rest(self, engines: Iterable[RunEngine]) -> None:
+        """Put aside those of some runs that are over: they cost nothing until there is news of them."""
+        for engine in engines:
+            if engine.at_rest and self._engines.pop(engine.run_id, None) is not None:
+                self._resting[engine.run_id] = engine
 
     def take_snapshot(self, now: float) -> None:
         """Replace the picture that readers get."""
         self._snapshot = Snapshot(now, tuple(self._views.values()))
-        waiting = (series.oldest_arrival for engine in self for series in engine.series.values())
-        oldest = min((arrival for arrival in waiting if arrival is not None), default=now)
-        self._instruments.detector_lag.labels(shard="0").set(max(0.0, now - oldest))
 
     @property
     def snapshot(self) -> Snapshot:
@@ -180,10 +200,12 @@ class Fleet:
         if engine is not None:
             self._engines[run_id] = engine
             self._views[run_id] = engine.view()
+            self.expect(run_id)
 
     def _forget(self, run_id: int) -> None:
         self._engines.pop(run_id, None)
         self._resting.pop(run_id, None)
         self._views.pop(run_id, None)
         self._stale.discard(run_id)
+        self._turns.forget(run_id)
         self._book.forget(run_id)

@@ -1,4 +1,4 @@
-"""The second transaction, for one run: closed steps, what they say of alerts, who must hear of it, the checkpoint."""
+"""The second transaction: closed steps, what they say of alerts, who must hear of it, the checkpoint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from dataclasses import dataclass, field, replace
 from seismograd_server.alerts import lifecycle
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
-from seismograd_server.pipeline.engine import Ending, Judged, RunEngine
+from seismograd_server.pipeline.engine import Ending, Judged, PipelineSettings, RunEngine
+from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.naming import name_all
 from seismograd_server.store.database import Transaction
 from seismograd_server.store.outbox import OutboxEntry
+from seismograd_server.store.progress import Progress
+
+# What a run's turn costs at least, in steps that are judged along with others.
+_LEAST_COST = 16
 
 OutboxEntries = Callable[[Transition, float], Sequence[OutboxEntry]]
 """Who must hear of a transition: (transition, now) -> rows of the outbox."""
@@ -35,41 +40,80 @@ class Job:
         return sum(each.closed.block.count for each in self.judged)
 
 
-def write(transaction: Transaction, job: Job, entries_for: OutboxEntries, asking: Asking, now: float) -> None:
-    """Write a job; the engine's own fields move along, so that it must be thrown away if the transaction fails.
+def take_turns(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool) -> list[Job]:
+    """Let the runs that are due close and look at their steps, in turn, until there is enough to write."""
+    jobs = []
+    room = settings.steps_at_once
+    for engine in fleet.turns(now, hurry=hurry):
+        try:
+            ending = engine.ending(now)
+            judged = engine.close(now, everything=ending is not None, most=room)
+        except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
+            fleet.give_up(engine.run_id, error)
+            continue
+        if engine.behind:
+            ending = None  # its last steps come first
+            fleet.expect(engine.run_id)
+        chores = now - engine.chores_at >= settings.chores_seconds
+        if judged or ending is not None or chores:
+            jobs.append(Job(engine, judged, ending, chores))
+        room -= max(_LEAST_COST, sum(each.closed.block.count for each in judged))
+        if room <= 0:
+            break
+    return jobs
+
+
+def write(
+    transaction: Transaction, jobs: Sequence[Job], entries_for: OutboxEntries, asking: Asking, now: float
+) -> None:
+    """Write jobs of different runs; the engines' own fields move along: throw them away if the transaction fails.
+
+    What every job writes is written for all of them at once, because a statement costs more than its rows.
 
     Raises:
-        NotFoundError: the run has been deleted.
+        NotFoundError: a run has been deleted.
         StorageError: the transaction must be rolled back.
     """
-    engine = job.engine
-    if job.chores:
-        transaction.runs.by_id(engine.run_id)
-    for each in job.judged:
-        closed = each.closed
-        series = engine.series[closed.optimizer]
-        series.ordinal = transaction.steps.append(engine.run_id, closed.launch_row, closed.optimizer, closed.block)
-    _progress(transaction, job, now)
-    _alerts(transaction, job, now)
-    for transition in job.transitions:
-        if transition.notify:
-            transaction.outbox.add(entries_for(transition, now))
-    if job.ending is None:
-        job.asked = asking.for_alerts(transaction, engine.run_id, job.transitions, now)
-    else:
-        transaction.runs.set_state(engine.run_id, job.ending.state, now, job.ending.reason)
-        engine.end(job.ending, now)
-    if job.chores:
-        engine.chores_at = now
-        transaction.runs.touch(engine.seen, now)
-        engine.seen = {}
-    _checkpoint(transaction, job, now)
+    _check_they_exist(transaction, [job.engine.run_id for job in jobs if job.chores])
+    _append(transaction, jobs)
+    transaction.runs.progress([_progress(job, now) for job in jobs if job.judged])
+    for job in jobs:
+        _alerts(transaction, job, now)
+        for transition in job.transitions:
+            if transition.notify:
+                transaction.outbox.add(entries_for(transition, now))
+        if job.ending is None:
+            job.asked = asking.for_alerts(transaction, job.engine.run_id, job.transitions, now)
+        else:
+            transaction.runs.set_state(job.engine.run_id, job.ending.state, now, job.ending.reason)
+            job.engine.end(job.ending, now)
+    _do_chores(transaction, [job.engine for job in jobs if job.chores], now)
+    save_states(transaction, [each for job in jobs for each in _due_checkpoints(job, now)], now)
 
 
-def _progress(transaction: Transaction, job: Job, now: float) -> None:
+def _check_they_exist(transaction: Transaction, run_ids: Sequence[int]) -> None:
+    missing = set(run_ids) - transaction.runs.existing(run_ids)
+    for run_id in missing:
+        transaction.runs.by_id(run_id)  # raises, and says which
+
+
+def _append(transaction: Transaction, jobs: Sequence[Job]) -> None:
+    judged = [(job.engine, each.closed) for job in jobs for each in job.judged]
+    rows = [(engine.run_id, closed.launch_row, closed.optimizer, closed.block) for engine, closed in judged]
+    for (engine, closed), ordinal in zip(judged, transaction.steps.append_all(rows), strict=True):
+        engine.series[closed.optimizer].ordinal = ordinal
+
+
+def _do_chores(transaction: Transaction, engines: Sequence[RunEngine], now: float) -> None:
+    seen: dict[int, float] = {}
+    for engine in engines:
+        seen |= engine.seen
+        engine.chores_at, engine.seen = now, {}
+    transaction.runs.touch(seen, now)
+
+
+def _progress(job: Job, now: float) -> Progress:
     engine = job.engine
-    if not job.judged:
-        return
     blocks = [each.closed.block for each in job.judged if each.closed.optimizer == min(engine.series)]
     # By this server's clock, not by the stamps of the records: a client that is a day ahead must not hide its silence.
     last_record_at = next((at for at in (engine.recorded_at, engine.run.last_record_at) if at is not None), now)
@@ -79,12 +123,7 @@ def _progress(transaction: Transaction, job: Job, now: float) -> None:
         closed_steps=engine.run.closed_steps + sum(block.count for block in blocks),
         last_record_at=last_record_at,
     )
-    transaction.runs.progress(
-        engine.run_id,
-        last_step=engine.run.last_step,
-        closed_steps=engine.run.closed_steps,
-        last_record_at=last_record_at,
-    )
+    return Progress(engine.run_id, engine.run.last_step, engine.run.closed_steps, last_record_at)
 
 
 def _alerts(transaction: Transaction, job: Job, now: float) -> None:
@@ -141,23 +180,28 @@ def _after(open_alerts: Sequence[Alert], changes: Sequence[Transition]) -> list[
     return [alert for alert in alerts.values() if alert.state is not AlertState.RESOLVED]
 
 
-def _checkpoint(transaction: Transaction, job: Job, now: float) -> None:
-    """Save the detectors of every optimizer that moved, every few seconds and at the end."""
+def _due_checkpoints(job: Job, now: float) -> list[tuple[RunEngine, int]]:
+    """The optimizers whose detectors are to be saved: of those that moved every few seconds, and all at the end."""
     engine = job.engine
-    due = engine.series.keys() if job.ending is not None else {each.closed.optimizer for each in job.judged}
-    for optimizer in sorted(due):
+    if job.ending is not None:
+        return [(engine, optimizer) for optimizer in sorted(engine.series)]
+    due = []
+    for optimizer in sorted({each.closed.optimizer for each in job.judged}):
         series = engine.series[optimizer]
         if series.saved_at is None:
             series.saved_at = now  # the first one is due a while after the first step
-        if job.ending is not None or now - series.saved_at >= engine.settings.checkpoint_seconds:
-            save_states(transaction, engine, [optimizer], now)
+        if now - series.saved_at >= engine.settings.checkpoint_seconds:
+            due.append((engine, optimizer))
+    return due
 
 
-def save_states(transaction: Transaction, engine: RunEngine, optimizers: Iterable[int], now: float) -> None:
-    """Save the detectors of some optimizers of a run: a restart begins there."""
-    for optimizer in optimizers:
+def save_states(transaction: Transaction, series_of: Iterable[tuple[RunEngine, int]], now: float) -> None:
+    """Save the detectors of some (run, optimizer): a restart begins there."""
+    last_segment = transaction.segments.last_id()
+    saved = []
+    for engine, optimizer in series_of:
         series = engine.series[optimizer]
         if series.ordinal:
-            state = series.state(transaction.segments.last_id()).to_bytes()
-            transaction.detectors.save(engine.run_id, optimizer, series.ordinal, state, now)
+            saved.append((engine.run_id, optimizer, series.ordinal, series.state(last_segment).to_bytes()))
             series.saved_at = now
+    transaction.detectors.save_all(saved, now)

@@ -127,6 +127,11 @@ class Series:
         """Whether any record is still to be judged."""
         return bool(self._ready) or (self._aligner is not None and self._aligner.pending)
 
+    @property
+    def waiting_records(self) -> int:
+        """How many records are still to be judged."""
+        return self._aligner.waiting_records if self._aligner is not None else 0
+
     def begin(
         self,
         launch: Launch,

@@ -29,7 +29,7 @@ from seismograd_server.pipeline.arrivals import Arrival, Notice, Opened, Receipt
 from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
-from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, write
+from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, take_turns, write
 from seismograd_server.pipeline.ranks import RankBook, Sender, read_sender
 from seismograd_server.pipeline.receiving import Intake, commit_to_book, count, report_health, show_spools, take_in
 from seismograd_server.store.database import Database, Transaction
@@ -80,11 +80,10 @@ class Pipeline:
 
     def stop(self, now: float) -> None:
         """Judge what is left and store the detectors' state, so that the next start has nothing to replay."""
-        while self.detect(now):
+        while self.detect(now, hurry=True):
             pass
         with self._database.begin() as transaction:
-            for engine in self._fleet:
-                save_states(transaction, engine, engine.series.keys(), now)
+            save_states(transaction, [(engine, each) for engine in self._fleet for each in engine.series], now)
 
     def snapshot(self) -> Snapshot:
         """All live runs, at the moment of the last `detect`. From any thread."""
@@ -127,6 +126,7 @@ class Pipeline:
             if opened.launch.attempt >= engine.launch.attempt:
                 engine.begin(opened.launch, now)
             engine.know(sender, now)
+            self._fleet.expect(opened.run.run_id)
             self._fleet.show(engine)
         return Opened(opened.rank.handle, opened.run.run_id, opened.launch.attempt, sender.watermarks())
 
@@ -145,6 +145,7 @@ class Pipeline:
         if engine is not None:
             engine.hear(sender, now)
             engine.say_farewell(sender)
+            self._fleet.expect(engine.run_id, first=True)
         show_spools(self.book, self._instruments, {sender.project})
         return Receipt(sender.watermarks(), ())
 
@@ -223,16 +224,23 @@ class Pipeline:
                 continue
             for sender, batch in batches:
                 engine.offer(sender, batch, now, segment)
+            self._fleet.expect(run_id)
         for stream in intake.received:
             sender = self.book.sender(stream.rank_handle)
             engine = self._fleet.get(sender.rank.run_id)
             if engine is not None:
                 engine.settle(sender, stream.optimizer)
+                self._fleet.expect(engine.run_id)
 
     # ------------------------------------------------------------------------------------------------ transaction 2
 
-    def detect(self, now: float) -> bool:
-        """Close what can be closed, judge it, and store all that follows from it.
+    @property
+    def waits(self) -> bool:
+        """Whether a run waits to be judged, for its pace or its turn."""
+        return self._fleet.waits
+
+    def detect(self, now: float, *, hurry: bool = False) -> bool:
+        """Close what can be closed, judge it, and store all that follows from it; with `hurry` nobody waits for more.
 
         Returns:
             whether there is more to judge at once: a bounded number of steps is taken at a time, so that acks of
@@ -245,37 +253,18 @@ class Pipeline:
             return False
         self._failed_at = None
         self._fleet.refresh(now)
-        jobs = self._jobs(now)
+        jobs = take_turns(self._fleet, self._settings, now, hurry=hurry)
         for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
             if together:
                 self._judge(together, now)
-        self._fleet.lay_to_rest()
+        self._fleet.lay_to_rest(job.engine for job in jobs)
         self._fleet.take_snapshot(now)
-        return any(engine.behind for engine in self._fleet)
-
-    def _jobs(self, now: float) -> list[Job]:
-        jobs = []
-        room = self._settings.steps_at_once
-        for engine in self._fleet.in_turn():
-            try:
-                ending = engine.ending(now)
-                judged = engine.close(now, everything=ending is not None, most=max(room, 1))
-                room -= sum(each.closed.block.count for each in judged)
-                if engine.behind:
-                    ending = None  # its last steps come first
-            except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
-                self._fleet.give_up(engine.run_id, error)
-                continue
-            chores = now - engine.chores_at >= self._settings.chores_seconds
-            if judged or ending is not None or chores:
-                jobs.append(Job(engine, judged, ending, chores))
-        return jobs
+        return self._fleet.any_due(now) or (hurry and self._fleet.waits)
 
     def _judge(self, jobs: Sequence[Job], now: float) -> None:
         try:
             with self._database.begin() as transaction:
-                for job in jobs:
-                    write(transaction, job, self._entries_for, self.asking, now)
+                write(transaction, jobs, self._entries_for, self.asking, now)
                 self._failure_point("detect.before_commit")
         except StorageFencedError:
             raise

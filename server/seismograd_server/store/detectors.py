@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, select
 
 from seismograd_server.store.schema import detector_states
@@ -14,12 +16,17 @@ class DetectorRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def save(self, run_id: int, optimizer: int, ordinal: int, state: bytes, now: float) -> None:
-        """Store the state that the detectors have after the block `ordinal`; replaces the one before."""
-        values = {"ordinal": ordinal, "saved_at": now, "state": state}
-        statement = insert_into(self._connection, detector_states).values(run_id=run_id, optimizer=optimizer, **values)
-        keys = [detector_states.c.run_id, detector_states.c.optimizer]
-        self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
+    def save_all(self, states: Sequence[tuple[int, int, int, bytes]], now: float) -> None:
+        """Store (run id, optimizer, ordinal, state after that block) of some; each replaces the one before."""
+        rows = [
+            {"run_id": run_id, "optimizer": optimizer, "ordinal": ordinal, "saved_at": now, "state": state}
+            for run_id, optimizer, ordinal, state in states
+        ]
+        if rows:
+            statement = insert_into(self._connection, detector_states)
+            replaced = {name: statement.excluded[name] for name in ("ordinal", "saved_at", "state")}
+            keys = [detector_states.c.run_id, detector_states.c.optimizer]
+            self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
 
     def load(self, run_id: int, optimizer: int) -> tuple[int, bytes] | None:
         """The last checkpoint: (ordinal, state); None = there is none yet."""

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from seismograd_server.errors import NotFoundError, UnknownRankError
 from seismograd_server.model import (
@@ -24,6 +24,7 @@ from seismograd_server.model import (
 from seismograd_server.store.catalogs import load_catalogs, save_catalog
 from seismograd_server.store.deletion import delete_run, delete_segments
 from seismograd_server.store.opening import OpenedRank, launch_of, open_rank, rank_of, run_of
+from seismograd_server.store.progress import Progress, note_heard, note_progress
 from seismograd_server.store.schema import checkpoints, health, launches, optimizers, ranks, runs
 from seismograd_server.store.upsert import insert_into
 
@@ -94,9 +95,7 @@ class RunRepository:
 
     def touch(self, handles: Iterable[int], now: float) -> None:
         """These ranks have been heard of; a handle that is not known is passed over."""
-        rows = [{"seen": now, "of": handle} for handle in handles]
-        if rows:
-            self._connection.execute(_TOUCH, rows)
+        note_heard(self._connection, handles, now)
 
     # ------------------------------------------------------------------------------------------------- launches
 
@@ -206,14 +205,9 @@ class RunRepository:
             update(runs).where(runs.c.run_id == run_id).values(state=state, ended_at=ended_at, failure_reason=reason)
         )
 
-    def progress(self, run_id: int, *, last_step: int | None, closed_steps: int, last_record_at: float | None) -> None:
-        """Note how far a run has come: absolute values of its first optimizer; None leaves what is there."""
-        values: dict[str, float] = {"closed_steps": closed_steps}
-        if last_step is not None:
-            values["last_step"] = last_step
-        if last_record_at is not None:
-            values["last_record_at"] = last_record_at
-        self._connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+    def progress(self, runs_of: Sequence[Progress]) -> None:
+        """Note how far some runs have come."""
+        note_progress(self._connection, runs_of)
 
     def delete(self, run_id: int) -> None:
         """Delete a run and everything of it; `Database.reclaim` gives the space back.
@@ -302,6 +296,3 @@ class RunRepository:
         same_run = [name for name, row in zip(names, rows, strict=True) if row.run == key.run]
         nearest = same_run or difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
         return f": did you mean {nearest[0]}?" if nearest else ""
-
-
-_TOUCH = update(ranks).where(ranks.c.handle == bindparam("of")).values(last_seen_at=bindparam("seen"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sqlalchemy import Connection, Select, func, insert, select
@@ -27,29 +27,34 @@ class StepRepository:
         self._connection = connection
 
     def append(self, run_id: int, launch_row: int, optimizer: int, block: ClosedBlock) -> int:
-        """Store a block (all but its norms by layer) behind all others, and return its ordinal.
+        """Store one block; see `append_all`."""
+        return self.append_all([(run_id, launch_row, optimizer, block)])[0]
+
+    def append_all(self, blocks: Sequence[tuple[int, int, int, ClosedBlock]]) -> list[int]:
+        """Store (run id, launch row, optimizer, block), all but norms by layer, behind all others; give their ordinals.
 
         This is the closing event: what is closed here, with these ranks, is what a replay closes again.
 
         Raises:
-            ValueError: the block is empty.
+            ValueError: a block is empty.
         """
-        if not block.count:
-            raise ValueError("a closed block has at least one step")
-        ordinal: int = self._connection.scalars(
-            _INSERT,
-            {
-                "run_id": run_id,
-                "launch_row": launch_row,
-                "optimizer": optimizer,
-                "attempt": block.attempt,
-                "branch": block.branch,
-                "first_step": int(block.steps[0]),
-                "last_step": int(block.steps[-1]),
-                "payload": encode_block(block),
-            },
-        ).one()
-        return ordinal
+        rows = []
+        for run_id, launch_row, optimizer, block in blocks:
+            if not block.count:
+                raise ValueError("a closed block has at least one step")
+            rows.append(
+                {
+                    "run_id": run_id,
+                    "launch_row": launch_row,
+                    "optimizer": optimizer,
+                    "attempt": block.attempt,
+                    "branch": block.branch,
+                    "first_step": int(block.steps[0]),
+                    "last_step": int(block.steps[-1]),
+                    "payload": encode_block(block),
+                }
+            )
+        return list(self._connection.scalars(_INSERT, rows)) if rows else []
 
     def read(
         self,
@@ -139,7 +144,7 @@ class StepRepository:
                 return
 
 
-_INSERT = insert(closed_blocks).returning(closed_blocks.c.ordinal)
+_INSERT = insert(closed_blocks).returning(closed_blocks.c.ordinal, sort_by_parameter_order=True)
 _SELECT = select(
     closed_blocks.c.ordinal,
     closed_blocks.c.attempt,

@@ -55,7 +55,7 @@ def test_a_deleted_run_leaves_not_one_row_and_its_neighbour_keeps_all(
         transaction.segments.append([make_batch(handle)], received_at=1.0)
         transaction.segments.drop([DroppedRange(StreamKey(handle, 0, RecordKind.STEP), 4, 1, "queue_full")])
         ordinal = transaction.steps.append(run_id, launch_row, 0, make_block())
-        transaction.detectors.save(run_id, 0, ordinal, b"state", now=1.0)
+        transaction.detectors.save_all([(run_id, 0, ordinal, b"state")], now=1.0)
         transaction.alerts.apply([make_transition(run_id, alert_id=name, key=RunKey("mt", name))])
         stop = Directive(name, run_id, DirectiveKind.STOP, "Ada", asked_at=1.0, expires_at=2.0)
         transaction.directives.add(stop, [handle])

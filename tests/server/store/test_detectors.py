@@ -12,9 +12,8 @@ def test_the_latest_checkpoint_replaces_the_one_before(
     with database.begin() as transaction:
         transaction.runs.open_rank(make_identity(), now=1.0)
         assert transaction.detectors.load(1, 0) is None
-        transaction.detectors.save(1, 0, 7, b"seven", now=2.0)
-        transaction.detectors.save(1, 1, 8, b"another optimizer", now=2.0)
-        transaction.detectors.save(1, 0, 9, b"nine", now=3.0)
+        transaction.detectors.save_all([(1, 0, 7, b"seven"), (1, 1, 8, b"another optimizer")], now=2.0)
+        transaction.detectors.save_all([(1, 0, 9, b"nine")], now=3.0)
 
     with database.read() as transaction:
         assert transaction.detectors.load(1, 0) == (9, b"nine")

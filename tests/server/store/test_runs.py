@@ -24,6 +24,7 @@ from seismograd_server.model import (
     RunState,
 )
 from seismograd_server.store.database import Database
+from seismograd_server.store.progress import Progress
 from seismograd_server.store.runs import RunRepository
 
 IdentityMaker = Callable[..., RankIdentity]
@@ -217,8 +218,8 @@ def test_progress_is_kept_and_not_erased_by_what_is_not_known(
     runs: RunRepository, make_identity: IdentityMaker
 ) -> None:
     run_id = runs.open_rank(make_identity(), now=1.0).run.run_id
-    runs.progress(run_id, last_step=99, closed_steps=100, last_record_at=50.0)
-    runs.progress(run_id, last_step=None, closed_steps=101, last_record_at=None)
+    runs.progress([Progress(run_id, last_step=99, closed_steps=100, last_record_at=50.0)])
+    runs.progress([Progress(run_id, last_step=None, closed_steps=101, last_record_at=None)])
 
     run = runs.by_id(run_id)
     assert (run.last_step, run.closed_steps, run.last_record_at) == (99, 101, 50.0)

@@ -1,0 +1,148 @@
+"""Our server as a process, and clients that send it frames as fast as it takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from grpc import aio
+
+from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+
+LAYERS = 150
+NAMES = [f"decoder.layers.{index}.weight" for index in range(LAYERS)]
+
+
+def walk(steps: int, seed: int) -> npt.NDArray[np.float32]:
+    """Norms like those of a healthy run: a log-normal level a layer with noise about it; [steps, LAYERS]."""
+    generator = np.random.default_rng(seed)
+    level = generator.normal(0.0, 1.5, LAYERS)
+    return np.exp(level + generator.normal(0.0, 0.15, (steps, LAYERS))).astype(np.float32)
+
+
+class ServerProcess:
+    """`seismograd serve` with everything on, on free ports, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [str(Path(sys.executable).with_name("seismograd")), "serve", "--json", "--data-dir", str(folder)]
+        command += ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+        self._log = (folder.parent / "server.log").open("w")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        assert self.process.stdout is not None
+        ready = json.loads(self.process.stdout.readline())
+        self.target = f"127.0.0.1:{ready['grpc_port']}"
+        self.http_port: int = ready["http_port"]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Memory of the process now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def close(self) -> None:
+        """Stops it."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
+        self._log.close()
+
+
+class Stream:
+    """One run of one rank, which goes on from one `send` to the next. Opened in its own connection."""
+
+    def __init__(self, target: str, name: str) -> None:
+        # gRPC would otherwise send all streams to one address through one connection: jobs do not share theirs.
+        self._channel = aio.insecure_channel(target, options=(("grpc.use_local_subchannel_pool", 1),))
+        self._name = name
+        self._call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse] | None = None
+        self._handle = 0
+        self._next = 0
+
+    async def open(self) -> None:
+        """Introduces the rank."""
+        parameters = [
+            telemetry.Parameter(name=name, shape=[64, 64], numel=4096, local_numel=4096, dtype="float32", depth=depth)
+            for depth, name in enumerate(NAMES)
+        ]
+        request = telemetry.OpenRunRequest(
+            project="bench",
+            run=self._name,
+            launch_id=f"launch of {self._name}",
+            world_size=1,
+            session_id=self._name,
+            optimizers=[telemetry.OptimizerInfo(class_name="torch.optim.adamw.AdamW")],
+            catalogs=[telemetry.Catalog(parameters=parameters)],
+        )
+        call = self._channel.unary_unary(
+            method_path(TELEMETRY_SERVICE, "OpenRun"),
+            request_serializer=telemetry.OpenRunRequest.SerializeToString,
+            response_deserializer=telemetry.OpenRunResponse.FromString,
+        )
+        self._handle = int((await call(request, timeout=60)).rank_handle)
+
+    def frames(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> list[bytes]:
+        """The next frames; `norms` are repeated in each."""
+        flags = np.zeros(steps_a_request, "<u2").tobytes()
+        sources = np.full(steps_a_request, telemetry.NORM_SOURCE_CLIP, np.uint8).tobytes()
+        times, values, frames = np.full(steps_a_request, time.time(), "<f8").tobytes(), norms.tobytes(), []
+        for _ in range(requests):
+            batch = telemetry.StepBatch(
+                rank_handle=self._handle,
+                kind=telemetry.RECORD_KIND_STEP,
+                first_sequence=self._next,
+                count=steps_a_request,
+                first_step=self._next,
+                times_unix_seconds=times,
+                sources=sources,
+                flags=flags,
+                gradient_norms=values,
+            )
+            frames.append(telemetry.StreamStepsRequest(batches=[batch]).SerializeToString())
+            self._next += steps_a_request
+        return frames
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Sends frames down the one stream of this rank; returns when the last one is durable."""
+        if self._call is None:
+            self._call = self._channel.stream_stream(
+                method_path(TELEMETRY_SERVICE, "StreamSteps"),
+                response_deserializer=telemetry.StreamStepsResponse.FromString,
+            )()
+        call = self._call
+
+        async def outgoing() -> None:
+            for frame in frames:
+                await call.write(frame)
+
+        sending = asyncio.create_task(outgoing())
+        durable = 0
+        while durable < self._next:
+            response = await call.read()
+            assert isinstance(response, telemetry.StreamStepsResponse), "the server has ended the stream"
+            durable = max([durable, *(mark.durable_sequence for mark in response.watermarks)])
+        await sending
+
+    async def close(self) -> None:
+        """Says goodbye, so that the run ends, and hangs up."""
+        if self._call is not None:
+            await self._call.done_writing()
+        farewell = self._channel.unary_unary(
+            method_path(TELEMETRY_SERVICE, "CloseRun"),
+            request_serializer=telemetry.CloseRunRequest.SerializeToString,
+            response_deserializer=telemetry.CloseRunResponse.FromString,
+        )
+        outcome = telemetry.RANK_OUTCOME_FINISHED
+        await farewell(telemetry.CloseRunRequest(rank_handle=self._handle, outcome=outcome), timeout=60)
+        await self._channel.close()
