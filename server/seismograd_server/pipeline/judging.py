@@ -133,7 +133,11 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     """
     engine, run = job.engine, job.engine.run
     policy = engine.rules.policy(engine.settings.policy)
-    findings = engine.rules.grade(finding for each in job.judged for finding in _scoped(each))
+    findings = [
+        finding
+        for each in job.judged
+        for finding in engine.rules.grade(each.observation.findings, each.closed.optimizer)
+    ]
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)
@@ -150,18 +154,6 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     opened = Counter(each.alert.signature.value for each in job.transitions if each.before is None)
     if opened:
         engine.count_signatures(Counter(engine.tally.signatures) + opened)
-
-
-def _scoped(judged: Judged) -> list[Finding]:
-    """The findings of a block; those of further optimizers say so, because one run has one alert per scope."""
-    optimizer = judged.closed.optimizer
-    if optimizer == 0:
-        return list(judged.observation.findings)
-    prefix = f"optimizer:{optimizer}"
-    return [
-        replace(finding, scope=f"{prefix}/{finding.scope}" if finding.scope else prefix)
-        for finding in judged.observation.findings
-    ]
 
 
 def _recent(transaction: Transaction, run: Run, findings: Sequence[Finding]) -> list[Alert]:

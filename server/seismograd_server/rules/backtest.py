@@ -26,13 +26,13 @@ class Backtest:
     failures: tuple[tuple[Signature, str], ...]
 
 
-def backtest(blocks: Iterable[ClosedBlock], rules: RunRules) -> Backtest:
+def backtest(blocks: Iterable[ClosedBlock], rules: RunRules, optimizer: int = 0) -> Backtest:
     """Look at the closed blocks of one optimizer of one run, from its first step on."""
     watch = RunWatch(rules.watch)
     steps, findings, failures = 0, list[Finding](), list[tuple[Signature, str]]()
     for block in blocks:
         observation = watch.observe(block)
         steps += block.count
-        findings += [each for each in rules.grade(observation.findings) if each.severity >= Severity.WARNING]
+        findings += [each for each in rules.grade(observation.findings, optimizer) if each.severity >= Severity.WARNING]
         failures += observation.failures
     return Backtest(steps, tuple(findings), tuple(failures))

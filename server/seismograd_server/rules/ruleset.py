@@ -74,12 +74,17 @@ class RunRules:
     severities: Mapping[Signature, Severity] = field(default_factory=dict)
     alerts: Mapping[str, float] = field(default_factory=dict)
 
-    def grade(self, findings: Iterable[Finding]) -> list[Finding]:
-        """The findings with the severities that the rules give them; that something is over stays so."""
+    def grade(self, findings: Iterable[Finding], optimizer: int = 0) -> list[Finding]:
+        """The findings of an optimizer with the severities that the rules give them; what is over stays so.
+
+        Those of further optimizers say so in their scope, because a run has one alert for each.
+        """
         return [
-            replace(each, severity=self.severities[each.signature])
-            if each.severity is not Severity.NONE and each.signature in self.severities
-            else each
+            replace(
+                each,
+                severity=each.severity and self.severities.get(each.signature, each.severity),
+                scope="/".join([f"optimizer:{optimizer}"] * (optimizer > 0) + [each.scope] * bool(each.scope)),
+            )
             for each in findings
         ]
 

@@ -27,6 +27,7 @@ from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, Security
 from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
+from seismograd_server.web.rules_api import RulesApi
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
@@ -62,6 +63,7 @@ def create_app(
     turns = Turns(_READING_AT_ONCE)
     api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
     alerts = AlertsApi(database, clock, turns=turns)
+    rules = RulesApi(database, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
 
     async def health(_request: Request) -> Response:
@@ -101,6 +103,7 @@ def create_app(
             Route(f"{run}/alerts", alerts.run_alerts),
             Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),
+            Route(f"{run}/backtest", rules.backtest, methods=["POST"]),
             Route("/api/v1/alerts", alerts.alerts),
             Route("/api/v1/alerts/{alert_id}", alerts.alert),
             Route("/api/v1/alerts/{alert_id}/ack", alerts.acknowledge, methods=["POST"]),

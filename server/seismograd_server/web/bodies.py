@@ -10,15 +10,19 @@ from starlette.requests import Request
 from seismograd_server.errors import UsageError
 from seismograd_server.model import DirectiveKind
 from seismograd_server.pipeline import Request as Asked
+from seismograd_server.rules.parse import parse
+from seismograd_server.rules.ruleset import Rules
 
-# A name of a person, a reason, a few numbers: nothing else is read from any body.
+# A name of a person, a reason, a few numbers: nothing else is read from most bodies.
 _BODY_BYTES = 4096
+# Rules with everything that can be said and its reasons are a tenth of this.
+RULES_BYTES = 128 * 1024
 _NAME_LENGTH = 200
 _REASON_LENGTH = 500
 _LARGEST_STEP = 2**62
 
 
-async def small_body(request: Request) -> bytes:
+async def small_body(request: Request, most: int = _BODY_BYTES) -> bytes:
     """The body of a request that needs little.
 
     Raises:
@@ -27,9 +31,21 @@ async def small_body(request: Request) -> bytes:
     body = b""
     async for piece in request.stream():
         body += piece
-        if len(body) > _BODY_BYTES:
-            raise UsageError(f"body: longer than {_BODY_BYTES:,} bytes")
+        if len(body) > most:
+            raise UsageError(f"body: longer than {most:,} bytes")
     return body
+
+
+def rules_of(body: bytes) -> Rules:
+    """The rules of a backtest, from a JSON body; without any, the shipped defaults.
+
+    Raises:
+        UsageError: they cannot be used.
+    """
+    text = _values(body).get("rules", "")
+    if not isinstance(text, str):
+        raise UsageError("rules: is a text, as it stands in rules.toml")
+    return parse(text, "rules")
 
 
 def person_of(body: bytes) -> str:

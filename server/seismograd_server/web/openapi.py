@@ -68,7 +68,14 @@ _FORM = {
         }
     },
 }
+_RULES = {
+    "required": False,
+    "content": {
+        "application/json": {"schema": {"type": "object", "properties": {"rules": {"type": "string"}}}},
+    },
+}
 _BODIES = {
+    "/api/v1/runs/{project}/{run}/backtest": _RULES,
     "/api/v1/alerts/{alert_id}/ack": _BODY,
     "/api/v1/runs/{project}/{run}/directives": _DIRECTIVE,
     "/alerts/{alert_id}/ack": _FORM,

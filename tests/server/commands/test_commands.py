@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -51,11 +52,14 @@ def program(server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_every_promised_command_is_there() -> None:
-    assert {"serve", "runs", "alerts", "ask", "postmortem", "doctor", "db"} <= {command.name for command in COMMANDS}
+    assert {"serve", "runs", "alerts", "rules", "ask", "postmortem", "doctor", "db"} <= {
+        command.name for command in COMMANDS
+    }
     groups = {command.name: set(command.commands) for command in COMMANDS if isinstance(command, click.Group)}
     assert groups["runs"] >= {"list", "show", "delete"}
     assert groups["alerts"] >= {"list", "ack"}
     assert groups["db"] >= {"upgrade"}
+    assert groups["rules"] >= {"check", "backtest"}
 
 
 def test_runs_are_listed_for_people_and_for_programs(program: Program) -> None:
@@ -215,3 +219,32 @@ def test_the_doctor_names_a_data_directory_that_is_a_file(program: Program, tmp_
     result = program("doctor", "--data-dir", "taken/data", "--server", f"127.0.0.1:{free_port()}")
     assert "taken is a file" in result.output
     assert "fix:" in result.output
+
+
+def test_rules_are_backtested_over_what_the_server_has(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text("signature.runaway.mute = true\n")
+    shown = program("rules", "backtest", "--rules", str(file))
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"mt/exploding +runaway +– +– +critical +1\d\d +gone", shown.output)
+    answer = json.loads(program("rules", "backtest", "--project", "mt", "--json").output)
+    assert answer["failures"] == []
+    runs = {run["run"]: [each["verdict"] for each in run["findings"]] for run in answer["runs"]}
+    assert runs["healthy"] == []
+    assert set(runs["exploding"]) == {"same"}
+
+
+def test_a_backtest_looks_at_runs_of_a_project_since_a_time(program: Program) -> None:
+    assert json.loads(program("rules", "backtest", "--project", "asr", "--json").output)["runs"] == []
+    assert json.loads(program("rules", "backtest", "--since", "1w", "--json").output)["runs"] == []  # of 2023
+    since = program("rules", "backtest", "--since", "2023-01-01", "--json")
+    assert len(json.loads(since.output)["runs"]) == 3
+    assert program("rules", "backtest", "--since", "soon").exit_code == 2
+
+
+def test_rules_that_cannot_be_used_reach_no_server(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text("signature.spike.mut = true\n")
+    done = program("rules", "backtest", "--rules", str(file))
+    assert done.exit_code == 1
+    assert "line 1: signature.spike.mut is unknown: did you mean mute?" in done.output

@@ -433,3 +433,18 @@ def test_the_recorder_of_one_rank_shows_what_it_handed_over(stocked: Stocked, co
     assert part["steps"] == [45, 46]
     nothing = ask(stocked.app(), connect, "GET", path.replace("rank=1", "rank=0")).json()
     assert (nothing["steps"], nothing["layers"]) == ([], [])
+
+
+def test_rules_are_tried_on_a_stored_run(get: Get) -> None:
+    path = "/api/v1/runs/mt/exploding/backtest"
+    answer = get(path, "POST", json={"rules": "signature.runaway.mute = true"}).json()
+    assert {each["verdict"] for each in answer["findings"] if each["signature"] == "runaway"} == {"gone"}
+    assert {each["verdict"] for each in get(path, "POST").json()["findings"]} == {"same"}
+    refused = get(path, "POST", json={"rules": "signature.runaway.mute = 1"})
+    assert (refused.status_code, refused.json()["error"]) == (
+        400,
+        "rules: line 1: signature.runaway.mute must be true or false, not 1",
+    )
+    assert get(path, "POST", json={"rules": 3}).status_code == 400
+    assert get(path, "POST", content=b"#" * 200_000).status_code == 400
+    assert get("/api/v1/runs/mt/nobody/backtest", "POST").status_code == 404
