@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.support.processes",
     "tests.support.receiver",
     "tests.support.monitoring",
+    "tests.support.postgresql",
     "tests.support.seismograd",
     "tests.support.trainers",
 ]

@@ -5,7 +5,8 @@
     │   ├── ConfigError         a key or value of the configuration
     │   ├── NotFoundError       a run, alert or file that does not exist; HTTP 404, gRPC NOT_FOUND
     │   └── ConflictError       what is asked contradicts the state of the thing; HTTP 409
-    ├── StartError              the server cannot start: port in use, data directory not writable, database taken
+    ├── StartError              the server cannot start: port in use, data directory not writable
+    │   └── DatabaseTakenError  another server has the database: a standby waits until it is gone
     ├── IngestError             a client sent something that is refused
     │   ├── InvalidBatchError   a field with the wrong length or value; the records are rejected, the stream goes on
     │   ├── UnknownRankError    a handle that this server never gave; gRPC NOT_FOUND, the client opens the run again
@@ -13,6 +14,7 @@
     │   └── LaunchConflictError the launch contradicts what is known of it; gRPC FAILED_PRECONDITION
     ├── StorageError            the store failed
     │   ├── StorageBusyError    transient: try again; gRPC UNAVAILABLE with RetryInfo
+    │   │   └── StorageUncertainError  whether it has been stored is not known: read again before writing again
     │   ├── StorageFencedError  another server owns the database now: this one must exit
     │   └── StorageDamageError  stored bytes are not what was written; only what they held is lost
     └── DeliveryError           a notification did not arrive
@@ -49,6 +51,10 @@ class StartError(SeismogradError):
     """The server cannot start."""
 
 
+class DatabaseTakenError(StartError):
+    """Another server has the database."""
+
+
 class IngestError(SeismogradError):
     """A client sent something that is refused."""
 
@@ -83,6 +89,10 @@ class StorageError(SeismogradError):
 
 class StorageBusyError(StorageError):
     """The store cannot take this now; the same request may succeed later."""
+
+
+class StorageUncertainError(StorageBusyError):
+    """The connection was lost while a commit was under way: the transaction is stored as a whole, or not at all."""
 
 
 class StorageFencedError(StorageError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import platform
 import signal
 import socket
@@ -124,9 +125,10 @@ class Server:
 
     def metrics_page(self, accept: str) -> tuple[bytes, str]:
         """The page for Prometheus and its content type."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StorageError):
             self.instruments.storage_size_bytes.set(self._database.size_bytes())
-            self.instruments.storage_free_bytes.set(self._database.free_bytes())
+            free = self._database.free_bytes()
+            self.instruments.storage_free_bytes.set(math.nan if free is None else free)
         limits = export_limits(self.settings)
         return page(accept, self._pipeline.snapshot(), self.instruments, self._clock(), limits)
 
@@ -141,8 +143,9 @@ class Server:
             pass  # gRPC itself says only that it failed
         database = Database.open(settings.database, owner="seismograd serve", durability=settings.durability)
         self._database = self._stack.enter_context(database)
+        self._database.watch(self._failing_from_threads())
         self.instruments.build_info.labels(
-            version=version("seismograd"), storage="sqlite", python=platform.python_version()
+            version=version("seismograd"), storage=self._database.kind, python=platform.python_version()
         ).set(1)
         worker = self._worker(targets)
         self._pipeline = Pipeline(
@@ -161,15 +164,9 @@ class Server:
         self._start_maintenance()
 
     def _start_maintenance(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def fatal(error: SeismogradError) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping anyway
-                loop.call_soon_threadsafe(self._fail, error)
-
         found = chores(self._database, self.settings, self._failure_point)
         found = [*([self._rules] if self._rules is not None else []), *found]
-        maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=fatal)
+        maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=self._failing_from_threads())
         maintenance.start()
         self._stack.push_async_callback(asyncio.to_thread, maintenance.stop)
 
@@ -264,6 +261,16 @@ class Server:
             self._fail(failure)
         elif failure is not None:
             self._fail(SeismogradError(f"the {task.get_name()} part died: {type(failure).__name__}: {failure}"))
+
+    def _failing_from_threads(self) -> Callable[[SeismogradError], None]:
+        """What a thread of ours calls when the server cannot go on."""
+        loop = asyncio.get_running_loop()
+
+        def fail(error: SeismogradError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping anyway
+                loop.call_soon_threadsafe(self._fail, error)
+
+        return fail
 
     def _fail(self, error: SeismogradError) -> None:
         self._ready = False

@@ -9,7 +9,7 @@ import structlog
 
 from seismograd_server.errors import NotFoundError, SeismogradError, StorageBusyError
 from seismograd_server.instruments import Instruments
-from seismograd_server.model import AlertState, RunView, Snapshot
+from seismograd_server.model import AlertState, Health, RunView, Snapshot, StreamKey
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import RankBook
 from seismograd_server.pipeline.restoring import load_engine
@@ -116,6 +116,34 @@ class Fleet:
     def distrust(self, run_id: int) -> None:
         """What is in memory of a run is not what the store says: build it anew before it is judged again."""
         self._stale.add(run_id)
+
+    def doubt(self, handles: Iterable[int]) -> None:
+        """Nobody knows whether what these ranks sent was stored: the store is asked, for them and for their runs."""
+        for run_id in {self._book.sender(handle).rank.run_id for handle in handles}:
+            self.distrust(run_id)
+            self._book.forget(run_id)
+
+    def hear(self, handles: Iterable[int], now: float) -> None:
+        """These ranks are alive."""
+        for handle in handles:
+            sender = self._book.sender(handle)
+            if (engine := self.get(sender.rank.run_id)) is not None:
+                engine.hear(sender, now)
+
+    def report(self, healths: Iterable[Health]) -> None:
+        """What clients say of themselves."""
+        for health in healths:
+            sender = self._book.sender(health.rank_handle)
+            if (engine := self.get(sender.rank.run_id)) is not None:
+                engine.report(sender, health)
+
+    def settle(self, streams: Iterable[StreamKey]) -> None:
+        """What has been received of these streams has changed."""
+        for stream in streams:
+            sender = self._book.sender(stream.rank_handle)
+            if (engine := self.get(sender.rank.run_id)) is not None:
+                engine.settle(sender, stream.optimizer)
+                self.expect(engine.run_id)
 
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set; see `Pipeline.follow_clock`."""

@@ -22,7 +22,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from seismograd_server.errors import NotFoundError, StorageBusyError, StorageError, StorageFencedError
+from seismograd_server.errors import (
+    NotFoundError,
+    StorageBusyError,
+    StorageError,
+    StorageFencedError,
+    StorageUncertainError,
+)
 from seismograd_server.instruments import Instruments
 from seismograd_server.model import Catalog, RankIdentity, RecordKind, RunState, Snapshot, StepBatch, Transition
 from seismograd_server.pipeline.arrivals import Arrival, Notice, Opened, Receipt
@@ -156,24 +162,25 @@ class Pipeline:
 
         Raises:
             UnknownRankError: a handle that was never given, or whose run has been deleted.
+            StorageUncertainError: all or nothing of these arrivals has been stored; sent again, they are stored once.
             StorageError: nothing of these arrivals has been stored.
         """
-        with self._instruments.storage_commit_duration.time(), self._database.begin() as transaction:
-            before = transaction.segments.last_id()
-            intake = take_in(transaction, self.book, arrivals, now)
-            revived = self._revive(transaction, intake)
-            self._failure_point("ingest.before_commit")
+        try:
+            with self._instruments.storage_commit_duration.time(), self._database.begin() as transaction:
+                before = transaction.segments.last_id()
+                intake = take_in(transaction, self.book, arrivals, now)
+                revived = self._revive(transaction, intake)
+                self._failure_point("ingest.before_commit")
+        except StorageUncertainError:
+            self._fleet.doubt({handle for arrival in arrivals for handle in arrival.handles})
+            raise
         self._failure_point("ingest.after_commit")
         receipts = commit_to_book(intake, self.book, arrivals)
         for arrival in arrivals:
             self.asking.answered(arrival.answers)
         count(intake, self._instruments, now)
         report_health(intake, self.book, self._instruments)
-        for health in intake.health.values():
-            sender = self.book.sender(health.rank_handle)
-            engine = self._fleet.get(sender.rank.run_id)
-            if engine is not None:
-                engine.report(sender, health)
+        self._fleet.report(intake.health.values())
         for engine in revived:
             engine.resume()
         self._hand_over(intake, before, now)
@@ -191,11 +198,7 @@ class Pipeline:
 
     def hear(self, handles: Iterable[int], now: float) -> None:
         """These ranks are alive: they sent something, or their streams are open."""
-        for handle in handles:
-            sender = self.book.sender(handle)
-            engine = self._fleet.get(sender.rank.run_id)
-            if engine is not None:
-                engine.hear(sender, now)
+        self._fleet.hear(handles, now)
 
     def _revive(self, transaction: Transaction, intake: Intake) -> list[RunEngine]:
         """Records of a run that was over: it is running again until they are judged (also if we die before that)."""
@@ -225,12 +228,7 @@ class Pipeline:
             for sender, batch in batches:
                 engine.offer(sender, batch, now, segment)
             self._fleet.expect(run_id)
-        for stream in intake.received:
-            sender = self.book.sender(stream.rank_handle)
-            engine = self._fleet.get(sender.rank.run_id)
-            if engine is not None:
-                engine.settle(sender, stream.optimizer)
-                self._fleet.expect(engine.run_id)
+        self._fleet.settle(intake.received)
 
     # ------------------------------------------------------------------------------------------------ transaction 2
 

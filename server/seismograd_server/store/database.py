@@ -1,87 +1,87 @@
 """The database: opening, migrating and locking it, its one writer and its concurrent readers.
 
-    open: directory -> lock file -> pragmas -> migrations -> epoch + 1
-    begin: the writer's turn -> BEGIN IMMEDIATE -> epoch unchanged? -> body -> commit
+    open: lock -> connections -> migrations -> epoch + 1
+    begin: the writer's turn -> BEGIN -> the epoch's row, locked: still ours? -> body -> commit
     read: a connection of its own -> BEGIN -> body on one snapshot
 
-SQLite in WAL mode. Durability "process" survives the death of every process at any moment; "power" also the
-loss of power.
+Every write transaction locks the row of the epoch first. So they follow one another, whoever runs them: numbers of rows
+rise in the order of commits, a server that takes over waits for the last transaction of the one before, and a
+commit whose answer got lost has either happened or never will when the next transaction looks.
 """
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, Self
 
-from sqlalchemy import Connection, Engine, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
-from seismograd_server.errors import StartError, StorageBusyError, StorageError, StorageFencedError
-from seismograd_server.store import failures
-from seismograd_server.store.lock import ServerLock
+from seismograd_server.errors import (
+    StartError,
+    StorageBusyError,
+    StorageError,
+    StorageFencedError,
+    StorageUncertainError,
+)
+from seismograd_server.store.backend import BUSY_SECONDS, Backend
 from seismograd_server.store.migrate import migrate
+from seismograd_server.store.postgresql import PostgresqlBackend
 from seismograd_server.store.schema import server_epoch
-from seismograd_server.store.sqlite import reader_engine, reclaim, writer_engine
+from seismograd_server.store.sqlite import SqliteBackend
 from seismograd_server.store.transaction import Transaction
 
 __all__ = ["Database", "Durability", "Transaction"]
 
 Durability = Literal["process", "power"]
 
-# How long a write waits for the other writing thread, and SQLite for another process (a backup, somebody's shell).
-# Longer than the slowest transaction that is healthy, shorter than a client's patience with an ack.
-_BUSY_SECONDS = 5.0
-
 
 class Database:
     """The store of one server. Make it with `open`; safe to use from several threads."""
 
-    def __init__(self, name: str, path: Path, durability: Durability, stack: ExitStack) -> None:
-        self.name = name
-        self._path = path
-        self._stack = stack
-        self._writer: Engine = writer_engine(path, durability, _BUSY_SECONDS)
-        stack.callback(self._writer.dispose)
-        self._reader: Engine = reader_engine(path, _BUSY_SECONDS)
-        stack.callback(self._reader.dispose)
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self.kind = backend.kind
+        self._backend = backend
+        self._errors = backend.errors
         self._turn = threading.Lock()
         self._epoch = 0
+        self._uncertain = False  # whether a commit's answer got lost, and no transaction has been begun since
         self._closed = False
         self._refusal = ""  # why nothing may be written any more
 
     @classmethod
-    def open(cls, url: str, *, owner: str, durability: Durability = "process") -> Database:
-        """Open a database, create it where there is none, and bring its schema up to date.
+    def open(cls, url: str, *, owner: str, durability: Durability = "process", standby: bool = False) -> Database:
+        """Open a database, create its tables where there are none, and bring its schema up to date.
 
         Args:
             url: `sqlite:///relative/path.db` or `sqlite:////absolute/path.db`; `sqlite://` is a temporary database
-                that is gone when it is closed.
+                that is gone when it is closed. `postgresql://user:password@host:port/database`, which must exist.
             owner: who opens it, for the message that a second server gets; for example "seismograd serve".
             durability: what an acknowledgement survives.
+            standby: also take it from a server that is not dead but has been silent for too long.
 
         Raises:
-            StartError: the URL is not understood, the directory is not writable, another server has the database,
+            DatabaseTakenError: another server has it.
+            StartError: the URL is not understood, the directory is not writable, the database does not answer,
                 or its schema is newer than this program.
         """
         address = _parse(url)
-        with ExitStack() as stack:
-            try:
-                path = _place(address, stack)
-                lock = ServerLock.acquire(path.with_name(path.name + ".lock"), owner=owner, database=str(path))
-                stack.callback(lock.release)
-                database = cls(str(path), path, durability, stack)
-                database._start(owner)
-            except (StorageError, OSError) as error:
+        try:
+            database = cls(_open(address, owner, durability, standby=standby))
+        except OSError as error:
+            raise StartError(str(error)) from error
+        try:
+            database._start(owner)
+        except BaseException as error:
+            database.close()
+            if isinstance(error, (StorageError, OSError)):
                 raise StartError(str(error)) from error
-            database._stack = stack.pop_all()
-            return database
+            raise
+        return database
 
     @contextmanager
     def begin(self) -> Iterator[Transaction]:
@@ -90,18 +90,26 @@ class Database:
         One at a time over all threads; do not begin another one inside it.
 
         Raises:
-            StorageBusyError: busy or full now; the same transaction may succeed later.
+            StorageBusyError: busy or full or away now; the same transaction may succeed later.
+            StorageUncertainError: it may have been committed: read again what there is before you write it again.
             StorageFencedError: another server has opened the database since.
             StorageError: anything else.
         """
-        if not self._turn.acquire(timeout=_BUSY_SECONDS):
-            raise StorageBusyError(f"database {self.name}: another transaction has not ended for {_BUSY_SECONDS:g} s")
+        if not self._turn.acquire(timeout=BUSY_SECONDS):
+            raise StorageBusyError(f"database {self.name}: another transaction has not ended for {BUSY_SECONDS:g} s")
+        committing = False
         try:
             if self._refusal:
                 raise StorageError(self._refusal)
-            with self._translated(), self._writer.begin() as connection:
+            with self._backend.writer.begin() as connection:
                 self._check_epoch(connection)
+                self._uncertain = False
                 yield Transaction(connection)
+                committing = True
+        except self._errors as error:
+            translated = self._translate(error, committing=committing)
+            self._uncertain |= isinstance(translated, StorageUncertainError)
+            raise translated from error
         finally:
             self._turn.release()
 
@@ -110,36 +118,49 @@ class Database:
         """A read-only transaction on one snapshot, concurrent with everything else; keep it short.
 
         Raises:
-            StorageBusyError: too many readers at once.
+            StorageBusyError: too many readers at once, or away now.
             StorageError: anything else.
         """
         if self._closed:
             raise StorageError(self._refusal)
-        with self._translated(), self._reader.begin() as connection:
-            yield Transaction(connection)
+        if self._uncertain:
+            with self.begin():
+                pass  # what may still be under way ends before this begins
+        try:
+            with self._backend.reader.begin() as connection:
+                yield Transaction(connection)
+        except self._errors as error:
+            raise self._translate(error) from error
+
+    def watch(self, on_lost: Callable[[StorageError], None]) -> None:
+        """From now on tell, at most once and from another thread, when another server has taken the database over."""
+        self._backend.watch(self._epoch, on_lost)
 
     def reclaim(self, max_bytes: int = 64 * 2**20) -> int:
         """Give pages that deletions have freed back to the file system, and tell how many bytes that were.
 
-        Bounded, because it holds up the writer; call again while it returns something.
+        Bounded, because it holds up the writer; call again while it returns something. PostgreSQL needs no such
+        call (its autovacuum lets the space be used again) and returns 0.
         """
         with self.begin() as transaction:
-            return reclaim(transaction.connection, max_bytes)
+            return self._backend.reclaim(transaction.connection, max_bytes)
 
     def size_bytes(self) -> int:
-        """Bytes on disk: the database and its write-ahead log."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """Bytes on disk. Raises StorageError."""
+        try:
+            return self._backend.size_bytes()
+        except self._errors as error:
+            raise self._translate(error) from error
 
-    def free_bytes(self) -> int:
-        """Free bytes on the volume under the database."""
-        return shutil.disk_usage(self._path.parent).free
+    def free_bytes(self) -> int | None:
+        """Free bytes on the volume under the database; None = that cannot be known from here."""
+        return self._backend.free_bytes()
 
     def close(self) -> None:
         """Close every connection and give the lock back; may be called twice. Nothing can be read or written after."""
         self._closed = True
         self._refusal = f"database {self.name} is closed"
-        self._stack.close()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -148,10 +169,14 @@ class Database:
         self.close()
 
     def _start(self, owner: str) -> None:
-        with self._translated(), self._writer.begin() as connection:
-            migrate(connection, self.name)
-            self._epoch = connection.scalars(select(server_epoch.c.epoch)).one() + 1
-            connection.execute(update(server_epoch).values(epoch=self._epoch, owner=owner))
+        try:
+            with self._backend.writer.begin() as connection:
+                migrate(connection, self.name)
+                # Waits for whatever transaction of another server is still under way.
+                self._epoch = connection.scalars(_SELECT_EPOCH, {"one": 1}).one() + 1
+                connection.execute(update(server_epoch).values(epoch=self._epoch, owner=owner))
+        except self._errors as error:
+            raise self._translate(error) from error
 
     def _check_epoch(self, connection: Connection) -> None:
         current = connection.scalar(_SELECT_EPOCH, {"one": 1})
@@ -161,44 +186,32 @@ class Database:
                 "this server must exit"
             )
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, sqlite3.Error) as error:  # the latter from a connection that is being made
-            translated = failures.translate(error, self.name)
-            if failures.is_sync_failure(error):
-                self._refusal = str(translated)
-            raise translated from error
+    def _translate(self, error: Exception, *, committing: bool = False) -> StorageError:
+        translated = self._backend.translate(error, committing=committing)
+        if self._backend.is_final(error):
+            self._refusal = str(translated)
+        return translated
 
 
-_SELECT_EPOCH = select(server_epoch.c.epoch).where(server_epoch.c.row == bindparam("one"))
+# SQLite has no row locks and needs none: there BEGIN IMMEDIATE has locked the whole database, and this says nothing.
+_SELECT_EPOCH = select(server_epoch.c.epoch).where(server_epoch.c.row == bindparam("one")).with_for_update()
+
+
+def _open(address: URL, owner: str, durability: Durability, *, standby: bool) -> Backend:
+    if address.get_backend_name() == "postgresql":
+        return PostgresqlBackend.open(address, owner=owner, durability=durability, standby=standby)
+    return SqliteBackend.open(address, owner=owner, durability=durability, standby=standby)
 
 
 def _parse(url: str) -> URL:
+    known = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     try:
         address = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         # The URL itself may hold a password: it is not repeated.
-        raise StartError("database_url cannot be read: write sqlite:///PATH") from error
-    if address.get_backend_name() != "sqlite":
+        raise StartError(f"database_url cannot be read: write {known}") from error
+    if address.get_backend_name() not in {"sqlite", "postgresql"}:
         raise StartError(
-            f"database_url names {address.get_backend_name()!r}, which this version cannot use: write sqlite:///PATH"
+            f"database_url names {address.get_backend_name()!r}, which this version cannot use: write {known}"
         )
     return address
-
-
-def _place(address: URL, stack: ExitStack) -> Path:
-    """Where the file is to be, in a directory that exists."""
-    if not address.database or address.database == ":memory:":
-        # A real file: a database in memory has other rules for locks and snapshots, and tests would prove nothing.
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="seismograd-"))
-        return Path(directory) / "seismograd.db"
-    path = Path(address.database).resolve()  # one lock, by whatever path it is reached
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(
-            f"database {path}: its directory cannot be made ({error.strerror}): give another data directory"
-        ) from error
-    return path

@@ -11,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from seismograd_server.errors import StartError
+from seismograd_server.errors import DatabaseTakenError, StartError
 
 # A line of text about the owner; anything longer is not ours.
 _NOTE_BYTES = 512
@@ -29,7 +29,8 @@ class ServerLock:
         """Take the lock, without waiting.
 
         Raises:
-            StartError: another process holds it (the message names its pid and host), or the file cannot be made.
+            DatabaseTakenError: another process holds it; the message names its pid and host.
+            StartError: the file cannot be made.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -44,7 +45,7 @@ class ServerLock:
         except OSError as error:
             holder = os.pread(descriptor, _NOTE_BYTES, 0).decode("utf-8", "replace").strip() or "another process"
             os.close(descriptor)
-            raise StartError(
+            raise DatabaseTakenError(
                 f"database {database} is in use by {holder}: stop that server, or give this one another data directory"
             ) from error
         note = f"pid {os.getpid()} on host {socket.gethostname()} ({owner})\n".encode()[:_NOTE_BYTES]

@@ -41,10 +41,14 @@ class OutboxRepository:
 
     def add(self, entries: Sequence[OutboxEntry]) -> int:
         """Store entries, and tell how many were new by their `dedupe_key`."""
-        statement = insert_into(self._connection, outbox).on_conflict_do_nothing(index_elements=[outbox.c.dedupe_key])
+        statement = (
+            insert_into(self._connection, outbox)
+            .on_conflict_do_nothing(index_elements=[outbox.c.dedupe_key])
+            .returning(outbox.c.entry_id)
+        )
         added = 0
-        for entry in entries:  # a handful at a time; the driver counts rows of one statement only
-            result = self._connection.execute(
+        for entry in entries:  # a handful at a time
+            made = self._connection.execute(
                 statement.values(
                     dedupe_key=entry.dedupe_key,
                     target=entry.target,
@@ -57,7 +61,7 @@ class OutboxRepository:
                     delivered=0,
                 )
             )
-            added += result.rowcount
+            added += made.first() is not None
         return added
 
     def due(self, now: float, limit: int = 100) -> list[OutboxEntry]:

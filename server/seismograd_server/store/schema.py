@@ -26,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 
-from seismograd_server.store.metadata import metadata, row_number
+from seismograd_server.store.metadata import Unsigned32, metadata, row_number
 
 # One row. The epoch grows with every server that opens the database; a server whose epoch is not the stored one has
 # been replaced and must not write.
@@ -97,7 +97,7 @@ ranks = Table(
     Column("session_id", Text, nullable=False),
     Column("hostname", Text, nullable=False),
     Column("process_id", BigInteger, nullable=False),
-    Column("local_rank", Integer, nullable=False),
+    Column("local_rank", Unsigned32, nullable=False),
     Column("device_type", Text, nullable=False),
     Column("device_name", Text, nullable=False),
     Column("device_uuid", Text, nullable=False),
@@ -172,7 +172,7 @@ segments = Table(
     Column("optimizer", Integer, nullable=False),
     Column("kind", SmallInteger, nullable=False),
     Column("rank_handle", BigInteger, nullable=False),
-    Column("branch", Integer, nullable=False),
+    Column("branch", Unsigned32, nullable=False),
     Column("first_sequence", BigInteger, nullable=False),
     Column("records", Integer, nullable=False),
     Column("first_step", BigInteger, nullable=False),
@@ -193,7 +193,7 @@ closed_blocks = Table(
     Column("launch_row", ForeignKey("launches.launch_row"), nullable=False),
     Column("optimizer", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("branch", Integer, nullable=False),
+    Column("branch", Unsigned32, nullable=False),
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),

@@ -1,24 +1,118 @@
-"""What is particular to SQLite: connections, pragmas, giving pages back."""
+"""What is particular to SQLite: the file and its lock, connections, pragmas, giving pages back.
+
+WAL mode. Durability "process" survives the death of every process at any moment; "power" also the loss of power.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, QueuePool, StaticPool, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from seismograd_server.errors import StartError, StorageError
+from seismograd_server.store import sqlite_failures
+from seismograd_server.store.backend import BUSY_SECONDS, READERS
+from seismograd_server.store.lock import ServerLock
 
 # A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them.
 _PAGE_BYTES = 16_384
 # The write-ahead log is folded into the database when it has grown to this; readers stay fast, and a commit rarely
 # pays for it.
 _WAL_BYTES = 32 * 2**20
-# More than the pages and commands that a person and a few scrapers keep busy; a reader in wait costs nothing else.
-_READERS = 16
 
 
-def writer_engine(path: Path, durability: str, busy_seconds: float) -> Engine:
+class SqliteBackend:
+    """A file that this process has locked; see `Backend`."""
+
+    kind = "sqlite"
+    errors: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error)  # the latter while a connection is made
+
+    def __init__(self, path: Path, durability: str, stack: ExitStack) -> None:
+        self.name = str(path)
+        self._path = path
+        self.writer: Engine = _writer_engine(path, durability)
+        stack.callback(self.writer.dispose)
+        self.reader: Engine = _reader_engine(path)
+        stack.callback(self.reader.dispose)
+        self._stack = stack
+
+    @classmethod
+    def open(cls, address: URL, *, owner: str, durability: str, standby: bool) -> SqliteBackend:  # noqa: ARG003 (the kernel gives a dead server's lock away, and nobody can take a living one's)
+        """Lock the file of `sqlite:///PATH`, or a temporary one for `sqlite://`; see `Database.open`.
+
+        Raises:
+            DatabaseTakenError: another process has it.
+            StartError: the directory cannot be made or is not writable.
+        """
+        with ExitStack() as stack:
+            path = _place(address, stack)
+            lock = ServerLock.acquire(path.with_name(path.name + ".lock"), owner=owner, database=str(path))
+            stack.callback(lock.release)
+            return cls(path, durability, stack.pop_all())
+
+    def translate(self, error: Exception, *, committing: bool) -> StorageError:  # noqa: ARG002 (a failed commit here is none)
+        """See `Backend`."""
+        return sqlite_failures.translate(error, self.name)
+
+    def is_final(self, error: Exception) -> bool:
+        """After a failed fsync: what the next one says of it would be a lie."""
+        return sqlite_failures.is_sync_failure(error)
+
+    def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
+        """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
+
+    def reclaim(self, connection: Connection, max_bytes: int) -> int:
+        """Return up to `max_bytes` of free pages to the file system; the number of bytes returned."""
+        page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+        before = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        # The pragma frees a page per row, and Python's driver stops at the first row of a statement without columns:
+        # so it is asked page by page, some 50 us each.
+        cursor = connection.connection.cursor()
+        for _ in range(min(before, max(1, max_bytes // page_bytes))):
+            cursor.execute("PRAGMA incremental_vacuum(1)")
+        cursor.close()
+        after = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        return int(before - after) * int(page_bytes)
+
+    def size_bytes(self) -> int:
+        """Bytes on disk: the database and its write-ahead log."""
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def free_bytes(self) -> int | None:
+        """Free bytes on the volume under the file."""
+        return shutil.disk_usage(self._path.parent).free
+
+    def close(self) -> None:
+        """Close every connection and give the lock back."""
+        self._stack.close()
+
+
+def _place(address: URL, stack: ExitStack) -> Path:
+    """Where the file is to be, in a directory that exists."""
+    if not address.database or address.database == ":memory:":
+        # A real file: a database in memory has other rules for locks and snapshots, and tests would prove nothing.
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="seismograd-"))
+        return Path(directory) / "seismograd.db"
+    path = Path(address.database).resolve()  # one lock, by whatever path it is reached
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"database {path}: its directory cannot be made ({error.strerror}): give another data directory"
+        ) from error
+    return path
+
+
+def _writer_engine(path: Path, durability: str) -> Engine:
     """The engine behind the one writer; every transaction takes the write lock when it begins."""
     synchronous = "FULL" if durability == "power" else "NORMAL"
 
@@ -34,13 +128,13 @@ def writer_engine(path: Path, durability: str, busy_seconds: float) -> Engine:
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
 
     engine = create_engine(
-        _url(path), poolclass=StaticPool, connect_args={"timeout": busy_seconds, "check_same_thread": False}
+        _url(path), poolclass=StaticPool, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
     )
     _install(engine, prepare, "BEGIN IMMEDIATE")
     return engine
 
 
-def reader_engine(path: Path, busy_seconds: float) -> Engine:
+def _reader_engine(path: Path) -> Engine:
     """The engine behind the readers: each transaction sees one snapshot and cannot write."""
 
     def prepare(connection: Any) -> None:
@@ -49,27 +143,13 @@ def reader_engine(path: Path, busy_seconds: float) -> Engine:
     engine = create_engine(
         _url(path),
         poolclass=QueuePool,
-        pool_size=_READERS,
+        pool_size=READERS,
         max_overflow=0,
-        pool_timeout=busy_seconds,
-        connect_args={"timeout": busy_seconds, "check_same_thread": False},
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
     _install(engine, prepare, "BEGIN")
     return engine
-
-
-def reclaim(connection: Connection, max_bytes: int) -> int:
-    """Return up to `max_bytes` of free pages to the file system; the number of bytes returned."""
-    page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
-    before = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-    # The pragma frees a page per row, and Python's driver stops at the first row of a statement without columns: so
-    # it is asked page by page, some 50 us each.
-    cursor = connection.connection.cursor()
-    for _ in range(min(before, max(1, max_bytes // page_bytes))):
-        cursor.execute("PRAGMA incremental_vacuum(1)")
-    cursor.close()
-    after = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-    return int(before - after) * int(page_bytes)
 
 
 def _url(path: Path) -> URL:

@@ -1,4 +1,8 @@
-"""A real database per test, and builders for what goes into it."""
+"""A real database per test, of each kind, and builders for what goes into it.
+
+Whatever asks for `database` (or its URL) is a clause of the contract that every kind keeps: it runs on SQLite and on
+the newest PostgreSQL, and the heart of it on the oldest one that we support.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,21 @@ from seismograd_server.store.database import Database
 
 BatchMaker = Callable[..., StepBatch]
 
+HEART = {"test_database.py"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames:
+        kinds = ["sqlite", "postgresql-18"]
+        if metafunc.definition.path.name in HEART:
+            kinds.append("postgresql-15")
+        metafunc.parametrize("database_url", kinds, indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> str:
+    return store_url(request.param)
+
 
 @pytest.fixture
 def database_path(tmp_path: Path) -> Path:
@@ -34,7 +53,13 @@ def database_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(database_path: Path) -> Iterator[Database]:
+def database(database_url: str) -> Iterator[Database]:
+    with Database.open(database_url, owner="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def sqlite_database(database_path: Path) -> Iterator[Database]:
     with Database.open(f"sqlite:///{database_path}", owner="test") as opened:
         yield opened
 

@@ -70,7 +70,8 @@ def test_a_deleted_run_leaves_not_one_row_and_its_neighbour_keeps_all(
     with database.begin() as transaction:
         transaction.runs.delete(1)
         assert count_rows(transaction) == before
-        assert transaction.connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        if database.kind == "sqlite":  # PostgreSQL has checked every statement
+            assert transaction.connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
 
     with database.begin() as transaction:
         with pytest.raises(NotFoundError, match="did you mean"):

@@ -101,8 +101,8 @@ def test_of_each_target_the_oldest_entries_wait_whether_due_or_not(outbox: Outbo
     assert [entry.due_at for entry in outbox.waiting(limit_each=1)["pager"]] == [90.0]
 
 
-def test_finished_entries_are_not_read_to_find_the_waiting_ones(database: Database) -> None:
-    with database.begin() as transaction:
+def test_finished_entries_are_not_read_to_find_the_waiting_ones(sqlite_database: Database) -> None:
+    with sqlite_database.begin() as transaction:
         transaction.outbox.add([ENTRY])
         connection, asked = transaction.connection, list[tuple[str, Any]]()
 

@@ -103,16 +103,15 @@ def test_kinds_and_optimizers_are_streams_of_their_own(
 
 
 def test_received_intervals_are_remembered_over_transactions_and_restarts(
-    database: Database, handles: tuple[int, int], make_batch: BatchMaker
+    database: Database, database_url: str, handles: tuple[int, int], make_batch: BatchMaker
 ) -> None:
     handle = handles[0]
     with database.begin() as transaction:
         transaction.segments.append([make_batch(handle, 0)], received_at=2.0)
         transaction.segments.append([make_batch(handle, 8)], received_at=2.0)
-    name = database.name
     database.close()
 
-    with Database.open(f"sqlite:///{name}", owner="test") as reopened, reopened.begin() as transaction:
+    with Database.open(database_url, owner="test") as reopened, reopened.begin() as transaction:
         stream = StreamKey(handle, 0, RecordKind.STEP)
         assert transaction.segments.received([handle])[stream].missing(0, 12) == [(4, 8)]
         transaction.segments.append([make_batch(handle, 4)], received_at=3.0)
@@ -215,7 +214,7 @@ def test_many_ranks_are_asked_for_at_once(
 def test_a_damaged_segment_is_named(database: Database, handles: tuple[int, int], make_batch: BatchMaker) -> None:
     with database.begin() as transaction:
         transaction.segments.append([make_batch(handles[0], 0)], received_at=2.0)
-        transaction.connection.exec_driver_sql("UPDATE segments SET payload = x'00'")
+        transaction.connection.execute(update(segments).values(payload=b"\0"))
 
     with pytest.raises(StorageError, match="segment 1 cannot be read"), database.read() as transaction:
         list(transaction.segments.read(1, 0))

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from sqlalchemy import insert
 
 from seismograd_server.errors import StorageError
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, RankIdentity, ReplicaGap
 from seismograd_server.store import steps as steps_module
 from seismograd_server.store.blocks import StepChunk
 from seismograd_server.store.database import Database
+from seismograd_server.store.schema import closed_blocks
 from seismograd_server.store.steps import StepRepository
 
 BlockMaker = Callable[..., ClosedBlock]
@@ -151,8 +153,7 @@ def test_closings_are_the_script_of_a_replay(steps: StepRepository, make_block: 
 def test_a_damaged_block_is_named(database: Database, make_identity: Callable[..., RankIdentity]) -> None:
     with database.begin() as transaction:
         transaction.runs.open_rank(make_identity(), now=1.0)
-        transaction.connection.exec_driver_sql(
-            "INSERT INTO closed_blocks VALUES (NULL, 1, 1, 0, 1, 0, 0, 0, x'5347433100000000')"
-        )
+        damaged = {"run_id": 1, "launch_row": 1, "optimizer": 0, "attempt": 1, "branch": 0, "first_step": 0}
+        transaction.connection.execute(insert(closed_blocks), damaged | {"last_step": 0, "payload": b"SGC1\0\0\0\0"})
         with pytest.raises(StorageError, match="closed block 1 cannot be read: stored block lacks column 1"):
             list(transaction.steps.read(1, 0))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from seismograd_server.store.migrations.partitions import create_partitions, primary_key
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -15,6 +17,8 @@ depends_on = None
 
 # SQLite numbers rows by itself only where the type is spelled INTEGER.
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# A uint32 of the wire: PostgreSQL's INTEGER has a sign.
+_UNSIGNED = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
 
 
 def upgrade() -> None:
@@ -43,7 +47,7 @@ def _runs() -> None:
     )
     op.create_table(
         "runs",
-        sa.Column("run_id", _NUMBER, nullable=False),
+        sa.Column("run_id", _NUMBER, sa.Identity(), nullable=False),
         *_texts("project", "run", "state"),
         sa.Column("started_at", sa.Double(), nullable=False),
         sa.Column("last_record_at", sa.Double()),
@@ -60,7 +64,7 @@ def _runs() -> None:
     op.create_index("ix_runs_state", "runs", ["state"])
     op.create_table(
         "launches",
-        sa.Column("launch_row", _NUMBER, nullable=False),
+        sa.Column("launch_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("launch_id", sa.Text(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -85,14 +89,14 @@ def _runs() -> None:
     )
     op.create_table(
         "ranks",
-        sa.Column("handle", _NUMBER, nullable=False),
+        sa.Column("handle", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("session_id", sa.Text(), nullable=False),
         sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("process_id", sa.BigInteger(), nullable=False),
-        sa.Column("local_rank", sa.Integer(), nullable=False),
+        sa.Column("local_rank", _UNSIGNED, nullable=False),
         *_texts("device_type", "device_name", "device_uuid", "driver_version", "client_version", "python_version"),
         sa.Column("clock_skew_seconds", sa.Double(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
@@ -112,7 +116,7 @@ def _runs() -> None:
 def _declarations() -> None:
     op.create_table(
         "catalogs",
-        sa.Column("catalog_row", _NUMBER, nullable=False),
+        sa.Column("catalog_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
@@ -134,7 +138,7 @@ def _declarations() -> None:
     op.create_index("ix_catalog_uses_catalog_row", "catalog_uses", ["catalog_row"])
     op.create_table(
         "checkpoints",
-        sa.Column("checkpoint_row", _NUMBER, nullable=False),
+        sa.Column("checkpoint_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("rank_handle", _NUMBER, nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
@@ -178,7 +182,7 @@ def _records() -> None:
     )
     op.create_table(
         "drops",
-        sa.Column("drop_row", _NUMBER, nullable=False),
+        sa.Column("drop_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("rank_handle", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
@@ -191,12 +195,12 @@ def _records() -> None:
     op.create_index("ix_drops_rank_handle", "drops", ["rank_handle"])
     op.create_table(
         "segments",
-        sa.Column("segment_id", _NUMBER, nullable=False),
+        sa.Column("segment_id", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
         sa.Column("rank_handle", sa.BigInteger(), nullable=False),
-        sa.Column("branch", sa.Integer(), nullable=False),
+        sa.Column("branch", _UNSIGNED, nullable=False),
         sa.Column("first_sequence", sa.BigInteger(), nullable=False),
         sa.Column("records", sa.Integer(), nullable=False),
         sa.Column("first_step", sa.BigInteger(), nullable=False),
@@ -205,9 +209,11 @@ def _records() -> None:
         sa.Column("received_at", sa.Double(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["launch_row"], ["launches.launch_row"], name="fk_segments_launch_row"),
-        sa.PrimaryKeyConstraint("segment_id", name="pk_segments"),
+        sa.PrimaryKeyConstraint(*primary_key("segment_id", by="launch_row"), name="pk_segments"),
         sqlite_autoincrement=True,
+        postgresql_partition_by="HASH (launch_row)",
     )
+    create_partitions("segments")
     op.create_index(
         "ix_segments_read", "segments", ["launch_row", "optimizer", "kind", "segment_id", "first_step", "last_step"]
     )
@@ -216,20 +222,22 @@ def _records() -> None:
 def _closed_steps() -> None:
     op.create_table(
         "closed_blocks",
-        sa.Column("ordinal", _NUMBER, nullable=False),
+        sa.Column("ordinal", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("launch_row", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("branch", sa.Integer(), nullable=False),
+        sa.Column("branch", _UNSIGNED, nullable=False),
         sa.Column("first_step", sa.BigInteger(), nullable=False),
         sa.Column("last_step", sa.BigInteger(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["launch_row"], ["launches.launch_row"], name="fk_closed_blocks_launch_row"),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_closed_blocks_run_id"),
-        sa.PrimaryKeyConstraint("ordinal", name="pk_closed_blocks"),
+        sa.PrimaryKeyConstraint(*primary_key("ordinal", by="run_id"), name="pk_closed_blocks"),
         sqlite_autoincrement=True,
+        postgresql_partition_by="HASH (run_id)",
     )
+    create_partitions("closed_blocks")
     op.create_index("ix_closed_blocks_launch", "closed_blocks", ["launch_row", "optimizer", "ordinal"])
     op.create_index(
         "ix_closed_blocks_run",
@@ -251,7 +259,7 @@ def _closed_steps() -> None:
 def _alerts() -> None:
     op.create_table(
         "alerts",
-        sa.Column("alert_row", _NUMBER, nullable=False),
+        sa.Column("alert_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("alert_id", sa.Text(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("signature", sa.Text(), nullable=False),
@@ -304,7 +312,7 @@ def _alerts() -> None:
     )
     op.create_table(
         "outbox",
-        sa.Column("entry_id", _NUMBER, nullable=False),
+        sa.Column("entry_id", _NUMBER, sa.Identity(), nullable=False),
         *_texts("dedupe_key", "target", "alert_id"),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("due_at", sa.Double()),

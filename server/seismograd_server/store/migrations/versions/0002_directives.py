@@ -22,7 +22,7 @@ def upgrade() -> None:
     op.add_column("ranks", sa.Column("capabilities", sa.Text(), nullable=False, server_default=sa.text("''")))
     op.create_table(
         "directives",
-        sa.Column("directive_row", _NUMBER, nullable=False),
+        sa.Column("directive_row", _NUMBER, sa.Identity(), nullable=False),
         sa.Column("directive_id", sa.Text(), nullable=False),
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("kind", sa.SmallInteger(), nullable=False),

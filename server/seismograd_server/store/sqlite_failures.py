@@ -1,10 +1,10 @@
-"""What the database library raises, translated once to `errors.py`; each message names the database and the fix."""
+"""What SQLite says of a failure, translated once to `errors.py`; each message names the database and the fix."""
 
 from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from seismograd_server.errors import StorageBusyError, StorageError
@@ -40,7 +40,7 @@ def is_sync_failure(error: BaseException) -> bool:
     return result_code(error) in _SYNC_FAILURES
 
 
-def translate(error: SQLAlchemyError | sqlite3.Error, name: str) -> StorageError:
+def translate(error: Exception, name: str) -> StorageError:
     """The error of our tree for one of the library's; `name` is how people call the database."""
     if isinstance(error, PoolTimeoutError):
         return StorageBusyError(f"database {name}: too many readers at once; try again")
