@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seismograd_server.detect.watch import Observation, RunWatch
-from seismograd_server.model import ClosedBlock, NonfiniteLayer, RecordFlag, Severity
+from seismograd_server.model import ClosedBlock, NonfiniteLayer, Quantity, RecordFlag, ReplicaGap, Severity
 from seismograd_server.transfer.trace_blocks import slice_block
 from tests.support.closed import StepByStep, layout, noisy, run_of
 
@@ -97,6 +97,34 @@ def test_any_cut_and_any_restart_give_the_same_findings(
 
 
 LONG = 700
+TENSORS = ["weight", "weight_hh_l0", "bias"]
+
+
+def with_rarities(draw: st.DrawFn, block: ClosedBlock, generator: np.random.Generator) -> ClosedBlock:
+    """What few runs have: pauses, absent ranks, replicas that differ, clipping, gains, skips, growth by depth."""
+    count, layers, ranks = block.count, len(block.layout.names), block.layout.world_size
+    present = np.ones((count, ranks), dtype=np.bool_)
+    absent_from = draw(st.sampled_from([count, 300, 600]))
+    present[absent_from : absent_from + 100, -1] = False
+    pauses = np.where(generator.random(count) < draw(st.sampled_from([0.0, 0.01])), 500.0, 1.0)
+    apart = generator.integers(0, count, draw(st.integers(0, 3)))
+    clips = np.where(generator.random(count) < draw(st.sampled_from([0.0, 0.9, 1.0])), 0.5, 1.0)
+    gains = np.linspace(1.1, draw(st.sampled_from([1.1, 4.0])), count)[:, None] * np.ones(layers)
+    gains[np.arange(count) % 10 != 0] = np.nan
+    deep = 2.0 ** np.linspace(draw(st.sampled_from([0.0, 12.0])), 0.0, layers)
+    skipped = np.full(count, False)
+    skipped[400 : 400 + draw(st.sampled_from([0, 40]))] = True
+    return replace(
+        block,
+        times=np.cumsum(pauses),
+        ranks_present=present,
+        replica_gaps=tuple(ReplicaGap(int(row), 0, draw(st.sampled_from([1e-7, 1e-4, 1.0]))) for row in sorted(apart)),
+        clip_coefficient=clips,
+        sampled={Quantity.SPECTRAL_GAIN: gains.astype(np.float32)} if draw(st.booleans()) else {},
+        layer_norms=(block.layer_norms * deep).astype(np.float32),
+        loss_scale=np.full(count, draw(st.sampled_from([np.nan, 1.0, 1024.0]))),
+        flags=np.where(skipped, RecordFlag.SKIPPED_BY_SCALER, 0).astype(np.uint16),
+    )
 
 
 @st.composite
@@ -119,7 +147,7 @@ def long_runs(draw: st.DrawFn) -> ClosedBlock:
     block = run_of(
         norms,
         ranks=ranks,
-        layout=layout([f"layer.{index}" for index in range(layers)], ranks=ranks),
+        layout=layout([f"layer.{index}.{draw(st.sampled_from(TENSORS))}" for index in range(layers)], ranks=ranks),
         layer_norms=by_layer.astype(np.float32),
         loss=np.where(known, losses.mean(1), np.nan),
         loss_known=known,
@@ -128,6 +156,7 @@ def long_runs(draw: st.DrawFn) -> ClosedBlock:
         learning_rate=np.full(LONG, draw(st.sampled_from([np.nan, 0.01]))),
     )
     scale = draw(st.sampled_from([np.nan, 0.001, 0.2]))
+    block = with_rarities(draw, block, generator)
     block = replace(
         block,
         rank_loss_known=np.repeat(known[:, None], ranks, axis=1),
@@ -174,11 +203,23 @@ def test_no_stream_of_numbers_makes_a_detector_raise(norms: list[float], losses:
         rank_norm=generator.choice(AWKWARD, (count, 2)),
         learning_rate=generator.choice(AWKWARD, count),
         clip_coefficient=generator.choice(AWKWARD, count),
+        loss_scale=generator.choice(AWKWARD, count),
+        times=np.cumsum(generator.choice([0.0, 1.0, 1e9, -1e9], count)),
+        flags=generator.choice([0, 0, RecordFlag.SKIPPED_BY_SCALER], count).astype(np.uint16),
+        layout=layout([f"layer.{index}.weight_hh" for index in range(8)], ranks=2),
+        ranks_present=generator.random((count, 2)) < 0.9,
         steps=np.cumsum(generator.integers(0, 2**40, count)),
     )
     with np.errstate(over="ignore"):
-        samples = generator.choice(AWKWARD, (2, count, 3)).astype(np.float32)
-    block = replace(block, weight_norms=samples[0], update_norms=samples[1])
+        samples = generator.choice(AWKWARD, (4, count, 8)).astype(np.float32)
+    block = replace(
+        block,
+        weight_norms=samples[0],
+        update_norms=samples[1],
+        layer_norms=samples[2],
+        sampled={Quantity.SPECTRAL_GAIN: samples[3]},
+        replica_gaps=tuple(ReplicaGap(row, 1, np.inf) for row in range(0, count, 3)),
+    )
     watch = RunWatch()
     assert watch.observe(block).failures == ()
     RunWatch.from_bytes(watch.to_bytes()).observe(block)

@@ -45,7 +45,7 @@ NEW_RUN = Run(
 # Few of each, so that conditions meet, return, and inhibit one another.
 found = st.builds(
     Finding,
-    signature=st.sampled_from([Signature.NONFINITE, Signature.RUNAWAY, Signature.SPIKE, Signature.VANISHING]),
+    signature=st.sampled_from([Signature.NONFINITE, Signature.RUNAWAY, Signature.SPIKE, Signature.STALLED]),
     severity=st.sampled_from(Severity),
     scope=st.sampled_from(["", "rank:1"]),
     step=st.integers(0, 30),

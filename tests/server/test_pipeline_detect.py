@@ -148,6 +148,25 @@ def test_the_last_steps_are_judged_before_the_run_ends(database: Database, pipel
     assert pipeline.snapshot().runs[0].tally.steps == STEPS
 
 
+def test_a_run_that_lives_and_makes_no_step_is_stalled_until_it_does(database: Database, pipeline: Pipeline) -> None:
+    def stalled() -> list[tuple[int, AlertState]]:
+        found = [alert for alert in stored_alerts(database) if alert.signature is Signature.STALLED]
+        return [(alert.opened_step, alert.state) for alert in found]
+
+    run = SyntheticRun(pipeline).open()
+    train(run, 32)
+    for later in range(20, 160, 20):
+        pipeline.hear([run.handle(0), run.handle(1)], NOW + 32 + later)
+        pipeline.detect(NOW + 32 + later)
+        assert stalled() == ([] if later - 16 < 120 else [(31, AlertState.FIRING)]) or later == 120
+    times = NOW + 32 + 150.0 + np.arange(16)
+    for rank in range(2):
+        pipeline.ingest([Arrival(batches=(run.batch(rank, 32, 48, times=times),))], NOW + 200)
+    pipeline.detect(NOW + 200)
+    assert stalled() == [(31, AlertState.RESOLVED)]
+    assert state_of(pipeline)[0] is RunState.RUNNING
+
+
 def test_a_silent_run_is_lost_and_comes_back_when_it_speaks(pipeline: Pipeline) -> None:
     run = SyntheticRun(pipeline).open()
     run.send(0, 16)

@@ -47,17 +47,17 @@ class Machine:
         self.kill_at = ""
         self.database, self.pipeline = self._start()
 
-    def _start(self) -> tuple[Database, Pipeline]:
+    def _start(self, now: float = NOW) -> tuple[Database, Pipeline]:
         path = self._folder / f"life-{self._lives}" / "seismograd.db"
         database = self._stack.enter_context(Database.open(f"sqlite:///{path}", owner="test"))
-        return database, new_pipeline(database, settings=self._settings, failure_point=self._reach)
+        return database, new_pipeline(database, now, settings=self._settings, failure_point=self._reach)
 
     def _reach(self, point: str) -> None:
         if point == self.kill_at:
             self.kill_at = ""
             raise Killed(point)
 
-    def kill(self) -> None:
+    def kill(self, now: float = NOW) -> None:
         """SIGKILL, and start again: what was written survives, what was in memory does not."""
         old = self._folder / f"life-{self._lives}"
         self._lives += 1
@@ -66,7 +66,7 @@ class Machine:
         for name in ("seismograd.db", "seismograd.db-wal"):
             if (old / name).exists():
                 shutil.copyfile(old / name, new / name)
-        self.database, self.pipeline = self._start()
+        self.database, self.pipeline = self._start(now)
 
     def close(self) -> None:
         self._stack.close()
@@ -100,7 +100,7 @@ def train(machine: Machine, interrupt: Callable[[int], None], every: int = 10) -
             run.send(start, start + every, now)
             machine.pipeline.detect(now)
         except Killed:
-            machine.kill()
+            machine.kill(now)
             reopened(machine, run, now)
             for rank in range(run.world_size):
                 first = durable(run, rank)

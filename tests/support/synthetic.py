@@ -30,11 +30,11 @@ NOW = 1_700_000_000.0
 LAYERS = ("embed.weight", "rnn.weight_hh_l0", "head.weight")
 
 
-def new_pipeline(database: Database, **changes: Any) -> Pipeline:
+def new_pipeline(database: Database, now: float = NOW, **changes: Any) -> Pipeline:
     """A pipeline with instruments of its own, started."""
     settings = changes.pop("settings", PipelineSettings())
     pipeline = Pipeline(database, Instruments(CollectorRegistry()), settings, **changes)
-    pipeline.start(NOW)
+    pipeline.start(now)
     return pipeline
 
 

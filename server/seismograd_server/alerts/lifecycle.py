@@ -164,7 +164,7 @@ class _Book:
 
 
 def _explosions_first(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Give the findings in their order, but at one step an explosion before the spike that it explains.
+    """Give the findings in their order, but at one step an explosion before what it explains.
 
     Steps are not sorted: after a rewind a lower one is the later one.
     """

@@ -58,6 +58,7 @@ class Reading:
     bad_loss: bool = False
     ratio: float = UNKNOWN  # log2 of update over weight norm, sampled or estimated
     ratio_is_sampled: bool = False
+    runs_away: bool = False  # `runaway` has a ground at this step, for those who look after it
 
 
 @dataclass(slots=True)

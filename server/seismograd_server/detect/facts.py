@@ -79,6 +79,8 @@ class Facts:
         self.block = block
         self.count = block.count
         self.steps: list[int] = block.steps.tolist()
+        self.times: list[float] = block.times.tolist()
+        self.all_present = np.count_nonzero(block.ranks_present) == block.ranks_present.size
         self.norms: list[float] = block.global_norm.tolist()
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN for norm in self.norms]
         self.losses: list[float] = block.loss.tolist()

@@ -65,7 +65,7 @@ class NonfiniteDetector:
         """A calm step is finite, which is news only after one that was not."""
         return stretch.count if self.severity == Severity.NONE else 0
 
-    def skip(self, steps: int) -> None:
+    def skip(self, stretch: Stretch) -> None:
         """Nothing is counted while all is finite."""
 
     def _clean(self, step: Step) -> Finding | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seismograd_server.detect.baseline import Baseline
-from seismograd_server.model import ClosedBlock, Float64
+from seismograd_server.model import ClosedBlock, Float64, Layout
 
 # A rank stands out where it lies further from the others than is usual in this run, no other rank comes half as far,
 # and either the others are as always, or it lies at eight times the others' median or nearly so: ranks see different
@@ -180,3 +180,9 @@ def _spreads(values: Float64, most: float) -> list[Spread | None]:
         ):
             spreads[row] = Spread(mean, leader, first, second, others)
     return spreads
+
+
+def on_host(layout: Layout, rank: int) -> str:
+    """Say where a rank runs, for the reason: ` on gpu-17`, or nothing when that is not known."""
+    host = layout.hostnames[rank] if rank < len(layout.hostnames) else ""
+    return f" on {host}" if host else ""

@@ -39,6 +39,7 @@ class RunawayDetector:
         why = next((found for ground in GROUNDS if (found := ground(step, context, self.config)) is not None), None)
         if why is None:
             return self._quiet(step, context)
+        context.reading.runs_away = True
         if not self.active:
             self.active, self.tell_at, self.stride, self.named_rank = True, -math.inf, _WORSE_OCTAVES, False
             self.since_step = context.excursion.first_step if context.excursion.open else step.step
@@ -57,7 +58,7 @@ class RunawayDetector:
         """Without any ground, and none before, it tells nothing and counts nothing."""
         return 0 if self.active or not groundless(stretch, context, self.config) else stretch.count
 
-    def skip(self, steps: int) -> None:
+    def skip(self, stretch: Stretch) -> None:
         """Nothing is counted."""
 
     def _quiet(self, step: Step, context: Context) -> Finding | None:

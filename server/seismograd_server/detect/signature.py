@@ -30,8 +30,8 @@ class Detector(Protocol):
         `context` is as it was before the stretch. 0 is always right: it wants to see the next one.
         """
 
-    def skip(self, steps: int) -> None:
-        """Take in that so many of the steps that it was idle at have passed without it."""
+    def skip(self, stretch: Stretch) -> None:
+        """Take in that this stretch, shortened to what it was idle at, has passed without it."""
 
     def status(self, context: Context) -> DetectorStatus:
         """Say what can be seen now, and why not more."""

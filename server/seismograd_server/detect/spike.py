@@ -70,7 +70,7 @@ class SpikeDetector:
         """A calm step is no spike, which is news only after one."""
         return 0 if self.active else stretch.count
 
-    def skip(self, steps: int) -> None:
+    def skip(self, stretch: Stretch) -> None:
         """Nothing is counted."""
 
     def status(self, context: Context) -> DetectorStatus:

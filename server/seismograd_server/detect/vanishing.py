@@ -113,9 +113,9 @@ class VanishingDetector:
             return stretch.count
         return doubtful[0]
 
-    def skip(self, steps: int) -> None:
+    def skip(self, stretch: Stretch) -> None:
         """Steps are counted."""
-        self.steps += steps
+        self.steps += stretch.count
 
     def _finding(self, step: Step, severity: Severity, evidence: Evidence, reason: str) -> Finding:
         return Finding(self.signature, severity, "", step.step, self.since_step, evidence, reason)

@@ -17,20 +17,30 @@ from typing import Any
 
 import numpy as np
 
+from seismograd_server.detect.clip_saturation import ClipSaturationConfig, ClipSaturationDetector
 from seismograd_server.detect.context import Context, Reading
+from seismograd_server.detect.dead_layer import DeadLayerConfig, DeadLayerDetector
+from seismograd_server.detect.depth_growth import DepthGrowthConfig, DepthGrowthDetector
 from seismograd_server.detect.facts import Facts, Step, from_octaves
 from seismograd_server.detect.grounds import RunawayConfig
+from seismograd_server.detect.loss_divergence import LossDivergenceConfig, LossDivergenceDetector
+from seismograd_server.detect.loss_scale_collapse import LossScaleCollapseConfig, LossScaleCollapseDetector
 from seismograd_server.detect.nonfinite import NonfiniteConfig, NonfiniteDetector
+from seismograd_server.detect.rank_outlier import RankOutlierConfig, RankOutlierDetector
+from seismograd_server.detect.recurrent_gain import RecurrentGainConfig, RecurrentGainDetector
+from seismograd_server.detect.replica_desync import ReplicaDesyncConfig, ReplicaDesyncDetector
 from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
+from seismograd_server.detect.stalled import StalledConfig, StalledDetector
 from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
 from seismograd_server.detect.stretch import foresee, take_in
+from seismograd_server.detect.update_overshoot import UpdateOvershootConfig, UpdateOvershootDetector
 from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
 
 # Raised when a saved state changes its meaning; an older one is then refused, and the pipeline replays from the start.
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 # Calm steps are foreseen so far: from there on longer is no faster. After a step that had to be looked at, only so far.
 _REACH_STEPS = 512
@@ -42,7 +52,17 @@ DETECTORS: tuple[type[Detector], ...] = (
     NonfiniteDetector,
     RunawayDetector,
     SpikeDetector,
+    LossDivergenceDetector,
+    DepthGrowthDetector,
+    RecurrentGainDetector,
+    UpdateOvershootDetector,
+    ClipSaturationDetector,
+    RankOutlierDetector,
+    ReplicaDesyncDetector,
+    LossScaleCollapseDetector,
     VanishingDetector,
+    DeadLayerDetector,
+    StalledDetector,
 )
 
 
@@ -60,7 +80,17 @@ class WatchConfig:
     nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
     runaway: RunawayConfig = field(default_factory=RunawayConfig)
     spike: SpikeConfig = field(default_factory=SpikeConfig)
+    loss_divergence: LossDivergenceConfig = field(default_factory=LossDivergenceConfig)
+    depth_growth: DepthGrowthConfig = field(default_factory=DepthGrowthConfig)
+    recurrent_gain: RecurrentGainConfig = field(default_factory=RecurrentGainConfig)
+    update_overshoot: UpdateOvershootConfig = field(default_factory=UpdateOvershootConfig)
+    clip_saturation: ClipSaturationConfig = field(default_factory=ClipSaturationConfig)
+    rank_outlier: RankOutlierConfig = field(default_factory=RankOutlierConfig)
+    replica_desync: ReplicaDesyncConfig = field(default_factory=ReplicaDesyncConfig)
+    loss_scale_collapse: LossScaleCollapseConfig = field(default_factory=LossScaleCollapseConfig)
     vanishing: VanishingConfig = field(default_factory=VanishingConfig)
+    dead_layer: DeadLayerConfig = field(default_factory=DeadLayerConfig)
+    stalled: StalledConfig = field(default_factory=StalledConfig)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +142,7 @@ class RunWatch:
         if steps:
             take_in(self._context, stretch, steps)
             for each in self._detectors:
-                each.skip(steps)
+                each.skip(stretch)
             baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
         return steps
 
@@ -136,6 +166,11 @@ class RunWatch:
         if not self._quarantined:
             return self._detectors
         return tuple(each for each in self._detectors if each.signature not in self._quarantined)
+
+    def silence(self, seconds: float) -> Finding | None:
+        """Say whether it is news that nothing has come for so many seconds. Changes nothing; the next step ends it."""
+        stalled = (each for each in self._awake() if isinstance(each, StalledDetector))
+        return next((found for each in stalled if (found := each.silence(seconds)) is not None), None)
 
     def statuses(self) -> tuple[DetectorStatus, ...]:
         """Say of each signature whether it can see, and why not more."""

@@ -13,6 +13,7 @@ from seismograd_server.model import (
     Alert,
     AlertState,
     DetectorStatus,
+    Finding,
     Health,
     Launch,
     RecordKind,
@@ -98,6 +99,11 @@ class RunEngine:
     judged_at: float = 0.0
     recorded_at: float | None = None  # when its latest records arrived; None = none since it is in memory
     health: dict[int, Health] = field(default_factory=dict)  # by rank, the latest that each told
+    silent_since: float = field(init=False)  # when its latest records arrived, or when it came into memory
+
+    def __post_init__(self) -> None:
+        """While it was not in memory, nobody could be heard: silence is counted from now on."""
+        self.silent_since = self.heard_at
 
     @property
     def run_id(self) -> int:
@@ -147,7 +153,7 @@ class RunEngine:
         if batch.kind is not RecordKind.STEP or sender.rank.launch_row != self.launch.launch_row:
             return
         self.opened.add(sender.rank.rank)
-        self.recorded_at = now
+        self.recorded_at = self.silent_since = now
         self.series_of(batch.optimizer, now).offer(sender, batch, now, segment)
 
     def report(self, sender: Sender, health: Health) -> None:
@@ -158,6 +164,7 @@ class RunEngine:
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set: silence is not longer or shorter for that."""
         self.heard_at += seconds
+        self.silent_since += seconds
         self.chores_at += seconds
         self.judged_at += seconds
         for series in self.series.values():
@@ -227,6 +234,17 @@ class RunEngine:
         if judged:
             self.judged_at = now
         return judged
+
+    def silence(self, now: float) -> list[Finding]:
+        """What is to be said of a run that lives and has sent no record for some time."""
+        if (
+            self.run.state is not RunState.RUNNING
+            or not self.series
+            or any(each.waits for each in self.series.values())
+        ):
+            return []
+        found = self.series[min(self.series)].watch.silence(now - self.silent_since)
+        return [] if found is None else [found]
 
     def ending(self, now: float) -> Ending | None:
         """Whether, and how, the run is over now."""

@@ -138,6 +138,8 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
         for each in job.judged
         for finding in engine.rules.grade(each.observation.findings, each.closed.optimizer)
     ]
+    if job.chores and job.ending is None:
+        findings += engine.rules.grade(engine.silence(now), min(engine.series, default=0))
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from seismograd_server.alerts.identity import alert_id, fingerprint
+from seismograd_server.alerts.inhibition import EXPLOSIONS
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy, acknowledge, advance, end_of_run, expire
 from seismograd_server.alerts.table import TABLE, Event, Stage, Voice
 from seismograd_server.model import (
@@ -308,9 +309,18 @@ def test_neither_a_warning_nor_another_signature_inhibits_or_is_inhibited() -> N
     alerts.give(finding(40, Severity.WARNING))
     (spike,) = alerts.give(finding(41, Severity.WARNING, Signature.SPIKE))
     alerts.give(finding(42))
-    (vanishing,) = alerts.give(finding(43, Severity.WARNING, Signature.VANISHING))
+    (stalled,) = alerts.give(finding(43, Severity.WARNING, Signature.STALLED))
     assert spike.notify
-    assert vanishing.notify
+    assert stalled.notify
+
+
+@pytest.mark.parametrize("explosion", sorted(EXPLOSIONS))
+def test_an_explosion_is_told_of_once_whatever_else_it_does_to_the_run(explosion: Signature) -> None:
+    alerts = Alerts()
+    others = [finding(42, Severity.WARNING, each) for each in Signature if each not in EXPLOSIONS]
+    opened = alerts.give(*others, finding(42, Severity.CRITICAL, explosion))
+    heard = {each.alert.signature for each in opened if each.notify}
+    assert heard == {explosion, Signature.REPLICA_DESYNC, Signature.STALLED, Signature.FLEET}
 
 
 def test_a_run_that_ends_while_firing_stays_firing_for_a_day() -> None:

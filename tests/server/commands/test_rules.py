@@ -81,6 +81,7 @@ def test_rules_decide_what_would_have_fired(folder: Path, tmp_path: Path) -> Non
         """
         signature.spike.mute = true
         signature.nonfinite.mute = true
+        signature.update_overshoot.mute = true
         [[override]]
         match = { project = "traces", run = "w*" }
         signature.runaway.severity = "warning"

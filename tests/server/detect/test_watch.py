@@ -37,8 +37,8 @@ class Failing:
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         return 0
 
-    def skip(self, steps: int) -> None:
-        raise AssertionError(f"it is never idle, and was spared {steps} steps")
+    def skip(self, stretch: Stretch) -> None:
+        raise AssertionError(f"it is never idle, and was spared {stretch.count} steps")
 
     def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)
         return DetectorStatus(self.signature, Visibility.ARMED, "")
@@ -96,7 +96,22 @@ def test_statuses_go_from_warming_up_to_armed() -> None:
         Signature.RUNAWAY, Visibility.WARMING_UP, "10 of 20 steps for a first baseline"
     )
     watch.observe(run_of(noisy(100)))
-    assert {each.visibility for each in watch.statuses()} == {Visibility.ARMED}
+    blind = {each.signature for each in watch.statuses() if each.visibility is not Visibility.ARMED}
+    assert {Signature.NONFINITE, Signature.RUNAWAY, Signature.SPIKE, Signature.VANISHING}.isdisjoint(blind)
+
+
+def test_what_a_run_does_not_send_is_said_to_be_unseen() -> None:
+    watch = RunWatch()
+    watch.observe(run_of(noisy(100)))
+    assert {each.signature: each.because for each in watch.statuses() if each.visibility is Visibility.BLIND} == {
+        Signature.LOSS_DIVERGENCE: "no loss is logged",
+        Signature.DEPTH_GROWTH: "fewer than 6 layers whose gradients are known",
+        Signature.RECURRENT_GAIN: "no gain of a recurrent matrix is sampled",
+        Signature.UPDATE_OVERSHOOT: "updates and weights are not sampled",
+        Signature.CLIP_SATURATION: "no clipping is known",
+        Signature.RANK_OUTLIER: "no norms of several ranks from before the all-reduce are known",
+        Signature.LOSS_SCALE_COLLAPSE: "no loss scale is known",
+    }
 
 
 def test_a_run_without_norms_is_said_to_be_unseen() -> None:

@@ -1,0 +1,241 @@
+"""`depth_growth`: gradients grow from layer to layer on their way back, from the last to the first.
+
+The slope of log2 RMS gradient (norm over the root of the number of elements) against depth is, as a factor, the growth
+per layer (the gradient's Lyapunov exponent); times the depth, how much larger the first layer's gradient is than the
+last one's. Weights and biases are fitted apart, because they measure different things: a bias receives the error that
+travels back, a weight the error times the activation. Where activations explode forwards, as they do with ReLU, their
+growth hides that of the errors in the weights, and the biases show it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seismograd_server.detect.context import Context
+from seismograd_server.detect.evidence import finite, norm_evidence
+from seismograd_server.detect.facts import Step
+from seismograd_server.detect.state import SETTING
+from seismograd_server.detect.stretch import Stretch
+from seismograd_server.model import (
+    DetectorStatus,
+    Evidence,
+    Finding,
+    Float32,
+    Float64,
+    Int64,
+    Layout,
+    Severity,
+    Signature,
+    Visibility,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthGrowthConfig:
+    """Thresholds of `depth_growth`."""
+
+    # Over fewer layers any three numbers make a line.
+    least_layers: int = 6
+    # In all a factor of 64 and seven percent a layer; healthy networks stay within a factor of ten over any depth.
+    total_octaves: float = 6.0
+    layer_octaves: float = 0.1
+    # A line that explains less than this of how the layers differ is not the reason for it.
+    fit: float = 0.7
+    # Looked at in each of the first steps, when a bad initialisation shows and kills, and then now and then; so many
+    # looks in a row rule out a bad batch.
+    first_steps: int = 16
+    every_steps: int = 64
+    looks: int = 3
+    # A high level: updates of an eighth of the weights, or a norm that is far above all of recent memory.
+    high_ratio: float = -3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DepthFit:
+    """A line through the layers' log2 RMS gradients.
+
+    Attributes:
+        octaves: growth per layer towards the first one.
+        layers: how many layers it was fitted to.
+        fit: the share of the variance that it explains.
+        kind: of the tensors: "weights" or "biases".
+    """
+
+    octaves: float
+    layers: int
+    fit: float
+    kind: str
+
+    @property
+    def total(self) -> float:
+        """Octaves from the last layer to the first."""
+        return self.octaves * (self.layers - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """The tensors of one kind: int64[k] indexes in forward order, float64[k] octaves of norm over RMS."""
+
+    name: str
+    layers: Int64
+    scales: Float64
+
+
+@dataclass(slots=True)
+class DepthGrowthDetector:
+    """Warns when growth over the depth shows at several looks in a row; critical with a high level."""
+
+    signature: ClassVar[Signature] = Signature.DEPTH_GROWTH
+
+    config: DepthGrowthConfig = field(default=DepthGrowthConfig(), metadata=SETTING)
+    severity: int = Severity.NONE
+    since_step: int = 0
+    steps: int = 0
+    looks: int = 0  # in a row that disagree with what was told
+    deep: bool = True  # whether the layout has enough layers of one kind
+    known: Any = field(default=None, metadata=SETTING)  # (layout, its kinds), so that they are not sought at every look
+
+    def observe(self, step: Step, context: Context) -> Finding | None:
+        """Look at the next step."""
+        if not context.reading.judged:
+            return None
+        self.steps += 1
+        if not self._is_look(self.steps):
+            return None
+        grown = self._grown(step.block.layout, step.layer_norms)
+        if grown is None:
+            return self._even(step)
+        if self.severity != Severity.NONE:
+            self.looks = 0
+        else:
+            self.since_step = step.step if self.looks == 0 else self.since_step
+            self.looks += 1
+        severity = Severity.CRITICAL if self._is_high(context) else Severity.WARNING
+        if severity <= self.severity or (self.severity == Severity.NONE and self.looks < self.config.looks):
+            return None
+        self.severity, self.looks = severity, 0
+        return Finding(
+            self.signature,
+            severity,
+            "",
+            step.step,
+            self.since_step,
+            self._evidence(step, context, grown),
+            f"gradients grow {2.0**grown.octaves:.2f} x per layer on their way back, 2^{grown.total:.0f} over "
+            f"{grown.layers} {grown.kind}{', and the norm is high' if severity is Severity.CRITICAL else ''}",
+        )
+
+    def _is_look(self, steps: int) -> bool:
+        return steps <= self.config.first_steps or steps % self.config.every_steps == 0
+
+    def _even(self, step: Step) -> Finding | None:
+        """A look without growth: nothing, or the end of it at several in a row."""
+        self.looks = 0 if self.severity == Severity.NONE else self.looks + 1
+        if self.severity == Severity.NONE or self.looks < self.config.looks:
+            return None
+        self.severity, self.looks = Severity.NONE, 0
+        reason = "gradients no longer grow over the depth"
+        return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
+
+    def _is_high(self, context: Context) -> bool:
+        reading = context.reading
+        return reading.runs_away or (reading.high and not reading.ratio < self.config.high_ratio)
+
+    def _evidence(self, step: Step, context: Context, grown: DepthFit) -> Evidence:
+        evidence = norm_evidence(step, context)
+        kind = next(each for each in self._kinds(step.block.layout) if each.name == grown.kind)
+        numbers = {"octaves_per_layer": grown.octaves, "octaves_over_depth": grown.total, "fit": grown.fit}
+        return replace(
+            evidence,
+            value=finite(2.0**grown.octaves),
+            baseline=1.0,
+            threshold=2.0 ** max(self.config.layer_octaves, self.config.total_octaves / (grown.layers - 1)),
+            leading_layer=step.block.layout.names[int(kind.layers[0])],
+            details={**evidence.details, **numbers, "layers": grown.layers, "kind": grown.kind},
+        )
+
+    def _kinds(self, layout: Layout) -> tuple[_Kind, ...]:
+        if self.known is None or self.known[0] is not layout:
+            self.known = (layout, kinds_of(layout, self.config.least_layers))
+        found: tuple[_Kind, ...] = self.known[1]
+        return found
+
+    def _grown(self, layout: Layout, norms: Float32) -> DepthFit | None:
+        """The steepest growth over the depth that is beyond the thresholds; None = there is none."""
+        config, kinds = self.config, self._kinds(layout)
+        self.deep = bool(kinds)
+        fits = [fit for kind in kinds if (fit := fit_depth(kind, norms, config.least_layers)) is not None]
+        grown = [
+            each
+            for each in fits
+            if each.total >= config.total_octaves and each.octaves >= config.layer_octaves and each.fit >= config.fit
+        ]
+        return max(grown, key=lambda each: each.total, default=None)
+
+    def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
+        """Until a look that finds something else than what was told."""
+        norms, told = stretch.facts.block.layer_norms, self.severity != Severity.NONE
+        if self.looks:
+            return 0
+        for row in range(stretch.count):
+            if not self._is_look(self.steps + 1 + row):
+                continue
+            if (self._grown(stretch.layout, norms[stretch.start + row]) is not None) != told:
+                return row
+        return stretch.count
+
+    def skip(self, stretch: Stretch) -> None:
+        """Steps are counted."""
+        self.steps += stretch.count
+
+    def status(self, context: Context) -> DetectorStatus:
+        """Armed from the first look on, in a network that is deep enough and whose layers are known."""
+        if not self.deep:
+            because = f"fewer than {self.config.least_layers} layers whose gradients are known"
+            return DetectorStatus(self.signature, Visibility.BLIND, because)
+        if context.seen and not self.steps:
+            return DetectorStatus(self.signature, Visibility.BLIND, "the gradient norm is zero or not known")
+        return DetectorStatus(self.signature, Visibility.ARMED, "")
+
+
+# Vectors of a normalisation have no place in a chain of products, embeddings stand outside it.
+_OUTSIDE = ("norm", "embedding", "ln", "bn")
+
+
+def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
+    """The weights and the biases of a layout in forward order; a kind with fewer than `least` of them is left out."""
+    depths = np.asarray(layout.depths, dtype=np.int64)
+    order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(depths))
+    chosen: dict[str, list[int]] = {"weights": [], "biases": []}
+    for layer in order.tolist():
+        path = layout.names[layer].lower().split(".")
+        around = [*path[:-1], layout.module_types[layer].lower()]
+        if any(each.startswith(_OUTSIDE) or "norm" in each for each in around):
+            continue
+        kind = "weights" if path[-1].startswith("weight") else "biases" if path[-1].startswith("bias") else ""
+        if kind:
+            chosen[kind].append(layer)
+    numels = np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64))
+    return tuple(
+        _Kind(name, np.asarray(layers, dtype=np.int64), 0.5 * np.log2(numels[layers]))
+        for name, layers in chosen.items()
+        if len(layers) >= least
+    )
+
+
+def fit_depth(kind: _Kind, norms: Float32, least: int) -> DepthFit | None:
+    """Fit a line to the layers that have a gradient, by least squares; None = there are fewer than `least`."""
+    values = norms[kind.layers].astype(np.float64)
+    known = np.flatnonzero((values > 0.0) & (values < np.inf))
+    if len(known) < least:
+        return None
+    levels = np.log2(values[known]) - kind.scales[known]
+    depths, levels = known - known.mean(), levels - levels.mean()
+    spread, variance = float(depths @ depths), float(levels @ levels)
+    slope = float(depths @ levels) / spread
+    fit = slope * slope * spread / variance if variance > 0.0 else 0.0
+    return DepthFit(-slope, len(kind.layers), min(1.0, fit) if math.isfinite(fit) else 0.0, kind.name)
