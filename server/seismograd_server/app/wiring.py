@@ -11,6 +11,7 @@ from seismograd_server.detect.align import Patience
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import LogSettings
 from seismograd_server.maintenance import Chore
+from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
 from seismograd_server.notify import DeliveryPolicy, TargetConfig
 from seismograd_server.pipeline import FailurePoint, PipelineSettings
@@ -91,9 +92,9 @@ def export_limits(settings: Settings) -> ExportLimits:
 
 
 def chores(
-    database: Database,  # noqa: ARG001 (every chore is added here)
-    settings: Settings,  # noqa: ARG001 (as above)
-    failure_point: FailurePoint,  # noqa: ARG001 (as above)
+    database: Database,
+    settings: Settings,  # noqa: ARG001 (not every chore has any)
+    failure_point: FailurePoint,
 ) -> list[Chore]:
     """What is done to stored data, in the order in which it is done."""
-    return []
+    return [Summarising(database, failure_point)]

@@ -59,9 +59,12 @@ from seismograd_server.model.runs import (
     RunKey,
     RunState,
 )
+from seismograd_server.model.summaries import SUMMARY_SIZES, TALLIES, Line, Summary, SummaryKind
 
 __all__ = [
     "BY_ALERT",
+    "SUMMARY_SIZES",
+    "TALLIES",
     "TOTAL_ONLY",
     "Addressee",
     "Alert",
@@ -86,6 +89,7 @@ __all__ = [
     "Int64",
     "Launch",
     "Layout",
+    "Line",
     "Nonfinite",
     "NonfiniteLayer",
     "NormSource",
@@ -109,6 +113,8 @@ __all__ = [
     "Snapshot",
     "StepBatch",
     "StreamKey",
+    "Summary",
+    "SummaryKind",
     "Tally",
     "TensorColumn",
     "Transition",

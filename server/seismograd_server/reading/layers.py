@@ -55,10 +55,15 @@ def composed_blocks(
     Blocks without records (segments that retention has removed) have no layers in their layout or NaN as norms.
     """
     for page in step_pages(database, run.run_id, optimizer, first_step, last_step, page_steps=_SPAN_STEPS):
-        for chunks in _by_launch(page):
-            with database.read() as transaction:
-                blocks = list(_compose(transaction, optimizer, chunks))
-            yield from blocks
+        yield from composed(database, optimizer, page)
+
+
+def composed(database: Database, optimizer: int, chunks: Sequence[StepChunk]) -> Iterator[ClosedBlock]:
+    """Some closed steps with their layers; every launch in a transaction of its own."""
+    for together in _by_launch(chunks):
+        with database.read() as transaction:
+            blocks = list(_compose(transaction, optimizer, together))
+        yield from blocks
 
 
 def _by_launch(chunks: Sequence[StepChunk]) -> Iterator[list[StepChunk]]:

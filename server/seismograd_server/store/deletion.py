@@ -24,6 +24,7 @@ from seismograd_server.store.schema import (
     segments,
     streams,
 )
+from seismograd_server.store.summary_tables import summaries, summary_lines
 
 # Segments deleted in one part, however small they are; every database takes so many bound parameters.
 _SEGMENTS = 256
@@ -61,6 +62,8 @@ def delete_run(connection: Connection, run_id: int) -> None:
         delete(alert_transitions).where(alert_transitions.c.alert_row.in_(of_alerts)),
         delete(alerts).where(alerts.c.run_id == run_id),
         delete(detector_states).where(detector_states.c.run_id == run_id),
+        delete(summaries).where(summaries.c.run_id == run_id),
+        delete(summary_lines).where(summary_lines.c.run_id == run_id),
         delete(closed_blocks).where(closed_blocks.c.run_id == run_id),
         delete(segments).where(segments.c.launch_row.in_(of_launches)),
         delete(streams).where(streams.c.rank_handle.in_(of_ranks)),

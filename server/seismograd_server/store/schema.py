@@ -4,6 +4,7 @@
             launches -> segments (the payload), optimizers
     runs -> closed_blocks (the closing events), detector_states, alerts -> alert_transitions; outbox
     runs -> directives -> directive_addressees: in `directive_tables.py`
+    runs -> summary_lines, summaries: in `summary_tables.py`
 
 Every row belongs to one run, so that deleting a run is a handful of statements. Times are Unix seconds.
 """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, func, insert, select
+from sqlalchemy import Connection, Select, Table, func, insert, select
 
 from seismograd_server.errors import StorageError
-from seismograd_server.model import ClosedBlock
+from seismograd_server.model import ClosedBlock, Line
 from seismograd_server.store.blocks import Closing, StepChunk, decode_block, encode_block
 from seismograd_server.store.schema import closed_blocks
+from seismograd_server.store.summary_tables import summary_lines
 
-__all__ = ["Closing", "StepChunk", "StepRepository"]
+__all__ = ["Closing", "StepChunk", "StepRepository", "hidden_from"]
 
 # Blocks fetched at a time: a few hundred kilobytes of a usual run.
 _PAGE = 128
@@ -75,9 +77,9 @@ class StepRepository:
             statement = statement.where(closed_blocks.c.last_step >= first_step)
         if last_step is not None:
             statement = statement.where(closed_blocks.c.first_step <= last_step)
-        hidden_from = {} if all_branches else self._hidden_from(run_id, optimizer)
+        hidden = {} if all_branches else hidden_from(self.lines(run_id, optimizer))
         for chunk in self._chunks(statement):
-            end = hidden_from.get((chunk.attempt, chunk.branch), _NEVER)
+            end = hidden.get((chunk.attempt, chunk.branch), _NEVER)
             chosen = chunk.steps < end
             if first_step is not None:
                 chosen &= chunk.steps >= first_step
@@ -106,21 +108,18 @@ class StepRepository:
         for chunk in self._chunks(statement):
             yield Closing(chunk.ordinal, chunk.attempt, chunk.branch, chunk.steps, chunk.ranks_present)
 
-    def _hidden_from(self, run_id: int, optimizer: int) -> dict[tuple[int, int], int]:
-        """For each (attempt, branch) that was rewound, the first step that a later one took over."""
-        columns = closed_blocks.c
-        rows = self._connection.execute(
-            select(columns.attempt, columns.branch, func.min(columns.first_step).label("first"))
-            .where(columns.run_id == run_id, columns.optimizer == optimizer)
-            .group_by(columns.attempt, columns.branch)
-            .order_by(columns.attempt.desc(), columns.branch.desc())
-        )
-        hidden_from: dict[tuple[int, int], int] = {}
-        earliest = _NEVER
-        for row in rows:
-            hidden_from[row.attempt, row.branch] = earliest
-            earliest = min(earliest, row.first)
-        return hidden_from
+    def lines(self, run_id: int, optimizer: int | None = None) -> list[Line]:
+        """What each branch of each attempt has made, the earliest first; of one optimizer, or of all one by one."""
+        found: dict[tuple[int, int, int], Line] = {}
+        for row in self._connection.execute(_of(_SELECT_EXTENTS, closed_blocks, run_id, optimizer)):
+            key = row.optimizer, row.attempt, row.branch
+            found[key] = Line(*key, row.first, row.last, summarised_to=None)
+        # Where a line began is known from its summaries too, when its first blocks are gone.
+        for row in self._connection.execute(_of(_SELECT_SUMMARISED, summary_lines, run_id, optimizer)):
+            key = row.optimizer, row.attempt, row.branch
+            last = max(row.last_step, found[key].last_step) if key in found else row.last_step
+            found[key] = Line(*key, row.first_step, last, summarised_to=row.last_step)
+        return [found[key] for key in sorted(found)]
 
     def _chunks(self, statement: Select[tuple[int, int, int, int, bytes]]) -> Iterator[StepChunk]:
         ordinal = 0
@@ -144,7 +143,27 @@ class StepRepository:
                 return
 
 
+def hidden_from(lines: Sequence[Line]) -> dict[tuple[int, int], int]:
+    """For each (attempt, branch) of one optimizer, the first step that a later line took over."""
+    hidden: dict[tuple[int, int], int] = {}
+    earliest = _NEVER
+    for line in reversed(lines):
+        hidden[line.attempt, line.branch] = earliest
+        earliest = min(earliest, line.first_step)
+    return hidden
+
+
+def _of(statement: Select[Any], table: Table, run_id: int, optimizer: int | None) -> Select[Any]:
+    statement = statement.where(table.c.run_id == run_id)
+    return statement if optimizer is None else statement.where(table.c.optimizer == optimizer)
+
+
 _INSERT = insert(closed_blocks).returning(closed_blocks.c.ordinal, sort_by_parameter_order=True)
+_LINE = (closed_blocks.c.optimizer, closed_blocks.c.attempt, closed_blocks.c.branch)
+_SELECT_EXTENTS = select(
+    *_LINE, func.min(closed_blocks.c.first_step).label("first"), func.max(closed_blocks.c.last_step).label("last")
+).group_by(*_LINE)
+_SELECT_SUMMARISED = select(summary_lines)
 _SELECT = select(
     closed_blocks.c.ordinal,
     closed_blocks.c.attempt,

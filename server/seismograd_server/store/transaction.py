@@ -13,6 +13,7 @@ from seismograd_server.store.outbox import OutboxRepository
 from seismograd_server.store.runs import RunRepository
 from seismograd_server.store.segments import SegmentRepository
 from seismograd_server.store.steps import StepRepository
+from seismograd_server.store.summaries import SummaryRepository
 
 
 class Transaction:
@@ -35,6 +36,11 @@ class Transaction:
     def steps(self) -> StepRepository:
         """Closed steps."""
         return StepRepository(self.connection)
+
+    @cached_property
+    def summaries(self) -> SummaryRepository:
+        """Summaries of closed steps."""
+        return SummaryRepository(self.connection)
 
     @cached_property
     def detectors(self) -> DetectorRepository:

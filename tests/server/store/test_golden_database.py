@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from seismograd_server.model import (
+    SUMMARY_SIZES,
     Answer,
     Composition,
     Directive,
@@ -25,13 +26,14 @@ from seismograd_server.model import (
     RunKey,
     RunState,
     StreamKey,
+    SummaryKind,
 )
 from seismograd_server.store.database import Database
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 5])
 def revision(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -100,7 +102,7 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2, 3], indirect=True)
+@pytest.mark.parametrize("revision", [2, 3, 5], indirect=True)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -125,7 +127,7 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
-@pytest.mark.parametrize("revision", [3], indirect=True)
+@pytest.mark.parametrize("revision", [3, 5], indirect=True)
 def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "host"))
@@ -133,6 +135,22 @@ def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Databas
         (rank,) = transaction.runs.ranks(launch.launch_row)
         assert rank.host_facts == {"cpu_count": "8", "nccl": "2.27 räm"}
         assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
+
+
+@pytest.mark.parametrize("revision", [5], indirect=True)
+def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        (line,) = transaction.steps.lines(1, 0)
+        series, layers = (
+            transaction.summaries.read(1, line, kind, SUMMARY_SIZES[kind][0], first_step=0, last_step=1000)[0]
+            for kind in SummaryKind
+        )
+    assert (line.first_step, line.last_step, line.summarised_to) == (0, 2, 2)
+    assert (layers.names, layers.buckets.tolist()) == (("rnn.weight_hh_l0", "räm"), [0, 2])
+    np.testing.assert_array_equal(layers.maximum, np.array([[1.5, np.inf], [3e38, 1e-45]], np.float32))
+    np.testing.assert_array_equal(series.minimum, [[-1.5, -np.inf], [-3e38, -1e-45]])
+    assert series.tallies.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert layers.nonfinite.tolist() == [[3, 2], [1, 0]]
 
 
 def test_it_can_be_asked_and_answered(golden: Database) -> None:
