@@ -16,19 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from seismograd_server.model import RecordKind
-from seismograd_server.store.database import Database
 from tests.faults.lives import Lives, lives
-from tests.faults.shipping import RANKS, RUNS, STEPS, Shipper, ship_all, shippers, totals
+from tests.faults.outcome import Outcome, outcome_in
+from tests.faults.shipping import STEPS, Shipper, ship_all, shippers
 
 KILLS = int(os.environ.get("SEISMOGRAD_KILLS", "50"))
 # Between them, moments at random: from the birth of the process on, so that starting is under the axe too.
 POINTS = ("ingest.before_commit", "ingest.after_commit", "detect.before_commit", "detect.after_commit")
 _LONGEST_LIFE = 0.9
-Outcome = tuple[Any, ...]
 
 
 @pytest.fixture(scope="module")
@@ -53,43 +50,12 @@ def unharmed(server_lives: Lives, tmp_path_factory: pytest.TempPathFactory) -> O
 
 
 def what_came_of_it(folder: Path) -> Outcome:
-    """Every closed step and every alert with its history, after a look at each stored record."""
+    """The outcome in a data directory whose database is sound."""
     path = folder / "seismograd.db"
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
-    outcome: list[Any] = []
-    with Database.open(f"sqlite:///{path}", owner="test") as database, database.read() as transaction:
-        for run in sorted(transaction.runs.list(), key=lambda each: each.key.run):
-            (launch,) = transaction.runs.launches(run.run_id)
-            numbers = {rank.handle: rank.rank for rank in transaction.runs.ranks(launch.launch_row)}
-            received = transaction.segments.received(numbers)
-            assert {tuple(intervals) for intervals in received.values()} == {((0, STEPS),)}, "no hole, nothing more"
-            batches = [batch for _, batch in transaction.segments.read(launch.launch_row, 0, RecordKind.STEP)]
-            for handle, rank in numbers.items():
-                own = [batch for batch in batches if batch.rank_handle == handle]
-                order = np.argsort(np.concatenate([batch.steps for batch in own]))
-                assert np.concatenate([batch.steps for batch in own])[order].tolist() == list(range(STEPS)), "each once"
-                sent = RUNS[run.key.run] if rank == 0 else totals(run.key.run)
-                stored = [batch.gradient_norms if rank == 0 else batch.total_norms for batch in own]
-                # A compactor keeps twelve bits of the mantissa.
-                np.testing.assert_allclose(np.concatenate(stored)[order], sent, rtol=2**-12)  # type: ignore[arg-type]  # none is missing
-            chunks = list(transaction.steps.read(run.run_id, 0, all_branches=True))
-            assert [step for chunk in chunks for step in chunk.steps.tolist()] == list(range(STEPS))
-            assert all(chunk.ranks_present.shape[1] == RANKS and chunk.ranks_present.all() for chunk in chunks)
-            norms = [norm for chunk in chunks for norm in chunk.global_norm.tolist()]
-            alerts = transaction.alerts.list(run.key.project, run.key.run, limit=100)
-            told = sorted(
-                (alert.signature.value, alert.scope, alert.since_step, alert.opened_step, alert.severity, alert.state)
-                for alert in alerts
-            )
-            history = sorted(
-                (alert.signature.value, alert.scope, alert.opened_step, change.step, change.state, change.cause)
-                for alert in alerts
-                for change in transaction.alerts.history(alert.alert_id)
-            )
-            outcome.append((run.key.run, run.state, run.closed_steps, run.last_step, norms, told, history))
-    return tuple(outcome)
+    return outcome_in(f"sqlite:///{path}")
 
 
 def how_to_die(number: int, chance: random.Random) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from tests.support.processes import POLL_SECONDS, eventually, miss
 PostgresqlVersion = Literal["15", "18"]
 _ACCOUNT = "nobody"
 _READY_SECONDS = 30.0
+# For a cluster with a few dozen small databases, and its log.
+_ROOM_BYTES = 2 * 2**30
 # One of the machine's two cores is ours; and a test that fails shows what was asked of the server.
 _SETTINGS = {
     "listen_addresses": "",
@@ -50,8 +52,16 @@ def programs(version: PostgresqlVersion) -> Path:
     return Path(package.origin).parent.resolve() / "pginstall18" / "bin"
 
 
-def _as_account() -> dict[str, object]:
-    return {"user": _ACCOUNT, "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+def _as_account() -> list[str]:
+    """A program in front, for `Popen(user=...)` forks in earnest, which a process with gRPC's threads must not."""
+    return ["setpriv", f"--reuid={_ACCOUNT}", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+def _place() -> str:
+    """In memory where there is room: what these tests kill are processes, which lose nothing that the kernel has."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_BYTES
+    return str(memory) if roomy else "/tmp"
 
 
 @dataclass
@@ -69,7 +79,7 @@ class Cluster:
     def make(cls, version: PostgresqlVersion, stack: ExitStack, **settings: str) -> Cluster:
         """A new cluster that is running; `stack` stops and removes it."""
         # Not in pytest's own folder, whose path only its owner may follow and which is too long for a socket.
-        directory = Path(tempfile.mkdtemp(prefix="seismograd-pg-", dir="/tmp"))
+        directory = Path(tempfile.mkdtemp(prefix="seismograd-pg-", dir=_place()))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         if os.geteuid() == 0:
             shutil.chown(directory, _ACCOUNT)
@@ -84,7 +94,14 @@ class Cluster:
     def start(self) -> None:
         """Start it and wait until it answers; after a kill it recovers first."""
         options = [part for key, value in self.settings.items() for part in ("-c", f"{key}={value}")]
-        command = [str(self.programs / "postgres"), "-D", str(self.directory / "data"), "-k", str(self.directory)]
+        command = [
+            *_as_account(),
+            str(self.programs / "postgres"),
+            "-D",
+            str(self.directory / "data"),
+            "-k",
+            str(self.directory),
+        ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *options],
@@ -92,7 +109,6 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                **_as_account(),  # type: ignore[call-overload]  # keywords that stand together
             )
         eventually(self._answers, _READY_SECONDS, "PostgreSQL is ready")
 
@@ -156,12 +172,15 @@ class Cluster:
         return True
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self.programs / program), *arguments, str(self.directory / "data")]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.directory, **_as_account())  # type: ignore[call-overload]  # as above
+        command = [*_as_account(), str(self.programs / program), *arguments, str(self.directory / "data")]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.directory)
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []  # it is gone already
 
 
 def _lives(pid: int) -> bool:

@@ -152,18 +152,23 @@ class Fleet:
         for engine in (*self._engines.values(), *self._resting.values()):
             engine.follow_clock(seconds)
 
-    def refresh(self, now: float) -> None:
-        """Let go of runs deleted or shown for long enough, build anew what is distrusted, and follow the rules."""
+    def refresh(self, now: float) -> bool:
+        """Let go of runs deleted or shown for long enough, build anew what is distrusted, and follow the rules.
+
+        Returns:
+            whether that was possible: a store that is away is to be left alone for a moment.
+        """
         if now - self._looked_at >= self._settings.chores_seconds:
             self._looked_at = now
             self._let_go(now)
-        for run_id in sorted(self._stale):
-            self._load(run_id, now)
+        if not all(self._load(run_id, now) for run_id in sorted(self._stale)):
+            return False
         rules = self._settings.rules()
         if rules is not self._rules:
             self._rules = rules
             for engine in (*self._engines.values(), *self._resting.values()):
                 engine.follow(rules)
+        return True
 
     def give_up(self, run_id: int, error: Exception) -> None:
         """Distrust a run that could not be judged; after a few times in a row, set it aside till it is opened again."""
@@ -204,31 +209,33 @@ class Fleet:
                 for run_id in here - transaction.runs.existing(here):
                     self._forget(run_id)
 
-    def _load(self, run_id: int, now: float) -> None:
+    def _load(self, run_id: int, now: float) -> bool:
+        """Build a run from the store, unless it cannot be judged; whether the store answered."""
         self._engines.pop(run_id, None)
         self._resting.pop(run_id, None)
         if self._failures.get(run_id, 0) >= _TRIES:
             self._stale.discard(run_id)
-            return
+            return True
         try:
             with self._database.read() as transaction:
                 engine = load_engine(transaction, run_id, self._settings, now)
         except NotFoundError:  # deleted
             self._forget(run_id)
-            return
+            return True
         except StorageBusyError as error:
             self._stale.add(run_id)
             self._instruments.storage_errors.labels(op="read").inc()
             _log.warning("a run could not be read: trying again", run_id=run_id, reason=str(error))
-            return
+            return False
         except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
             self.give_up(run_id, error)
-            return
+            return True
         self._stale.discard(run_id)
         if engine is not None:
             self._engines[run_id] = engine
             self._views[run_id] = engine.view()
             self.expect(run_id)
+        return True
 
     def _forget(self, run_id: int) -> None:
         self._engines.pop(run_id, None)

@@ -250,7 +250,9 @@ class Pipeline:
         if self._failed_at is not None and 0 <= now - self._failed_at < _RETRY_SECONDS:
             return False
         self._failed_at = None
-        self._fleet.refresh(now)
+        if not self._fleet.refresh(now):
+            self._failed_at = now
+            return False
         jobs = take_turns(self._fleet, self._settings, now, hurry=hurry)
         for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
             if together:
