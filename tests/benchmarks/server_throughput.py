@@ -80,7 +80,7 @@ class Seismograd:
         elapsed = time.perf_counter() - began
         self._http.close()  # the server has dropped it if the other arms took long; the next request opens it again
         while self.judged_steps() < self._sent:
-            threading.Event().wait(0.02)  # the core belongs to the server meanwhile
+            threading.Event().wait(0.1)  # the core belongs to the server meanwhile; the page costs it some of that
         key = (streams, steps)
         self.judged.setdefault(key, []).append(total * LAYERS / (time.perf_counter() - began))
         self.cpu_seconds[key] = (self.server.cpu_seconds() - cpu) / (total * LAYERS)

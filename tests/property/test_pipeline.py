@@ -91,7 +91,7 @@ class World:
         database = self._stack.enter_context(Database.open(f"sqlite:///{path}", owner="test"))
         # A checkpoint every two seconds of the story's time: some restarts replay, some do not.
         # Whether a run waits for more of its steps must change nothing but the time at which it is judged.
-        settings = PipelineSettings(checkpoint_seconds=2.0, steps_at_once=37, pace_seconds=0.1)
+        settings = PipelineSettings(checkpoint_seconds=0.1, steps_at_once=37, pace_seconds=0.1)
         return database, new_pipeline(database, settings=settings)
 
     def play(self, action: Action) -> None:

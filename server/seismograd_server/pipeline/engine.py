@@ -42,7 +42,8 @@ class PipelineSettings:
     Attributes:
         patience: how long a step waits for missing ranks.
         lost_after_seconds: a run of which nothing has been heard for so long is lost.
-        checkpoint_seconds: between two stored states of the detectors: what a restart may have to replay.
+        checkpoint_seconds: between two stored states of the detectors of a run that has closed many steps since: what
+            a restart may have to replay.
         chores_seconds: between two looks at what only time changes: aged alerts, ranks that were last seen.
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
         rules: what is looked for, as of now; asked before every judgement.

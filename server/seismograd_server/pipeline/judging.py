@@ -16,6 +16,9 @@ from seismograd_server.store.database import Transaction
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.store.progress import Progress
 
+# To judge fewer steps again costs no more than to save a state; so it is done only this many times less often.
+_WORTH_SAVING_STEPS = 64
+_PATIENT = 20
 # What a run's turn costs at least, in steps that are judged along with others.
 _LEAST_COST = 16
 
@@ -101,7 +104,9 @@ def _append(transaction: Transaction, jobs: Sequence[Job]) -> None:
     judged = [(job.engine, each.closed) for job in jobs for each in job.judged]
     rows = [(engine.run_id, closed.launch_row, closed.optimizer, closed.block) for engine, closed in judged]
     for (engine, closed), ordinal in zip(judged, transaction.steps.append_all(rows), strict=True):
-        engine.series[closed.optimizer].ordinal = ordinal
+        series = engine.series[closed.optimizer]
+        series.ordinal = ordinal
+        series.unsaved_steps += closed.block.count
 
 
 def _do_chores(transaction: Transaction, engines: Sequence[RunEngine], now: float) -> None:
@@ -184,7 +189,9 @@ def _due_checkpoints(job: Job, now: float) -> list[tuple[RunEngine, int]]:
         series = engine.series[optimizer]
         if series.saved_at is None:
             series.saved_at = now  # the first one is due a while after the first step
-        if now - series.saved_at >= engine.settings.checkpoint_seconds:
+        waited = now - series.saved_at
+        enough = engine.settings.checkpoint_seconds * (1 if series.unsaved_steps >= _WORTH_SAVING_STEPS else _PATIENT)
+        if waited >= enough:
             due.append((engine, optimizer))
     return due
 
@@ -197,5 +204,5 @@ def save_states(transaction: Transaction, series_of: Iterable[tuple[RunEngine, i
         series = engine.series[optimizer]
         if series.ordinal:
             saved.append((engine.run_id, optimizer, series.ordinal, series.state(last_segment).to_bytes()))
-            series.saved_at = now
+            series.saved_at, series.unsaved_steps = now, 0
     transaction.detectors.save_all(saved, now)

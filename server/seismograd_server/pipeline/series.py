@@ -96,6 +96,7 @@ class Series:
         self.tally = Tally()
         self.ordinal = 0  # of the last block stored
         self.saved_at: float | None = None  # when the last checkpoint was stored; None = never
+        self.unsaved_steps = 0  # closed since then
         self.dtype = ""  # that most elements of the gradient have, as the first rank known holds them
         self.attempt = 0
         self._patience = patience

@@ -46,6 +46,8 @@ FailurePoint = Callable[[str], None]
 _log = structlog.get_logger(__name__)
 # A store that is busy or full is asked again after this: rebuilding what it refused costs a replay each time.
 _RETRY_SECONDS = 1.0
+# Below this what a turn costs anyway is more than what its steps cost.
+_SMALL_TURN_STEPS = 32
 
 
 class Pipeline:
@@ -68,6 +70,7 @@ class Pipeline:
         self._fleet = Fleet(database, instruments, settings, self._book)
         self.asking = Asking(database, self._book, settings.capture)  # what jobs are asked for
         self._notices: list[Notice] = []
+        self.hasty = False  # whether the runs that were judged last would better have waited for more of their steps
         self._failed_at: float | None = None  # when the store last refused what was judged
 
     @property
@@ -257,6 +260,7 @@ class Pipeline:
         for together in [[job] for job in jobs] if self._fleet.suspicious else [jobs]:
             if together:
                 self._judge(together, now)
+        self.hasty = len(jobs) > 1 and sum(job.steps for job in jobs) < _SMALL_TURN_STEPS * len(jobs)
         self._fleet.lay_to_rest(job.engine for job in jobs)
         self._fleet.take_snapshot(now)
         return self._fleet.any_due(now) or (hurry and self._fleet.waits)
