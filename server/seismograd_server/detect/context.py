@@ -15,6 +15,7 @@ from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
 from seismograd_server.detect.updates import Updates
+from seismograd_server.detect.weights import WeightMemory
 
 # Steps until the first baseline: the first ones of a run are its wildest, and twenty give a usable median.
 WARM_UP_STEPS = 20
@@ -79,6 +80,7 @@ class Context:
     last_losses: list[float] = field(default_factory=list)
     lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
     updates: Updates = field(default_factory=Updates)
+    weights: WeightMemory = field(default_factory=WeightMemory)
     held_levels: list[float] = field(default_factory=list)  # of the open excursion: perhaps the new usual ones
     held_losses: list[float] = field(default_factory=list)
     excursion: Excursion = field(default_factory=Excursion)
@@ -114,6 +116,7 @@ class Context:
         reading = self.reading = Reading()
         self.ranks.look(step.rank_norms, step.rank_losses)
         self.updates.look(step)
+        self.weights.look(step)
         if step.skipped_by_scaler or step.nan_count + step.inf_count or math.isnan(step.level):
             return
         reading.judged = True
@@ -200,7 +203,14 @@ class Context:
             leading = self.layers.leading(step)
             self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
             self.held_levels, self.held_losses = [], []
-        self.excursion.follow(step.level, reading.excess, far=reading.far, high=reading.high, bad_loss=reading.bad_loss)
+        self.excursion.follow(
+            step.level,
+            reading.excess,
+            far=reading.far,
+            high=reading.high,
+            bad_loss=reading.bad_loss,
+            loss=step.loss if step.loss_known else UNKNOWN,
+        )
 
     def _read_loss(self, step: Step, reading: Reading) -> None:
         if not step.loss_known or len(self.loss) < 1:
@@ -223,6 +233,13 @@ class Context:
         """Keep the latest few."""
         self.last_losses = [*self.last_losses, *losses][-_LATELY_STEPS:]
 
+    def leading_layer(self, step: Step) -> str | None:
+        """The layer to look at first: whose weights were changed by no update, else whose gradient rose most."""
+        if self.weights.suspect:
+            return self.weights.suspect
+        rising = self.layers.leading(step)
+        return rising[0] if rising else None
+
     def grace_octaves(self) -> float:
         """How much larger an event must be for now, because the run was restarted or rewound."""
         return _GRACE_OCTAVES if self.grace else 0.0
@@ -235,5 +252,6 @@ class Context:
         if self.seen and (attempt, branch) != (self.attempt, self.branch):
             self._close_excursion(survived=False)
             self.excursion.trail = []
+            self.weights.forget()
             self.grace = _GRACE_STEPS
         self.attempt, self.branch = attempt, branch

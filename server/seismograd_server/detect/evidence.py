@@ -20,14 +20,13 @@ def norm_evidence(step: Step, context: Context, details: Mapping[str, Any] | Non
     """Describe the norm of this step in the light of what is usual."""
     slope = context.excursion.octaves_per_step()
     doubling = 1.0 / slope if slope * _SLOWEST_DOUBLING_STEPS > 1.0 else None
-    leading = context.layers.leading(step)
     return Evidence(
         value=finite(step.norm),
         baseline=finite(context.baseline()),
         threshold=finite(context.threshold()),
         doubling_time_steps=doubling,
         steps_to_overflow=None if doubling is None else max(0.0, overflow_octaves(step) - step.level) * doubling,
-        leading_layer=leading[0] if leading else None,
+        leading_layer=context.leading_layer(step),
         leading_rank=context.ranks.leading(),
         details={**known_details(step, context), **(details or {})},
     )
@@ -37,7 +36,9 @@ def known_details(step: Step, context: Context) -> dict[str, Any]:
     """Further numbers, as far as they are known."""
     reading = context.reading
     leading = context.layers.leading(step)
-    first = {"first_layer": context.excursion.first_layer} if context.excursion.open else {}
+    first: dict[str, Any] = {"first_layer": context.excursion.first_layer} if context.excursion.open else {}
+    if context.weights.suspect:
+        first["changed_layer"] = context.weights.suspect
     numbers = {
         "octaves_above_baseline": reading.above,
         "octaves_above_record": reading.excess,
@@ -65,10 +66,11 @@ def finite(value: float) -> float | None:
 
 def leaders(step: Step, context: Context) -> str:
     """Name who leads, for the reason: `, led by rnn.weight_hh_l0 on rank 3`, or nothing."""
-    layer, rank = context.layers.leading(step), context.ranks.leading()
+    layer, rank = context.leading_layer(step), context.ranks.leading()
     if layer is None:
         return "" if rank is None else f", led by rank {rank}"
-    return f", led by {layer[0]}" + ("" if rank is None else f" on rank {rank}")
+    changed = ", whose weights were changed by no update" if context.weights.suspect else ""
+    return f", led by {layer}" + ("" if rank is None else f" on rank {rank}") + changed
 
 
 def times(octaves: float) -> str:

@@ -25,6 +25,7 @@ class Excursion:
     steps: int = 0  # judged steps since it began
     high_steps: int = 0  # of these, steps above the record
     bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
+    worst_loss: float = -math.inf
     quiet_steps: int = 0  # in a row, lately
     trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
 
@@ -33,16 +34,18 @@ class Excursion:
         self.open = True
         self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
+        self.worst_loss = -math.inf
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 
-    def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool) -> None:
-        """Take in the next step of an open excursion."""
+    def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool, loss: float) -> None:
+        """Take in the next step of an open excursion; `loss` is NaN where it is not known."""
         self.steps += 1
         self.high_steps += high
         self.bad_losses += bad_loss
         self.quiet_steps = 0 if far or bad_loss else self.quiet_steps + 1
         if level > self.peak:
             self.peak, self.peak_excess = level, excess
+        self.worst_loss = max(self.worst_loss, loss)
         if self.high_steps <= 2:
             self.first_level = max(self.first_level, level)
 

@@ -12,6 +12,7 @@ them moves recall or precision by a run or two in a hundred.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -32,6 +33,8 @@ class RunawayConfig:
     overwriting_excess: float = 1.25
     # Otherwise norm, loss and ratio must exceed what is usual by this factor of 64 together.
     overwriting_above: float = 2.0
+    # The norm must be above its record by more than its noise: what a run has survived before it survives again.
+    overwriting_losing_excess: float = 0.5
     overwriting_weight: float = 6.0
     # Or the loss has lately been four times that of the untrained model.
     untrained_octaves: float = 2.0
@@ -52,6 +55,11 @@ class RunawayConfig:
     # By the norm alone: the longest spikes that come back by themselves stay up for four or five steps.
     no_return_steps: int = 6
     no_return_excess: float = 1.5
+    # And it has come back by no more than a fifth: one that comes back shows it within these steps.
+    no_return_up: float = 0.8
+    # Without a ratio, a loss past its worst must have been bad for three times as long, and be above the untrained one.
+    turned_losses: int = 12
+    turned_octaves: float = 0.25
     # A thousandfold above everything in memory: an overflow is a step or two away, and waiting gains nothing.
     hopeless_excess: float = 10.0
     # Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
@@ -79,6 +87,7 @@ def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | No
     high = reading.far and reading.excess >= config.overwriting_excess
     weight = reading.above + reading.loss_excess + reading.ratio - config.overwriting_ratio
     losing = reading.bad_loss and reading.above >= config.overwriting_above and weight >= config.overwriting_weight
+    losing = losing and reading.excess >= config.overwriting_losing_excess
     lost = reading.above > 0.0 and context.lately_untrained() >= config.untrained_octaves
     if not (high or losing or lost):
         return None
@@ -105,7 +114,7 @@ def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:
     return f"{_usual(context)}, far beyond anything in this run"
 
 
-def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """The loss has been bad for several steps of the excursion, and still is."""
     reading, excursion = context.reading, context.excursion
     if not excursion.open or _harmless(context) or not (reading.bad_loss and _still_up(context, config)):
@@ -113,14 +122,18 @@ def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | N
     mostly = 2 * excursion.bad_losses >= excursion.steps
     if excursion.bad_losses < config.loss_steps or not mostly or reading.excess < config.loss_excess:
         return None
+    if _turned(step, context, config):
+        return None
     return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
 
 
-def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """An excursion has undone the training: the loss of the latest steps lies above where it began."""
     if not context.excursion.open or not context.reading.far or context.reading.ratio < config.safe_ratio:
         return None
     if context.excursion.bad_losses < config.loss_steps or not context.lately_untrained() >= config.undone_octaves:
+        return None
+    if _turned(step, context, config):
         return None
     return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
@@ -132,6 +145,8 @@ def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None
         return None
     mostly = 2 * excursion.high_steps >= excursion.steps
     if excursion.high_steps < config.no_return_steps or not mostly or reading.excess < config.no_return_excess:
+        return None
+    if reading.excess < config.no_return_up * excursion.peak_excess:
         return None
     return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
 
@@ -211,6 +226,17 @@ def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> boo
 
 def _harmless(context: Context) -> bool:
     return context.reading.ratio < HARMLESS_RATIO
+
+
+def _turned(step: Step, context: Context, config: RunawayConfig) -> bool:
+    """Where the ratio is not known: whether the loss may be on its way back.
+
+    It is not when this is its worst moment, or when it has been above the untrained one for long.
+    """
+    if not math.isnan(context.reading.ratio) or step.loss >= context.excursion.worst_loss:
+        return False
+    long = context.excursion.bad_losses >= config.turned_losses
+    return not (long and context.lately_untrained() >= config.turned_octaves)
 
 
 def _still_up(context: Context, config: RunawayConfig) -> bool:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from seismograd_server.detect.context import HARMLESS_RATIO, Context
+from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite, norm_evidence, times
 from seismograd_server.detect.facts import Step, from_octaves
 from seismograd_server.detect.ranks import Spread, on_host
@@ -33,8 +33,6 @@ class RankOutlierConfig:
     samples: int = 2
     # What a rank must explain of the global norm to drive it: within half an octave all of it.
     drives_octaves: float = 0.5
-    # It drives an excursion that has been high for so long: those that come back by themselves last four or five steps.
-    high_steps: int = 6
     # A sample speaks for so many steps: local norms are sampled every tenth step.
     sample_steps: int = 12
     recovered_samples: int = 4
@@ -66,8 +64,7 @@ class RankOutlierDetector:
         driven = reading.judged and reading.far and context.excursion.open and self.drives_for > 0
         if not (self.samples >= self.config.samples or (self.samples and driven)):
             return None
-        lasting = context.excursion.high_steps >= self.config.high_steps or reading.runs_away
-        critical = driven and lasting and not reading.ratio < HARMLESS_RATIO
+        critical = driven and reading.runs_away
         severity = Severity.CRITICAL if critical else Severity.WARNING
         if severity <= self.severity:
             return None

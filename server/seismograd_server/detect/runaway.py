@@ -20,7 +20,7 @@ _WORSE_OCTAVES = 4.0
 
 @dataclass(slots=True)
 class RunawayDetector:
-    """Critical as soon as there is a ground for it; told again when much worse, or when the rank becomes known."""
+    """Critical as soon as there is a ground for it; told again when much worse, or when the culprit becomes known."""
 
     signature: ClassVar[Signature] = Signature.RUNAWAY
 
@@ -30,6 +30,7 @@ class RunawayDetector:
     tell_at: float = -math.inf  # level at which it is told again
     stride: float = _WORSE_OCTAVES
     named_rank: bool = False  # whether a finding has named the leading rank
+    named_weights: str = ""  # the layer that a finding has named because its weights were changed by no update
     quiet_steps: int = 0
 
     def observe(self, step: Step, context: Context) -> Finding | None:
@@ -42,12 +43,16 @@ class RunawayDetector:
         context.reading.runs_away = True
         if not self.active:
             self.active, self.tell_at, self.stride, self.named_rank = True, -math.inf, _WORSE_OCTAVES, False
+            self.named_weights = ""
             self.since_step = context.excursion.first_step if context.excursion.open else step.step
         self.quiet_steps = 0
         rank_is_known = context.ranks.leading() is not None
         worse = step.level >= self.tell_at
-        if not worse and (self.named_rank or not rank_is_known):
+        changed = context.weights.suspect
+        news = (rank_is_known and not self.named_rank) or changed not in {"", self.named_weights}
+        if not worse and not news:
             return None
+        self.named_weights = changed or self.named_weights
         self.named_rank = self.named_rank or rank_is_known
         if worse:
             self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride

@@ -26,6 +26,9 @@ class SpikeConfig:
     # Eightfold the usual and four times the record: harmless outliers of heavy-tailed data stay below one or the other.
     above_baseline_octaves: float = 3.0
     above_record_octaves: float = 2.0
+    # Twice the record is enough where the loss confirms it, by four times the largest deviation of late.
+    confirmed_octaves: float = 1.0
+    confirming_octaves: float = 2.0
     # In a run that is noisier than usual it must also be beyond the noise: once in 30 000 steps, were it normal.
     above_spreads: float = 4.0
 
@@ -41,6 +44,7 @@ class SpikeDetector:
     since_step: int = 0
     tell_at: float = 0.0  # level at which it is told again
     stride: float = _WORSE_OCTAVES
+    named_weights: str = ""  # the layer that was named because its weights were changed by no update
 
     def observe(self, step: Step, context: Context) -> Finding | None:
         """Look at the next step."""
@@ -53,12 +57,18 @@ class SpikeDetector:
             return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
         config = self.config
         above = max(config.above_baseline_octaves, config.above_spreads * context.norm.spread())
-        far = reading.above >= above + context.grace_octaves() and reading.excess >= config.above_record_octaves
-        if not far or (self.active and step.level < self.tell_at):
+        confirmed = reading.bad_loss and reading.loss_excess >= config.confirming_octaves
+        least = config.confirmed_octaves if confirmed else config.above_record_octaves
+        far = reading.above >= above + context.grace_octaves() and reading.excess >= least
+        changed = context.weights.suspect
+        news = self.active and changed not in {"", self.named_weights}
+        if not (news or (far and (not self.active or step.level >= self.tell_at))):
             return None
+        self.named_weights = changed
         if not self.active:
             self.active, self.stride, self.since_step = True, _WORSE_OCTAVES, context.excursion.first_step
-        self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
+        if step.level >= self.tell_at or not news:
+            self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
         reason = (
             f"gradient norm {step.norm:.3g} is {times(reading.above)} its usual {context.baseline():.3g}"
             f"{leaders(step, context)}"

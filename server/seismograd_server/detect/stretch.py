@@ -153,10 +153,13 @@ def _take_in_samples(context: Context, facts: Facts, start: int, stop: int) -> N
     for row in facts.sampled[bisect_left(facts.sampled, start) : bisect_left(facts.sampled, stop)]:
         step = facts.step(row)
         context.updates.wait(row - behind)
+        context.weights.wait(row - behind)
         context.updates.look(step)
+        context.weights.look(step)
         context.updates.accept(step)
         behind = row + 1
     context.updates.wait(stop - behind)
+    context.weights.wait(stop - behind)
 
 
 def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:

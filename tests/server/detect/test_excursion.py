@@ -11,7 +11,7 @@ from seismograd_server.detect.excursion import Excursion
 
 
 def follow(excursion: Excursion, level: float, *, far: bool = True, bad_loss: bool = False) -> None:
-    excursion.follow(level, level, far=far, high=far, bad_loss=bad_loss)
+    excursion.follow(level, level, far=far, high=far, bad_loss=bad_loss, loss=level)
 
 
 def opened() -> Excursion:
