@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "client": "tests.benchmarks.client_overhead",
     "server": "tests.benchmarks.server_throughput",
+    "signatures": "tests.benchmarks.detection",
 }
 
 
