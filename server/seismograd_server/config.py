@@ -144,12 +144,13 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("seismograd-data")
-    database_url: str = ""  # empty = SQLite in data_dir
+    database_url: str = ""  # empty = SQLite in data_dir; postgresql://user:password@host:port/database
     grpc_listen: ListenAddress = Address("127.0.0.1", 7450)
     http_listen: ListenAddress = Address("127.0.0.1", 7451)
     insecure_i_know: bool = False  # listen beyond this machine although nothing is encrypted and nobody is asked
     allowed_hosts: tuple[str, ...] = ()  # names under which browsers may reach the web pages, beside localhost
     external_url: str = ""  # where people reach the web pages; empty = where they listen
+    standby: bool = False  # wait until the server that has the database is gone, then take over
     durability: Literal["process", "power"] = "process"
     tick_milliseconds: Annotated[float, Field(ge=0, le=1000)] = 20.0
     close_wait_seconds: NotNegative = 5.0

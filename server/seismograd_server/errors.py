@@ -6,7 +6,8 @@
     │   ├── NotFoundError       a run, alert or file that does not exist; HTTP 404, gRPC NOT_FOUND
     │   └── ConflictError       what is asked contradicts the state of the thing; HTTP 409
     ├── StartError              the server cannot start: port in use, data directory not writable
-    │   └── DatabaseTakenError  another server has the database: a standby waits until it is gone
+    │   ├── DatabaseTakenError  another server has the database: a standby waits until it is gone
+    │   └── DatabaseAwayError   the database does not answer now: a standby goes on asking
     ├── IngestError             a client sent something that is refused
     │   ├── InvalidBatchError   a field with the wrong length or value; the records are rejected, the stream goes on
     │   ├── UnknownRankError    a handle that this server never gave; gRPC NOT_FOUND, the client opens the run again
@@ -53,6 +54,10 @@ class StartError(SeismogradError):
 
 class DatabaseTakenError(StartError):
     """Another server has the database."""
+
+
+class DatabaseAwayError(StartError):
+    """The database does not answer, or is too busy to be opened."""
 
 
 class IngestError(SeismogradError):

@@ -37,6 +37,7 @@ _SETTINGS = {
     "fsync": "off",
     "max_connections": "100",
     "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # which goes with the directory, however the server ended
     "log_min_messages": "warning",
 }
 

@@ -9,9 +9,13 @@ import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.applications import Starlette
 
 from seismograd_server.config import Address
 from seismograd_server.errors import StartError
+
+# Running calls get so long when the server stops; what they have sent is durable or will be sent again.
+GRACE_SECONDS = 1.0
 
 
 class HttpServer(uvicorn.Server):
@@ -21,6 +25,21 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave them alone."""
         yield
+
+
+def http_server(app: Starlette) -> HttpServer:
+    """A server for an application; the caller serves it on a socket of his own."""
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=int(GRACE_SECONDS),
+        )
+    )
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

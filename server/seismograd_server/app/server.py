@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import math
 import platform
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -18,12 +16,12 @@ from importlib.metadata import version
 from urllib.parse import quote
 
 import structlog
-import uvicorn
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE
-from seismograd_server.app.listening import HttpServer, host_of, listening, loop_factory, reachable
+from seismograd_server.app.listening import GRACE_SECONDS, host_of, http_server, listening, reachable
+from seismograd_server.app.standing_by import take_over
 from seismograd_server.app.wiring import (
     chores,
     delivery_policy,
@@ -46,15 +44,10 @@ from seismograd_server.pipeline import FailurePoint, Pipeline, Request
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.rules.file import RulesFile
 from seismograd_server.store.database import Database
-from seismograd_server.web import WebSettings, create_app
+from seismograd_server.web import WebSettings, create_app, create_standby_app
 
 _log = structlog.get_logger(__name__)
 
-# Running calls get so long when the server stops; what they have sent is durable or will be sent again.
-_GRACE_SECONDS = 1.0
-# Records and arrays live until they are judged, and hardly any of them is part of a cycle: the interpreter's own
-# thresholds would walk a fleet's worth of them many times a second, a quarter of the processor at 500 streams.
-_COLLECT_AFTER = (50_000, 20, 50)
 _GRPC_OPTIONS = (
     # Two servers on one port would share the connections, and each would see half of a run.
     ("grpc.so_reuseport", 0),
@@ -93,8 +86,14 @@ class Server:
         """Where people reach the web pages."""
         return self.settings.external_url.rstrip("/") or f"http://{reachable(self.http_address)}"
 
+    @property
+    def _hosts(self) -> tuple[str, ...]:
+        """The names under which browsers may reach the web pages."""
+        settings = self.settings
+        return "localhost", self.http_address.host, *settings.allowed_hosts, *host_of(settings.external_url)
+
     async def start(self) -> None:
-        """Start everything.
+        """Start everything; a standby returns only when it has taken over.
 
         Raises:
             StartError: a port in use, a directory that is not writable, a database that another server has ...
@@ -143,10 +142,7 @@ class Server:
         targets = build_targets(target_configs(settings), settings.notify.resend_seconds)
         http_socket = self._stack.enter_context(listening("http_listen", settings.http_listen))
         self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
-        with listening("grpc_listen", settings.grpc_listen):
-            pass  # gRPC itself says only that it failed
-        database = Database.open(settings.database, owner="seismograd serve", durability=settings.durability)
-        self._database = self._stack.enter_context(database)
+        self._database = self._stack.enter_context(await self._open_database(http_socket))
         self._database.watch(self._failing_from_threads())
         self.instruments.build_info.labels(
             version=version("seismograd"), storage=self._database.kind, python=platform.python_version()
@@ -166,6 +162,25 @@ class Server:
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(worker.stop)
         self._start_maintenance()
+
+    async def _open_database(self, http_socket: socket.socket) -> Database:
+        """The database, as soon as nobody else has it if this is a standby, at once or not at all otherwise."""
+        settings = self.settings
+
+        def opened() -> Database:
+            return Database.open(
+                settings.database,
+                owner="seismograd serve",
+                durability=settings.durability,
+                standby=settings.standby,
+            )
+
+        if settings.standby:
+            # On one machine, the active server may have the port until it dies.
+            return await take_over(opened, create_standby_app(self._hosts, self._clock), http_socket)
+        with listening("grpc_listen", settings.grpc_listen):
+            pass  # gRPC itself says only that it failed
+        return opened()
 
     def _start_maintenance(self) -> None:
         found = chores(self._database, self.settings, self._failure_point)
@@ -200,7 +215,7 @@ class Server:
             raise StartError(f"grpc_listen {settings.grpc_listen}: cannot listen there: {error}") from error
         self.grpc_address = Address(settings.grpc_listen.host, port)
         await server.start()
-        self._stack.push_async_callback(server.stop, _GRACE_SECONDS)
+        self._stack.push_async_callback(server.stop, GRACE_SECONDS)
         self._stack.callback(log.hang_up)
         self._stack.push_async_callback(checks.enter_graceful_shutdown)
         for name in ("", TELEMETRY_SERVICE, QUERY_SERVICE):
@@ -211,8 +226,6 @@ class Server:
         async def ask(key: RunKey, request: Request) -> AskedDirective:
             return await log.call(lambda now: self._pipeline.asking.ask(key, request, now))
 
-        external = self.settings.external_url
-        hosts = ("localhost", self.http_address.host, *self.settings.allowed_hosts, *host_of(external))
         app = create_app(
             database=self._database,
             snapshot=self._pipeline.snapshot,
@@ -221,20 +234,13 @@ class Server:
             ask=ask,
             postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             settings=WebSettings(
-                allowed_hosts=hosts, grpc_address=reachable(self.grpc_address), external_url=external.rstrip("/")
+                allowed_hosts=self._hosts,
+                grpc_address=reachable(self.grpc_address),
+                external_url=self.settings.external_url.rstrip("/"),
             ),
             clock=self._clock,
         )
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=int(_GRACE_SECONDS),
-        )
-        server = HttpServer(config)
+        server = http_server(app)
         task = asyncio.create_task(server.serve(sockets=[listening]), name="http")
         task.add_done_callback(self._ended)
 
@@ -280,30 +286,3 @@ class Server:
         self._ready = False
         if self._fatal is not None and not self._fatal.done():
             self._fatal.set_exception(error)
-
-
-def run(settings: Settings, ready: Callable[[Server], None] = lambda server: None) -> None:  # noqa: ARG005 (a default)
-    """Serve until SIGTERM or SIGINT; blocks. `ready` is called once, when everything listens.
-
-    Raises:
-        StartError, ConfigError: it could not start.
-        SeismogradError: it could not go on.
-    """
-    gc.set_threshold(*_COLLECT_AFTER)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings, ready))
-
-
-async def _serve(settings: Settings, ready: Callable[[Server], None]) -> None:
-    server = Server(settings)
-    await server.start()
-    ending = asyncio.create_task(server.wait())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ending.cancel)
-    try:
-        ready(server)
-        with contextlib.suppress(asyncio.CancelledError):
-            await ending
-    finally:
-        await server.stop()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--grpc-listen", metavar="HOST:PORT", help="For training jobs [default: 127.0.0.1:7450]; port 0 = any.")
 @click.option("--http-listen", metavar="HOST:PORT", help="For pages and metrics [default: 127.0.0.1:7451].")
 @click.option("--database-url", metavar="URL", help="Database, instead of SQLite in the data directory.")
+@click.option("--standby", is_flag=True, help="Wait until the server that has the database is gone, then take over.")
 @json_option
 def serve(
     *,
@@ -34,6 +35,7 @@ def serve(
     grpc_listen: str | None,
     http_listen: str | None,
     database_url: str | None,
+    standby: bool,
     as_json: bool,
 ) -> None:
     """Run the server until SIGINT or SIGTERM. With --json, one line with its ports when it is ready."""
@@ -42,7 +44,12 @@ def serve(
     from seismograd_server.config import load_settings  # noqa: PLC0415 - as above
 
     settings = load_settings(
-        config, data_dir=data_dir, grpc_listen=grpc_listen, http_listen=http_listen, database_url=database_url
+        config,
+        data_dir=data_dir,
+        grpc_listen=grpc_listen,
+        http_listen=http_listen,
+        database_url=database_url,
+        standby=standby or None,
     )
     configure_logging(as_json=as_json)
     run(settings, lambda server: _announce(server, as_json=as_json))

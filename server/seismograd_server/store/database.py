@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from seismograd_server.errors import (
+    DatabaseAwayError,
     StartError,
     StorageBusyError,
     StorageError,
@@ -66,21 +67,22 @@ class Database:
 
         Raises:
             DatabaseTakenError: another server has it.
-            StartError: the URL is not understood, the directory is not writable, the database does not answer,
-                or its schema is newer than this program.
+            DatabaseAwayError: it does not answer, or somebody locks it.
+            StartError: the URL is not understood, the directory is not writable, or the database's
+                schema is newer than this program.
         """
         address = _parse(url)
         try:
             database = cls(_open(address, owner, durability, standby=standby))
-        except OSError as error:
+            try:
+                database._start(owner)
+            except BaseException:
+                database.close()
+                raise
+        except StorageBusyError as error:
+            raise DatabaseAwayError(str(error)) from error
+        except (StorageError, OSError) as error:
             raise StartError(str(error)) from error
-        try:
-            database._start(owner)
-        except BaseException as error:
-            database.close()
-            if isinstance(error, (StorageError, OSError)):
-                raise StartError(str(error)) from error
-            raise
         return database
 
     @contextmanager

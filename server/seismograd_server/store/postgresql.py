@@ -62,7 +62,8 @@ class PostgresqlBackend:
 
         Raises:
             DatabaseTakenError: another server has it.
-            StartError: psycopg is not installed, or the database does not answer or cannot be used.
+            StartError: psycopg is not installed, or the database cannot be used.
+            StorageError: it does not answer.
         """
         if importlib.util.find_spec("psycopg") is None:
             raise StartError(
@@ -78,7 +79,7 @@ class PostgresqlBackend:
                 _inspect(connection, backend.name, durability)
         except backend.errors as error:
             backend.close()
-            raise StartError(str(backend.translate(error, committing=False))) from error
+            raise backend.translate(error, committing=False) from error
         except BaseException:
             backend.close()
             raise
