@@ -9,6 +9,7 @@ BENCHMARKS = {
     "client": "tests.benchmarks.client_overhead",
     "server": "tests.benchmarks.server_throughput",
     "signatures": "tests.benchmarks.detection",
+    "causes": "tests.benchmarks.detection.causes",
 }
 
 

@@ -9,6 +9,7 @@ from seismograd_server.model import Resolution, RunState, Severity
 from seismograd_server.reading.history import History
 from seismograd_server.report import layers as layer_order
 from seismograd_server.report.advice import Case, advise
+from seismograd_server.report.causes import diagnose
 from seismograd_server.report.contents import Focus, LayerRise, RankView, Report, Verdict
 from seismograd_server.report.facts import configuration, key_facts, last_good_checkpoint, number_alerts, timeline
 from seismograd_server.report.focus import doubling_steps, find_focus, healthy_norms
@@ -35,9 +36,10 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
     ranks = compare_ranks(history.rank_window, focus.onset, focus.lead)
     alerts = number_alerts(history)
     depth = None if history.layers is None else layer_order.depth_growth(history.layers, focus.onset)
-    advice = advise(
-        Case(series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth)
+    case = Case(
+        series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth
     )
+    advice = advise(case)
     where = _where(focus, rises, ranks)
     first_try = advice[0].title if advice else ""
     return Report(
@@ -61,6 +63,7 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
         directives=tuple(reversed(history.directives)),
         recorded=history.recorded,
         configuration=configuration(history),
+        causes=diagnose(case),
         advice=advice,
         gaps=data_gaps(history),
         blind=blind_spots(history, focus, healthy, verdict),

@@ -129,6 +129,42 @@ class Advice:
     numbers: tuple[tuple[str, str], ...] = ()  # label and value
 
 
+class CauseKind(enum.StrEnum):
+    """The catalogue of causes."""
+
+    LEARNING_RATE = "learning_rate"  # too high, or raised
+    MISSING_WARM_UP = "missing_warm_up"
+    INITIALISATION = "initialisation"  # or depth
+    RECURRENT_GAIN = "recurrent_gain"
+    BAD_BATCH = "bad_batch"  # or shard, or machine, of a rank
+    WEIGHT_CORRUPTION = "weight_corruption"
+    PRECISION_OVERFLOW = "precision_overflow"
+    LOOSE_CLIPPING = "loose_clipping"  # or none
+    TARGET_OUTLIER = "target_outlier"
+    BOOTSTRAPPED_TARGETS = "bootstrapped_targets"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A hypothesis of why it happened.
+
+    Attributes:
+        weight: how much speaks for it, from 0 to 1: an order, no probability.
+        title: what is supposed, in a few words.
+        evidence: label and value of what speaks for it.
+    """
+
+    kind: CauseKind
+    weight: float
+    title: str
+    evidence: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def word(self) -> str:
+        """How likely, in a word."""
+        return "likely" if self.weight >= 0.7 else "possible" if self.weight >= 0.4 else "not ruled out"
+
+
 @dataclass(frozen=True, slots=True)
 class NumberedAlert:
     """An alert under the number that the charts show."""
@@ -162,6 +198,7 @@ class Report:
     directives: tuple[AskedDirective, ...]  # what the job was asked for, oldest first
     recorded: tuple[Recorded, ...]  # what the flight recorders handed over, by rank
     configuration: tuple[tuple[str, str], ...]
+    causes: tuple[Cause, ...]  # the likeliest first
     advice: tuple[Advice, ...]
     gaps: tuple[str, ...]
     blind: tuple[str, ...]

@@ -85,6 +85,10 @@ def report_values(report: Report) -> Json:
             }
             for each in report.recorded
         ],
+        "causes": [
+            {"cause": cause.kind.value, "weight": cause.weight, "title": cause.title, "evidence": dict(cause.evidence)}
+            for cause in report.causes
+        ],
         "what_to_try": [
             {"title": advice.title, "reason": advice.reason, "numbers": dict(advice.numbers)}
             for advice in report.advice

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from seismograd_server.display.numbers import octaves, timestamp
 from seismograd_server.display.text import printable
 from seismograd_server.report.asked import asked_rows, recorded_rows
-from seismograd_server.report.contents import LayerRise, Report
+from seismograd_server.report.contents import Cause, LayerRise, Report
 from seismograd_server.report.render_html import evidence_rows
 from seismograd_server.report.summary import signature_name
 
@@ -24,6 +24,9 @@ def render_markdown(report: Report) -> str:
         " ".join(_safe(sentence) for sentence in report.summary),
         _table(("", "", ""), [(fact.label, fact.value, fact.note) for fact in report.facts]),
     ]
+    if report.causes:
+        parts.append("## Likely causes")
+        parts.append("\n".join(_cause(place, cause) for place, cause in enumerate(report.causes, start=1)))
     if report.advice:
         parts.append("## What to try")
         parts.append("\n".join(f"{place}. {_advice(report, place - 1)}" for place in range(1, len(report.advice) + 1)))
@@ -73,6 +76,11 @@ def _advice(report: Report, place: int) -> str:
     advice = report.advice[place]
     numbers = "; ".join(f"{_safe(label)}: {_safe(value)}" for label, value in advice.numbers)
     return f"**{_safe(advice.title)}.** {_safe(advice.reason)}" + (f" ({numbers})" if numbers else "")
+
+
+def _cause(place: int, cause: Cause) -> str:
+    evidence = "; ".join(f"{_safe(label)}: {_safe(value)}" for label, value in cause.evidence)
+    return f"{place}. **{_safe(cause.title)}** ({cause.word})" + (f": {evidence}" if evidence else "")
 
 
 def _rise(rise: LayerRise) -> tuple[str, str, str, str]:

@@ -24,14 +24,14 @@ from tests.benchmarks.detection.scoring import Alarm, Labelled, Score, read_mani
 from tests.benchmarks.measure import table
 
 # A change of any run or label asks for another name, so that nobody scores yesterday's runs.
-_CACHE = Path(tempfile.gettempdir()) / "seismograd-benchmark-runs-1"
+CACHE = Path(tempfile.gettempdir()) / "seismograd-benchmark-runs-1"
 # What a client samples every tenth step by default.
-_SHIPPED_CADENCE = 10
+SHIPPED_CADENCE = 10
 OURS: Sequence[tuple[str, Columns, int]] = (
     ("seismograd", "all", 1),
-    ("seismograd, sampled every 10 steps as shipped", "all", _SHIPPED_CADENCE),
-    ("seismograd, norms + loss", "norms+loss", _SHIPPED_CADENCE),
-    ("seismograd, norms only", "norms", _SHIPPED_CADENCE),
+    ("seismograd, sampled every 10 steps as shipped", "all", SHIPPED_CADENCE),
+    ("seismograd, norms + loss", "norms+loss", SHIPPED_CADENCE),
+    ("seismograd, norms only", "norms", SHIPPED_CADENCE),
 )
 
 
@@ -85,7 +85,7 @@ def print_mistakes(labelled: Sequence[Labelled], traces: Sequence[Trace]) -> Non
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=_CACHE, help="where the runs are made, or were made before")
+    parser.add_argument("--out", type=Path, default=CACHE, help="where the runs are made, or were made before")
     parser.add_argument("--traces", type=Path, help="score these runs instead")
     parser.add_argument("--list", action="store_true", help="name the runs that our detectors judge wrongly")
     parser.add_argument("--manifest", type=Path, help="the labels of these runs")
