@@ -100,6 +100,11 @@ class Instruments:
         self.storage_errors = Counter(
             "seismograd_storage_errors_total", "Failed storage operations.", ["op"], registry=registry
         )
+        self.storage_writable = Gauge(
+            "seismograd_storage_writable",
+            "Whether the database takes records: 0 while a full or failing disk refuses them.",
+            registry=registry,
+        )
         self.maintenance_duration = Histogram(
             "seismograd_maintenance_duration_seconds",
             "Duration of one piece of maintenance.",
@@ -178,5 +183,6 @@ class Instruments:
             self.storage_errors.labels(op=operation)
         for result in ("loaded", "refused"):
             self.rules_reloads.labels(result=result)
+        self.storage_writable.set(1)
         self.detector_lag.labels(shard="0").set(0)
         self.log_pending_messages.labels(partition="0").set(0)

@@ -5,16 +5,21 @@ for each. A server says `{"pid": ...}`, then `{"grpc": port, "http": port}` when
 comes by the named point (an empty name: never), it says `{"point": name}` and kills itself. When it is over,
 `{"ended": exit code}` follows.
 
-The points are those of the spine and of maintenance, and "statement": before any statement of SQL.
+The points are those of the spine and of maintenance, and "statement": before any statement of SQL. `"delays": {point:
+seconds}` makes points slow. Under `fiu-run -x`, `"failures": {"posix/io/rw/pwrite": [errno, probability]}` makes system
+calls fail now and then once the server is ready.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -27,17 +32,23 @@ from seismograd_server.store import sqlite
 
 # So small that folding the write-ahead log into the database is under the axe as well.
 _WAL_BYTES = 128 * 2**10
+# A disk is ill for so long, so often; then it is well for good. Long enough for several transactions to come by.
+_SPELLS = 8
+_ILL_SECONDS = 0.05
+_WELL_SECONDS = 0.1
 # What servers print goes to standard error, so that standard output holds nothing but news.
 _NEWS = os.dup(1)
 os.dup2(2, 1)
 
 
-def killer(point: str, hit: int) -> Callable[[str], None]:
-    """A failure point that kills this process the `hit`-th time that it hears `point`."""
+def failure_point(point: str, hit: int, delays: dict[str, float]) -> Callable[[str], None]:
+    """A failure point that kills this process the `hit`-th time that it hears `point`, and waits at others."""
     heard = 0
 
     def reach(name: str) -> None:
         nonlocal heard
+        if name in delays:
+            time.sleep(delays[name])
         heard += name == point
         if name == point and heard >= hit:
             say(point=point)
@@ -51,21 +62,36 @@ def say(**news: Any) -> None:
     os.write(_NEWS, json.dumps(news).encode() + b"\n")
 
 
-async def serve(settings: Settings, reach: Callable[[str], None]) -> None:
+def fail_now_and_then(name: str, number: int, probability: float) -> None:
+    """Makes a system call fail with that probability, for a moment out of every few; then the disk is well again."""
+    fiu = ctypes.CDLL("libfiu.so.0")
+    for _ in range(_SPELLS):
+        time.sleep(_WELL_SECONDS)
+        fiu.fiu_enable_random(name.encode(), 1, ctypes.c_void_p(number), 0, ctypes.c_float(probability))
+        time.sleep(_ILL_SECONDS)
+        fiu.fiu_disable(name.encode())
+
+
+async def serve(settings: Settings, reach: Callable[[str], None], failures: dict[str, tuple[int, float]]) -> None:
     """Serves until somebody kills the process, or the server gives up."""
     server = Server(settings, failure_point=reach)
     await server.start()
     say(grpc=server.grpc_address.port, http=server.http_address.port)
-    await server.wait()
+    for name, (number, probability) in failures.items():
+        threading.Thread(target=fail_now_and_then, args=(name, number, probability), daemon=True).start()
+    try:
+        await server.wait()
+    finally:
+        await server.stop()
 
 
 def live(order: dict[str, Any]) -> None:
     """One server's life, in a process of its own."""
     say(pid=os.getpid())
-    reach = killer(order["point"], order["hit"])
+    reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
     sqlite._WAL_BYTES = _WAL_BYTES
-    asyncio.run(serve(load_settings(**order["settings"]), reach))
+    asyncio.run(serve(load_settings(**order["settings"]), reach, order["failures"]))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ class Life:
     """One server process."""
 
     pid: int
-    port: int  # of gRPC; 0 = it died before it listened
     ended: threading.Event
+    port: int = 0  # of gRPC; 0 = it died before it listened
+    http_port: int = 0
     exit_code: int = 0
     died_at: str = ""  # the named point at which it killed itself
 
@@ -56,7 +57,15 @@ class Lives:
         self._reader.start()
 
     def start(
-        self, data_dir: Path, *, point: str = "", hit: int = 0, kill_after: float | None = None, **settings: Any
+        self,
+        data_dir: Path,
+        *,
+        point: str = "",
+        hit: int = 0,
+        kill_after: float | None = None,
+        delays: Mapping[str, float] | None = None,
+        failures: Mapping[str, tuple[int, float]] | None = None,
+        **settings: Any,
     ) -> Life:
         """A server that is ready, or that has died on the way.
 
@@ -65,6 +74,8 @@ class Lives:
             point: it kills itself here, ...
             hit: ... when it comes by for this time.
             kill_after: seconds after its birth at which it is killed, whatever it does; None = never.
+            delays: how long it waits at points, in seconds.
+            failures: libfiu's names of system calls that fail once it is ready, with errno and probability.
             settings: of the server, beside STEADY.
         """
         own = (
@@ -73,7 +84,8 @@ class Lives:
         assert self._process.stdin is not None
         with self._news:
             self._life = None
-            self._process.stdin.write(json.dumps({"settings": own, "point": point, "hit": hit}) + "\n")
+            order = {"settings": own, "point": point, "hit": hit, "delays": delays or {}, "failures": failures or {}}
+            self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
             if not self._news.wait_for(lambda: self._life is not None, _READY_SECONDS):
                 raise TimeoutError("no server was born")
@@ -92,10 +104,10 @@ class Lives:
             news = json.loads(line)
             with self._news:
                 if "pid" in news:
-                    self._life = Life(news["pid"], 0, threading.Event())
+                    self._life = Life(news["pid"], threading.Event())
                 elif "grpc" in news:
                     assert self._life is not None
-                    self._life.port = news["grpc"]
+                    self._life.port, self._life.http_port = news["grpc"], news["http"]
                 elif "point" in news:
                     assert self._life is not None
                     self._life.died_at = news["point"]
@@ -107,13 +119,16 @@ class Lives:
 
 
 @contextlib.contextmanager
-def lives() -> Iterator[Lives]:
-    """Servers to be started; the last one, if it lives, is killed at the end."""
-    process = subprocess.Popen([sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def lives(*around: str) -> Iterator[Lives]:
+    """Servers to be started, through a program `around` them; the last one, if it lives, is killed at the end."""
+    command = [*around, sys.executable, str(PROGRAM)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         started = Lives(process)
-        yield started
-        if started._life is not None:
-            started._life.kill()
-        assert process.stdin is not None
-        process.stdin.close()
+        try:
+            yield started
+        finally:
+            if started._life is not None:
+                started._life.kill()
+            assert process.stdin is not None
+            process.stdin.close()

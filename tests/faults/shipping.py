@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
 from tests.support.synthetic import LAYERS, exploding_losses, exploding_norms, healthy_norms
@@ -40,6 +42,7 @@ class Shipper:
     journal: int = 0  # every record below this sequence was acknowledged
     lost: int = 0  # acknowledged records that a later server did not have
     done: bool = False
+    refusals: list[str] = field(default_factory=list)  # what living servers said that would not take a record
     chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +56,9 @@ class Shipper:
         except grpc.RpcError as error:
             if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
                 raise
+            if (seconds := retry_delay(error)) is not None:
+                self.refusals.append(error.details() or "")
+                assert 0 < seconds <= 60
 
     def _ship(self, channel: grpc.Channel) -> None:
         opened = unary(channel, "OpenRun", self._identity(), telemetry.OpenRunResponse)
@@ -178,6 +184,17 @@ def ship_all(fleet: Sequence[Shipper], port: int) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def retry_delay(error: grpc.RpcError) -> float | None:
+    """When the server says to come back, in seconds; None = it does not say, as when it has died."""
+    for key, value in cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()):
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                info = RetryInfo()
+                if detail.Unpack(info):
+                    return float(info.retry_delay.ToTimedelta().total_seconds())
+    return None
 
 
 def unary(channel: grpc.Channel, method: str, request: Message, answer: type[Answer]) -> Answer:

@@ -230,7 +230,7 @@ class Server:
             database=self._database,
             snapshot=self._pipeline.snapshot,
             metrics_page=self.metrics_page,
-            ready=lambda: self._ready,
+            ready=lambda: self._ready and log.takes_records,
             ask=ask,
             postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             settings=WebSettings(

@@ -117,6 +117,11 @@ class Log:
         for stream in self._streams:
             stream.fail(StorageBusyError("the server is stopping: what is not acknowledged, send again"))
 
+    @property
+    def takes_records(self) -> bool:
+        """Whether the store takes what it is given; a full disk does not."""
+        return self._storing.takes_records
+
     def attach(self, stream: Stream) -> None:
         """A stream has opened."""
         self._streams.add(stream)
@@ -166,6 +171,7 @@ class Log:
             try:
                 return functools.partial(_resolve, future, function(now), None)
             except Exception as error:  # noqa: BLE001 (it belongs to the caller)
+                self._storing.heed(error, now)
                 return functools.partial(_resolve, future, None, error)
 
         with self._lock:
@@ -225,6 +231,7 @@ class Log:
         if frames:
             # Durable is all that an ack says: however slow the detectors are, no client waits for them.
             self._post(self._delivered, self._storing.store(frames, now), sum(len(frame.data) for frame in frames))
+        self._storing.look(now)
         answers = [(call.behind_frames, call.work(now)) for call in calls]
         self._post(_give, [answer for behind_frames, answer in answers if not behind_frames])
         if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:

@@ -18,6 +18,8 @@ _log = structlog.get_logger(__name__)
 
 # How often a store that takes nothing is written to the log.
 _COMPLAIN_SECONDS = 60.0
+# And how often it is tried, when nobody sends: whoever watches readiness may have taken every client away.
+_TRY_SECONDS = 1.0
 
 
 class Storing:
@@ -29,6 +31,30 @@ class Storing:
         self._instruments = instruments
         self._decoder = Decoder(pipeline.book.catalog, limits)
         self._complained_at: float | None = None
+        self._refused_at: float | None = None  # when the store last took nothing; None = it takes records
+
+    @property
+    def takes_records(self) -> bool:
+        """Whether the store took what it was last given; from any thread."""
+        return self._refused_at is None
+
+    def heed(self, error: Exception, now: float) -> None:
+        """Something else than records could not be stored: see whether records can."""
+        if isinstance(error, StorageError):
+            self._note(now)
+
+    def look(self, now: float) -> None:
+        """While records are refused, see now and then whether the store can be written again.
+
+        Raises:
+            StorageError: it cannot, and never will: this server must exit.
+        """
+        if self._refused_at is not None and not 0 <= now - self._refused_at < _TRY_SECONDS:
+            self._note(None if self._pipeline.probe() else now)
+
+    def _note(self, refused_at: float | None) -> None:
+        self._refused_at = refused_at
+        self._instruments.storage_writable.set(refused_at is None)
 
     def store(self, frames: Sequence[Frame], now: float) -> list[Outcome]:
         """Make durable what some frames hold, and say for each stream what became of its own.
@@ -73,6 +99,7 @@ class Storing:
             raise
         except StorageBusyError as error:
             self._instruments.storage_errors.labels(op="ingest").inc()
+            self._note(now)
             self._complain(error, now)
             return [Outcome(stream, len(own), None, error) for stream, own, _ in decoded]
         except Exception as error:  # noqa: BLE001 (one stream's trouble must not cost the others their records)
@@ -80,12 +107,14 @@ class Storing:
                 return [outcome for one in decoded for outcome in self._ingest([one], now)]
             if isinstance(error, StorageError):
                 self._instruments.storage_errors.labels(op="ingest").inc()
+                self._note(now)
                 self._pipeline.probe()
             elif not isinstance(error, IngestError):
                 _log.exception("a stream's records could not be stored")
                 error = StorageError(f"the records could not be stored: {type(error).__name__}")
             stream, own, _ = decoded[0]
             return [Outcome(stream, len(own), None, error)]
+        self._note(None)
         return [
             Outcome(stream, len(own), receipt, None)
             for (stream, own, _), receipt in zip(decoded, receipts, strict=True)

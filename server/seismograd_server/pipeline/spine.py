@@ -17,7 +17,6 @@ Everything here runs on one thread (the log's worker), except `snapshot`. Time i
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -190,14 +189,13 @@ class Pipeline:
         self.hear({handle for arrival in arrivals for handle in arrival.handles}, now)
         return receipts
 
-    def probe(self) -> None:
-        """After an error of the store: see whether it can still be written at all.
+    def probe(self) -> bool:
+        """After an error of the store: whether it can be written now.
 
         Raises:
             StorageError: it cannot, and never will: this server must exit rather than acknowledge and lose.
         """
-        with contextlib.suppress(StorageBusyError), self._database.begin():
-            pass
+        return self._database.writable()
 
     def hear(self, handles: Iterable[int], now: float) -> None:
         """These ranks are alive: they sent something, or their streams are open."""
@@ -272,22 +270,23 @@ class Pipeline:
                 self._failure_point("detect.before_commit")
         except StorageFencedError:
             raise
-        except (StorageBusyError, NotFoundError) as error:  # the latter: a run has been deleted meanwhile
-            self._instruments.storage_errors.labels(op="detect").inc(isinstance(error, StorageError))
-            _log.warning("steps were closed but not stored: trying again", reason=str(error))
-            self._failed_at = now if isinstance(error, StorageError) else None
-            for job in jobs:
-                self._fleet.distrust(job.engine.run_id)
         except Exception as error:  # noqa: BLE001 (as above)
-            if isinstance(error, StorageError):
-                self._instruments.storage_errors.labels(op="detect").inc()
-                self.probe()
-            for job in jobs:
-                self._fleet.give_up(job.engine.run_id, error)
+            self._withdraw(jobs, error, now)
         else:
             self._failure_point("detect.after_commit")
             for job in jobs:
                 self._tell(job)
+
+    def _withdraw(self, jobs: Sequence[Job], error: Exception, now: float) -> None:
+        """What was judged is not stored: again. That a disk fails, or a run was deleted, is no fault of the run."""
+        of_store = isinstance(error, StorageError)
+        self._instruments.storage_errors.labels(op="detect").inc(of_store)
+        passing = isinstance(error, StorageBusyError | NotFoundError) or (of_store and not self.probe())
+        if passing:
+            _log.warning("steps were closed but not stored: trying again", reason=str(error))
+            self._failed_at = now if of_store else None
+        for run_id in [job.engine.run_id for job in jobs]:
+            self._fleet.distrust(run_id) if passing else self._fleet.give_up(run_id, error)
 
     def _tell(self, job: Job) -> None:
         """After the commit: notices for the jobs, counts for the instruments, the view for readers."""

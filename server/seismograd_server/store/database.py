@@ -138,6 +138,24 @@ class Database:
         """From now on tell, at most once and from another thread, when another server has taken the database over."""
         self._backend.watch(self._epoch, on_lost)
 
+    def writable(self) -> bool:
+        """Whether a small transaction can be committed now.
+
+        Raises:
+            StorageFencedError: another server has opened the database since.
+            StorageError: nothing may be written any more, because the disk has failed to make a commit durable.
+        """
+        try:
+            with self.begin() as transaction:
+                transaction.connection.execute(update(server_epoch).values(owner=server_epoch.c.owner))
+        except StorageFencedError:
+            raise
+        except StorageError:
+            if self._refusal:
+                raise
+            return False
+        return True
+
     def reclaim(self, max_bytes: int = 64 * 2**20) -> int:
         """Give pages that deletions have freed back to the file system, and tell how many bytes that were.
 
