@@ -130,6 +130,21 @@ class Capture(Table):
     steps_an_hour: Annotated[int, Field(ge=0)] = 1024
 
 
+class Kept(Table):
+    """How much of one project is kept; what is left out is as for every project, 0 = without limit."""
+
+    keep_days: NotNegative | None = None
+    keep_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
+class Retention(Table):
+    """How much of each project is kept, since runs ended and in bytes; 0 = everything, for ever."""
+
+    keep_days: NotNegative = 0.0
+    keep_bytes: Annotated[int, Field(ge=0)] = 0
+    projects: dict[str, Kept] = {}
+
+
 class RulesTable(Table):
     """Where the rules are: a file that is read again when it changes; none = the shipped defaults."""
 
@@ -161,6 +176,7 @@ class Settings(BaseSettings):
     notify: Notify = Notify()
     export: Export = Export()
     capture: Capture = Capture()
+    retention: Retention = Retention()
     rules: RulesTable = RulesTable()
 
     @property
@@ -278,6 +294,8 @@ def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
         "export": Export,
         "capture": Capture,
         "rules": RulesTable,
+        "retention": Retention,
+        "projects": Kept,
         "alertmanagers": Alertmanager,
         "webhooks": Webhook,
     }

@@ -118,6 +118,17 @@ class Instruments:
             ["chore"],
             registry=registry,
         )
+        self.retention_deleted_runs = Counter(
+            "seismograd_retention_deleted_runs_total",
+            "Runs that were deleted because they were too old, or their project too large.",
+            ["reason"],
+            registry=registry,
+        )
+        self.retention_oldest = Gauge(
+            "seismograd_retention_oldest_run_timestamp_seconds",
+            "When the oldest run that is kept ended; now, when none has.",
+            registry=registry,
+        )
         self.detector_lag = Gauge(
             "seismograd_detector_lag_seconds",
             "Age of the oldest durable record that no detector has judged.",
@@ -183,6 +194,8 @@ class Instruments:
             self.storage_errors.labels(op=operation)
         for result in ("loaded", "refused"):
             self.rules_reloads.labels(result=result)
+        for reason in ("age", "size"):
+            self.retention_deleted_runs.labels(reason=reason)
         self.storage_writable.set(1)
         self.detector_lag.labels(shard="0").set(0)
         self.log_pending_messages.labels(partition="0").set(0)

@@ -28,10 +28,13 @@ from sqlalchemy import Engine, event
 
 from seismograd_server.app import Server
 from seismograd_server.config import Settings, load_settings
+from seismograd_server.maintenance import retention
 from seismograd_server.store import sqlite
 
 # So small that folding the write-ahead log into the database is under the axe as well.
 _WAL_BYTES = 128 * 2**10
+# And so small that a run is deleted in several pieces.
+_PIECE_BYTES = 4 * 2**10
 # A disk is ill for so long, so often; then it is well for good. Long enough for several transactions to come by.
 _SPELLS = 8
 _ILL_SECONDS = 0.05
@@ -91,6 +94,7 @@ def live(order: dict[str, Any]) -> None:
     reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
     sqlite._WAL_BYTES = _WAL_BYTES
+    retention._PIECE_BYTES = _PIECE_BYTES
     asyncio.run(serve(load_settings(**order["settings"]), reach, order["failures"]))
 
 

@@ -16,11 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from seismograd_server.store.database import Database
 from tests.faults.lives import Lives, lives
 from tests.faults.outcome import Outcome, outcome_in
 from tests.faults.shipping import STEPS, Shipper, ship_all, shippers
+from tests.support.processes import eventually
+from tests.support.reading import Stocked
+from tests.support.synthetic import new_pipeline
 
 KILLS = int(os.environ.get("SEISMOGRAD_KILLS", "50"))
 # Between them, moments at random: from the birth of the process on, so that starting is under the axe too.
@@ -93,6 +98,35 @@ def test_whatever_the_server_was_doing_when_it_was_killed_nothing_acknowledged_i
     assert lost == 0
     assert acknowledged == len(fleet) * STEPS * (generation + 1)
     assert at_points > kills / 4
+
+
+def test_retention_that_is_killed_between_any_two_pieces_deletes_what_must_go_and_nothing_else(
+    server_lives: Lives, unharmed: Outcome, tmp_path: Path
+) -> None:
+    with Database.open(f"sqlite:///{tmp_path / 'seismograd.db'}", owner="test") as database:
+        store = Stocked(database, new_pipeline(database))
+        for number in range(4):  # of long ago
+            store.add(f"old-{number}", steps=300)
+    fleet = shippers(0)
+    chance = random.Random(3)
+    for number in range(8):
+        point = ("retention.before_commit", "retention.after_commit")[number % 2]
+        life = server_lives.start(tmp_path, point=point, hit=chance.randint(1, 3), retention={"keep_days": 30})
+        if life.port:
+            ship_all(fleet, life.port)
+        if not all(shipper.done for shipper in fleet):
+            assert life.wait() == -9
+        life.kill()
+        life.wait()
+    life = server_lives.start(tmp_path, retention={"keep_days": 30})
+    ship_all(fleet, life.port)
+    runs = f"http://127.0.0.1:{life.http_port}/api/v1/runs"
+    eventually(lambda: len(httpx.get(runs, trust_env=False).json()["runs"]) == 2, 30, "every old run is gone")
+    life.kill()
+    life.wait()
+
+    assert not any(shipper.lost for shipper in fleet)
+    assert what_came_of_it(tmp_path) == unharmed
 
 
 def test_a_migration_that_is_killed_at_any_statement_is_done_by_the_next_start(

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from seismograd_server.app.wiring import retention_policy
 from seismograd_server.config import Address, load_settings, parse_address, secret_of
 from seismograd_server.errors import ConfigError
+from seismograd_server.maintenance.retention import Keep
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +180,16 @@ def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path: Path, config: Path) -
     secret.unlink()
     with pytest.raises(ConfigError, match="secret_file"):
         secret_of(hook.secret, hook.secret_file, "secret")
+
+
+def test_what_is_kept_may_differ_by_project_and_a_typing_error_in_it_is_named(config: Path) -> None:
+    config.write_text(
+        '[retention]\nkeep_days = 90\n[retention.projects."speech"]\nkeep_bytes = 5_000_000\nkeep_days = 0\n'
+    )
+    policy = retention_policy(load_settings(config))
+    assert policy.of("speech") == Keep(days=None, size_bytes=5_000_000)
+    assert policy.of("mt") == Keep(days=90.0)
+    assert retention_policy(load_settings()).limits == (Keep(),), "everything is kept unless somebody says otherwise"
+    config.write_text('[retention.projects."speech"]\nkeep_dayz = 5\n')
+    with pytest.raises(ConfigError, match=r"retention\.projects\.speech\.keep_dayz: did you mean keep_days"):
+        load_settings(config)

@@ -183,7 +183,7 @@ class Server:
         return opened()
 
     def _start_maintenance(self) -> None:
-        found = chores(self._database, self.settings, self._failure_point)
+        found = chores(self._database, self.settings, self.instruments, self._failure_point)
         found = [*([self._rules] if self._rules is not None else []), *found]
         maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=self._failing_from_threads())
         maintenance.start()

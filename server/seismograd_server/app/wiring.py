@@ -10,7 +10,9 @@ from seismograd_server.config import Settings, secret_of
 from seismograd_server.detect.align import Patience
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import LogSettings
+from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import Chore
+from seismograd_server.maintenance.retention import Keep, Retention, RetentionPolicy
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
 from seismograd_server.notify import DeliveryPolicy, TargetConfig
@@ -91,10 +93,24 @@ def export_limits(settings: Settings) -> ExportLimits:
     return ExportLimits(runs=settings.export.runs, ended_seconds=settings.export.ended_seconds)
 
 
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """What is kept of each project."""
+    every = settings.retention
+
+    def keep(days: float | None, size_bytes: int | None) -> Keep:
+        days = every.keep_days if days is None else days
+        size_bytes = every.keep_bytes if size_bytes is None else size_bytes
+        return Keep(days or None, size_bytes or None)
+
+    projects = {name: keep(each.keep_days, each.keep_bytes) for name, each in every.projects.items()}
+    return RetentionPolicy(keep(None, None), projects)
+
+
 def chores(
-    database: Database,
-    settings: Settings,  # noqa: ARG001 (not every chore has any)
-    failure_point: FailurePoint,
+    database: Database, settings: Settings, instruments: Instruments, failure_point: FailurePoint
 ) -> list[Chore]:
     """What is done to stored data, in the order in which it is done."""
-    return [Summarising(database, failure_point)]
+    return [
+        Retention(database, retention_policy(settings), instruments, failure_point),
+        Summarising(database, failure_point),
+    ]

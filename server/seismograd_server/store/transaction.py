@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from seismograd_server.store.alerts import AlertRepository
 from seismograd_server.store.detectors import DetectorRepository
 from seismograd_server.store.directives import DirectiveRepository
+from seismograd_server.store.lifespans import LifespanRepository
 from seismograd_server.store.outbox import OutboxRepository
 from seismograd_server.store.runs import RunRepository
 from seismograd_server.store.segments import SegmentRepository
@@ -51,6 +52,11 @@ class Transaction:
     def alerts(self) -> AlertRepository:
         """Alerts and their history."""
         return AlertRepository(self.connection)
+
+    @cached_property
+    def lifespans(self) -> LifespanRepository:
+        """How long runs have been over, and how much they hold."""
+        return LifespanRepository(self.connection)
 
     @cached_property
     def outbox(self) -> OutboxRepository:
