@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import structlog
 
 from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError
+from seismograd_server.ingest.calls import Call, give, prepared
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.storing import Storing
 from seismograd_server.ingest.stream import Frame, Outcome, Stream
@@ -56,12 +56,6 @@ class LogSettings:
     limits: IngestLimits = field(default_factory=IngestLimits)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    work: Callable[[float], Callable[[], None]]  # does the work, and gives what hands its answer over
-    behind_frames: bool
-
-
 class Log:
     """Between the servicer and the pipeline. Made and used on the event loop; `start` starts the worker."""
 
@@ -87,7 +81,7 @@ class Log:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._inflight = 0
@@ -166,16 +160,8 @@ class Log:
         if self._stopping.is_set():
             raise StorageBusyError("the server is stopping: try again in a moment")
         future: asyncio.Future[_Answer] = self._loop.create_future()
-
-        def work(now: float) -> Callable[[], None]:
-            try:
-                return functools.partial(_resolve, future, function(now), None)
-            except Exception as error:  # noqa: BLE001 (it belongs to the caller)
-                self._storing.heed(error, now)
-                return functools.partial(_resolve, future, None, error)
-
         with self._lock:
-            self._calls.append(_Call(work, behind_frames))
+            self._calls.append(prepared(function, future, self._storing.heed, behind_frames=behind_frames))
         self._work.set()
         return await future
 
@@ -233,7 +219,7 @@ class Log:
             self._post(self._delivered, self._storing.store(frames, now), sum(len(frame.data) for frame in frames))
         self._storing.look(now)
         answers = [(call.behind_frames, call.work(now)) for call in calls]
-        self._post(_give, [answer for behind_frames, answer in answers if not behind_frames])
+        self._post(give, [answer for behind_frames, answer in answers if not behind_frames])
         if now - self._heard_at >= _HEAR_SECONDS or now < self._heard_at:
             self._heard_at = now
             self._hear(now)
@@ -244,7 +230,7 @@ class Log:
             behind = self._judge(now)
         finally:
             # Farewells come last: who has closed a run finds it ended, and its steps judged, when it asks.
-            self._post(_give, farewells)
+            self._post(give, farewells)
         self._tell(now)
         notices = self._pipeline.take_notices()
         if notices:
@@ -309,17 +295,3 @@ class Log:
     def _post(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _give(answers: Sequence[Callable[[], None]]) -> None:
-    for answer in answers:
-        answer()
-
-
-def _resolve(future: asyncio.Future[_Answer], answer: _Answer | None, error: Exception | None) -> None:
-    if future.done():
-        return  # the caller has gone
-    if error is None:
-        future.set_result(cast("_Answer", answer))
-    else:
-        future.set_exception(error)
