@@ -3,6 +3,7 @@
 with seismograd.connect("localhost:7450") as client:
     norms = client.run("mt", "lstm-7").grad_norms()
     norms.values.max(), norms.to_pandas()
+    client.run("mt", "lstm-7").loss(points=2000)  # of a run of a million steps, with every spike
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from seismograd.channel import authorization, open_channel
 from seismograd.errors import (
@@ -23,7 +24,7 @@ from seismograd.errors import (
 )
 from seismograd.options import Options
 from seismograd.quiet_grpc import grpc
-from seismograd.series import GradNorms, Layers, Series, join_layers, join_norms, join_series
+from seismograd.series import Curve, GradNorms, Layers, Series, join_curve, join_layers, join_norms, join_series
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
 
 __all__ = ["Alert", "Client", "Run", "RunReader", "connect"]
@@ -31,6 +32,7 @@ __all__ = ["Alert", "Client", "Run", "RunReader", "connect"]
 # A chunk of a series is far smaller; this is for layers of very wide models.
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _PAGE = 1000  # the most that the server gives at once
+_MOST_POINTS = 20_000  # as above
 
 _Message = TypeVar("_Message")
 
@@ -169,8 +171,16 @@ class Client:
             token = page.next_page_token
 
 
+class Where(TypedDict, total=False):
+    """What is read: of which optimizer (default: the first), and which steps, both ends included (default: all)."""
+
+    optimizer: int
+    first_step: int | None
+    last_step: int | None
+
+
 class RunReader:
-    """Reads one run. `first_step` and `last_step` bound what is read, both included."""
+    """Reads one run: every single step, or at most so many `points`, each with the extremes of the steps it is for."""
 
     def __init__(self, client: Client, project: str, run: str) -> None:
         self._client = client
@@ -182,34 +192,53 @@ class RunReader:
         request = query.GetRunRequest(project=self.project, run=self.name)
         return _run(self._client.ask("GetRun", request, query.GetRunResponse.FromString).run)
 
-    def grad_norms(
-        self, *, optimizer: int = 0, first_step: int | None = None, last_step: int | None = None
-    ) -> GradNorms:
+    def grad_norms(self, *, points: int | None = None, **where: Unpack[Where]) -> GradNorms:
         """Global gradient norms by step, before clipping and after unscaling."""
-        return join_norms(self._chunks(optimizer, first_step, last_step))
+        return join_norms(self._chunks(where, points))
 
-    def series(self, *, optimizer: int = 0, first_step: int | None = None, last_step: int | None = None) -> Series:
-        """All run-level series by step."""
-        return join_series(self._chunks(optimizer, first_step, last_step))
+    def loss(self, *, points: int | None = None, **where: Unpack[Where]) -> Curve:
+        """The loss by step: mean over the ranks that logged one."""
+        return join_curve(self._chunks(where, points), "loss")
 
-    def layers(self, *, optimizer: int = 0, first_step: int | None = None, last_step: int | None = None) -> Layers:
+    def learning_rate(self, *, points: int | None = None, **where: Unpack[Where]) -> Curve:
+        """The learning rate by step."""
+        return join_curve(self._chunks(where, points), "learning_rate")
+
+    def loss_scale(self, *, points: int | None = None, **where: Unpack[Where]) -> Curve:
+        """The loss scale by step."""
+        return join_curve(self._chunks(where, points), "loss_scale")
+
+    def clip_coefficient(self, *, points: int | None = None, **where: Unpack[Where]) -> Curve:
+        """What clipping multiplied the gradient by, by step."""
+        return join_curve(self._chunks(where, points), "clip_coefficient")
+
+    def step_seconds(self, *, points: int | None = None, **where: Unpack[Where]) -> Curve:
+        """Seconds that each step took."""
+        return join_curve(self._chunks(where, points), "step_seconds")
+
+    def series(self, **where: Unpack[Where]) -> Series:
+        """All run-level series, every single step."""
+        return join_series(self._chunks(where, None))
+
+    def layers(self, *, points: int | None = None, **where: Unpack[Where]) -> Layers:
         """Gradient norms by step and layer."""
-        request = query.GetLayersRequest(
-            project=self.project, run=self.name, optimizer=optimizer, first_step=first_step, last_step=last_step
-        )
+        request = query.GetLayersRequest(project=self.project, run=self.name, max_points=_points(points), **where)
         return join_layers(self._client.stream("GetLayers", request, query.GetLayersResponse.FromString))
 
     def alerts(self, state: str = "", limit: int | None = None) -> list[Alert]:
         """Alerts of this run, newest first."""
         return self._client.alerts(self.project, self.name, state, limit)
 
-    def _chunks(
-        self, optimizer: int, first_step: int | None, last_step: int | None
-    ) -> Iterator[query.GetSeriesResponse]:
-        request = query.GetSeriesRequest(
-            project=self.project, run=self.name, optimizer=optimizer, first_step=first_step, last_step=last_step
-        )
+    def _chunks(self, where: Where, points: int | None) -> Iterator[query.GetSeriesResponse]:
+        request = query.GetSeriesRequest(project=self.project, run=self.name, max_points=_points(points), **where)
         return self._client.stream("GetSeries", request, query.GetSeriesResponse.FromString)
+
+
+def _points(points: int | None) -> int:
+    """As the server is asked: 0 = every single step."""
+    if points is not None and not 1 <= points <= _MOST_POINTS:
+        raise QueryError(f"points: {points} is not from 1 to {_MOST_POINTS}; leave it out for every single step")
+    return points or 0
 
 
 def _run(message: query.Run) -> Run:

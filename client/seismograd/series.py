@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,18 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GradNorms:
-    """Global L2 norms of the finite gradient elements, before clipping and after unscaling; one row per closed step."""
+    """Global L2 norms of the finite gradient elements, before clipping and after unscaling.
 
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]  # NaN = not captured
+    One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.
+    """
+
+    steps: npt.NDArray[np.int64]  # of several steps the first
+    values: npt.NDArray[np.float64]  # of several steps the largest; NaN = not captured
     nonfinite_counts: npt.NDArray[np.uint64]  # elements that were NaN or Inf
+    minimum: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]  # of the finite norms, to 12 bits or better
+    last_steps: npt.NDArray[np.int64]
+    resolution: int = 1
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -37,7 +44,48 @@ class GradNorms:
         return _to_arrow(self._columns(), {})
 
     def _columns(self) -> dict[str, Column]:
-        return {"step": self.steps, "grad_norm": self.values, "nonfinite": self.nonfinite_counts}
+        columns: dict[str, Column] = {"step": self.steps, "grad_norm": self.values, "nonfinite": self.nonfinite_counts}
+        if self.resolution > 1:
+            columns |= {"last_step": self.last_steps, "grad_norm_min": self.minimum, "grad_norm_mean": self.mean}
+        return columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One scalar by step; `known` says where it was recorded, because NaN is a value.
+
+    One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.
+    """
+
+    name: str
+    steps: npt.NDArray[np.int64]  # of several steps the first
+    values: npt.NDArray[np.float64]  # of several steps the largest; NaN where not known
+    known: Bool
+    nonfinite_counts: npt.NDArray[np.uint64]  # known values that are NaN or Inf
+    minimum: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]  # of the finite values, to 12 bits or better
+    last_steps: npt.NDArray[np.int64]
+    resolution: int = 1
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame indexed by step, nullable: NA is not NaN. Raises QueryError without pandas."""
+        return _to_pandas(self._columns(), self._masked())
+
+    def to_arrow(self) -> Any:
+        """A pyarrow.Table, null where not known. Raises QueryError without pyarrow."""
+        return _to_arrow(self._columns(), self._masked())
+
+    def _columns(self) -> dict[str, Column]:
+        return {"step": self.steps} | ({"last_step": self.last_steps} if self.resolution > 1 else {})
+
+    def _masked(self) -> dict[str, tuple[Column, Bool]]:
+        columns = {self.name: (self.values, ~self.known)}
+        if self.resolution > 1:
+            columns |= {f"{self.name}_min": (self.minimum, ~self.known), f"{self.name}_mean": (self.mean, ~self.known)}
+        return columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,21 +130,28 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layers:
-    """Gradient norms by step and layer; NaN = not captured."""
+    """Gradient norms by step and layer; NaN = not captured.
+
+    One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.
+    """
 
     names: tuple[str, ...]
-    steps: npt.NDArray[np.int64]  # [n]
-    values: npt.NDArray[np.float32]  # [n, len(names)]
+    steps: npt.NDArray[np.int64]  # [n], of several steps the first
+    values: npt.NDArray[np.float32]  # [n, len(names)], of several steps the largest
+    minimum: npt.NDArray[np.float32]  # [n, len(names)]
+    mean: npt.NDArray[np.float32]  # [n, len(names)], of the finite norms, to 12 bits or better
+    last_steps: npt.NDArray[np.int64]  # [n]
+    resolution: int = 1
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def to_pandas(self) -> Any:
-        """A pandas.DataFrame, steps by layers. Raises QueryError without pandas."""
+        """A pandas.DataFrame of `values`, steps by layers. Raises QueryError without pandas."""
         return _to_pandas(self._columns(), {})
 
     def to_arrow(self) -> Any:
-        """A pyarrow.Table, a column per layer. Raises QueryError without pyarrow."""
+        """A pyarrow.Table of `values`, a column per layer. Raises QueryError without pyarrow."""
         return _to_arrow(self._columns(), {})
 
     def _columns(self) -> dict[str, Column]:
@@ -105,11 +160,46 @@ class Layers:
 
 def join_norms(chunks: Iterable[query.GetSeriesResponse]) -> GradNorms:
     """Joins the chunks of one answer. Raises BadAnswerError when a column's length contradicts its chunk."""
-    found = [(each.count, each.steps, each.gradient_norms, each.nonfinite_counts) for each in chunks]
+    found = list(chunks)
+    resolution = _resolution(found)
+    steps = _joined(found, "steps", "<i8")
+    if resolution is None:
+        values = _joined(found, "gradient_norms", "<f8")
+        return GradNorms(steps, values, _joined(found, "nonfinite_counts", "<u8"), values, values, steps)
+    counts = [(chunk.count, each.values) for chunk in found for each in chunk.counts if each.name == "nonfinite"]
     return GradNorms(
-        _join([(count, steps) for count, steps, _, _ in found], "<i8", "steps"),
-        _join([(count, norms) for count, _, norms, _ in found], "<f8", "gradient_norms"),
-        _join([(count, counts) for count, _, _, counts in found], "<u8", "nonfinite_counts"),
+        steps,
+        _bucketed(found, "grad_norm", "maxima"),
+        _join(counts, "<u8", "nonfinite"),
+        _bucketed(found, "grad_norm", "minima"),
+        _bucketed(found, "grad_norm", "means"),
+        _joined(found, "last_steps", "<i8"),
+        resolution,
+    )
+
+
+def join_curve(chunks: Iterable[query.GetSeriesResponse], name: str) -> Curve:
+    """Joins one scalar of the chunks of one answer. Raises BadAnswerError."""
+    found = list(chunks)
+    resolution = _resolution(found)
+    steps = _joined(found, "steps", "<i8")
+    if resolution is None:
+        scalars, masks = _join_scalars(found)
+        values = scalars.get(name, np.full(len(steps), np.nan))
+        known = masks.get(name, np.zeros(len(steps), np.bool_))
+        odd = (known & ~np.isfinite(values)).astype(np.uint64)
+        return Curve(name, steps, values, known, odd, values, values, steps)
+    nonfinite = _bucketed(found, name, "nonfinite_counts", "<u8")
+    return Curve(
+        name,
+        steps,
+        _bucketed(found, name, "maxima"),
+        (_bucketed(found, name, "known_counts", "<u8") + nonfinite) > 0,
+        nonfinite,
+        _bucketed(found, name, "minima"),
+        _bucketed(found, name, "means"),
+        _joined(found, "last_steps", "<i8"),
+        resolution,
     )
 
 
@@ -118,7 +208,7 @@ def join_series(chunks: Iterable[query.GetSeriesResponse]) -> Series:
     found = list(chunks)
 
     def column(name: str, kind: str) -> Column:
-        return _join([(chunk.count, getattr(chunk, name)) for chunk in found], kind, name)
+        return _joined(found, name, kind)
 
     scalars, known = _join_scalars(found)
     return Series(
@@ -153,22 +243,42 @@ def _join_scalars(chunks: list[query.GetSeriesResponse]) -> tuple[dict[str, npt.
 
 def join_layers(chunks: Iterable[query.GetLayersResponse]) -> Layers:
     """Joins the chunks of one answer; a layer that a chunk does not have is NaN there. Raises BadAnswerError."""
+    found = list(chunks)
+    resolution = _resolution(found)
     names: dict[str, int] = {}
-    current: list[int] = []
-    parts: list[tuple[Column, Column, list[int]]] = []
-    for chunk in chunks:
-        if chunk.layers:
-            current = [names.setdefault(name, len(names)) for name in chunk.layers]
-        values = _column(chunk.gradient_norms, chunk.count * len(current), "<f4", "gradient_norms")
-        steps = _column(chunk.steps, chunk.count, "<i8", "steps")
-        parts.append((steps, values.reshape(chunk.count, len(current)), current))
-    joined = np.full((sum(len(steps) for steps, _, _ in parts), len(names)), np.nan, np.float32)
-    start = 0
-    for steps, values, columns in parts:
-        joined[start : start + len(steps), columns] = values
-        start += len(steps)
-    empty: Column = np.empty(0, np.int64)
-    return Layers(tuple(names), np.concatenate([empty, *(steps for steps, _, _ in parts)]), joined)
+    columns: list[list[int]] = []
+    for chunk in found:
+        places = [names.setdefault(name, len(names)) for name in chunk.layers]
+        columns.append(places or (columns[-1] if columns else []))
+
+    def table(field: str) -> npt.NDArray[np.float32]:
+        joined = np.full((sum(chunk.count for chunk in found), len(names)), np.nan, np.float32)
+        start = 0
+        for chunk, places in zip(found, columns, strict=True):
+            values = _column(getattr(chunk, field), chunk.count * len(places), "<f4", field)
+            joined[start : start + chunk.count, places] = values.reshape(chunk.count, len(places))
+            start += chunk.count
+        return joined
+
+    steps, values = _joined(found, "steps", "<i8"), table("gradient_norms")
+    if resolution is None:
+        return Layers(tuple(names), steps, values, values, values, steps)
+    last_steps = _joined(found, "last_steps", "<i8")
+    return Layers(tuple(names), steps, values, table("minima"), table("means"), last_steps, resolution)
+
+
+def _resolution(chunks: Sequence[query.GetSeriesResponse | query.GetLayersResponse]) -> int | None:
+    """Steps a row where the rows are buckets; None = they are single steps."""
+    return max((int(chunk.resolution) for chunk in chunks), default=0) or None
+
+
+def _joined(chunks: Sequence[query.GetSeriesResponse | query.GetLayersResponse], field: str, kind: str) -> Column:
+    return _join([(chunk.count, getattr(chunk, field)) for chunk in chunks], kind, field)
+
+
+def _bucketed(chunks: Sequence[query.GetSeriesResponse], name: str, field: str, kind: str = "<f8") -> Column:
+    parts = [(chunk.count, getattr(each, field)) for chunk in chunks for each in chunk.summaries if each.name == name]
+    return _join(parts, kind, f"{field} of {name}")
 
 
 def _join(parts: list[tuple[int, bytes]], kind: str, name: str) -> Column:
@@ -199,4 +309,4 @@ def _optional(package: str, method: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise QueryError(f"{method} needs {package}: pip install {package}") from error
+        raise QueryError(f'{method} needs {package}: pip install "seismograd[notebook]"') from error

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "reading": "tests.benchmarks.long_run",
     "client": "tests.benchmarks.client_overhead",
     "server": "tests.benchmarks.server_throughput",
     "signatures": "tests.benchmarks.detection",

@@ -133,6 +133,76 @@ def test_layers_that_come_and_go_are_columns_of_one_table(ask: Callable[..., Cli
     assert found.steps.tolist() == [1, 2, 3]
 
 
+def bucket_chunk(steps: list[int], name: str, low: list[float], high: list[float]) -> query.GetSeriesResponse:
+    count = len(steps)
+    series_of_name = query.SummarySeries(
+        name=name,
+        minima=np.array(low, "<f8").tobytes(),
+        maxima=np.array(high, "<f8").tobytes(),
+        means=np.array(high, "<f8").tobytes(),
+        known_counts=np.array([0 if np.isnan(each) else 4 for each in high], "<u8").tobytes(),
+        nonfinite_counts=np.zeros(count, "<u8").tobytes(),
+    )
+    return query.GetSeriesResponse(
+        count=count,
+        steps=np.array(steps, "<i8").tobytes(),
+        resolution=4,
+        last_steps=np.array(steps, "<i8").tobytes(),
+        step_counts=np.full(count, 4, "<u8").tobytes(),
+        summaries=[series_of_name],
+        counts=[query.NamedCounts(name="nonfinite", values=np.full(count, 7, "<u8").tobytes())],
+    )
+
+
+def test_points_are_asked_for_and_come_with_their_extremes(ask: Callable[..., Client]) -> None:
+    asked: list[int] = []
+
+    def answer(request: query.GetSeriesRequest, _context: Any) -> Iterator[query.GetSeriesResponse]:
+        asked.append(request.max_points)
+        name = "loss" if len(asked) == 2 else "grad_norm"
+        return iter([bucket_chunk([0, 4], name, [1, 2], [3, np.nan]), bucket_chunk([8], name, [5], [np.inf])])
+
+    reader = ask(GetSeries=answer).run("mt", "lstm-7")
+    norms, loss = reader.grad_norms(points=3), reader.loss(points=50)
+    assert asked == [3, 50]
+    assert (norms.resolution, norms.steps.tolist(), norms.nonfinite_counts.tolist()) == (4, [0, 4, 8], [7, 7, 7])
+    for found in (norms, loss):
+        np.testing.assert_array_equal(found.values, [3, np.nan, np.inf])
+        assert found.minimum.tolist() == [1, 2, 5]
+    assert loss.known.tolist() == [True, False, True]
+    table = loss.to_pandas()
+    assert list(table.columns) == ["last_step", "loss", "loss_min", "loss_mean"]
+    assert table["loss"].isna().tolist() == [False, True, False]
+    assert norms.to_arrow().column_names == [
+        "step",
+        "grad_norm",
+        "nonfinite",
+        "last_step",
+        "grad_norm_min",
+        "grad_norm_mean",
+    ]
+
+
+def test_a_scalar_is_a_curve_that_knows_where_it_was_recorded(ask: Callable[..., Client]) -> None:
+    first = chunk([1, 2], [1, 1], scalars=[scalar("loss", [float("nan"), 7.0], [1, 0])])
+    second = chunk([3], [1], scalars=[scalar("loss", [np.inf]), scalar("loss_scale", [8.0])])
+    reader = ask(GetSeries=lambda *_: iter([first, second])).run("mt", "lstm-7")
+    loss = reader.loss()
+    np.testing.assert_array_equal(loss.values, [np.nan, np.nan, np.inf])
+    assert (loss.known.tolist(), loss.nonfinite_counts.tolist()) == ([True, False, True], [1, 0, 1])
+    assert reader.loss_scale().known.tolist() == [False, False, True]
+    for nothing in (reader.learning_rate(), reader.clip_coefficient(), reader.step_seconds()):
+        assert len(nothing) == 3
+        assert not nothing.known.any()
+    assert loss.to_arrow().column("loss").null_count == 1
+
+
+@pytest.mark.parametrize("points", [0, -1, 20_001])
+def test_so_many_points_are_refused_before_anybody_is_asked(ask: Callable[..., Client], points: int) -> None:
+    with pytest.raises(QueryError, match=f"points: {points} is not from 1 to 20000"):
+        ask().run("mt", "lstm-7").layers(points=points)
+
+
 def test_the_range_the_optimizer_and_the_token_are_sent(ask: Callable[..., Client]) -> None:
     seen: dict[str, Any] = {}
 
@@ -265,7 +335,7 @@ def test_tables_name_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(importlib, "import_module", missing)
     norms = series.join_norms([chunk([1], [1.0])])
-    with pytest.raises(QueryError, match="to_pandas needs pandas: pip install pandas"):
+    with pytest.raises(QueryError, match=r'to_pandas needs pandas: pip install "seismograd\[notebook\]"'):
         norms.to_pandas()
-    with pytest.raises(QueryError, match="to_arrow needs pyarrow: pip install pyarrow"):
+    with pytest.raises(QueryError, match=r'to_arrow needs pyarrow: pip install "seismograd\[notebook\]"'):
         norms.to_arrow()

@@ -29,7 +29,8 @@ from seismograd_server.model import (
     SummaryKind,
 )
 from seismograd_server.reading.buckets import SERIES_NAMES
-from seismograd_server.reading.summaries import Asked, lines_of, read_summary, size_for, summary_pages
+from seismograd_server.reading.resolution import plan_for
+from seismograd_server.reading.summaries import Asked, read_summary, summary_pages
 from seismograd_server.store import summaries as rows
 from seismograd_server.store.database import Database
 from seismograd_server.store.progress import Progress
@@ -282,7 +283,7 @@ def test_pages_hold_every_bucket_once_and_whole() -> None:
         history.rewind()
         history.close([Step(number, float(-number), None, 0, False, (1.0, 2.0, 3.0)) for number in range(50, 90)])
         asked = Asked(1, 0, SummaryKind.SERIES)
-        assert size_for(asked, lines_of(database, 1, 0), 12) == 8
+        assert plan_for(database, asked, 12).size == 8
         pages = list(summary_pages(database, asked, 8))
     buckets = [bucket for page in pages for bucket in page.buckets.tolist()]
     assert len(pages) > 2

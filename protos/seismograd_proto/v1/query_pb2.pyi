@@ -81,21 +81,23 @@ class Run(_message.Message):
     def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., state: _Optional[str] = ..., started_unix_seconds: _Optional[float] = ..., last_record_unix_seconds: _Optional[float] = ..., last_step: _Optional[int] = ..., closed_steps: _Optional[int] = ..., world_size: _Optional[int] = ..., attempts: _Optional[int] = ..., tags: _Optional[_Mapping[str, str]] = ..., config_json: _Optional[str] = ..., severity: _Optional[str] = ..., firing_alerts: _Optional[int] = ..., framework: _Optional[str] = ..., failure_reason: _Optional[str] = ...) -> None: ...
 
 class GetSeriesRequest(_message.Message):
-    __slots__ = ("project", "run", "optimizer", "first_step", "last_step")
+    __slots__ = ("project", "run", "optimizer", "first_step", "last_step", "max_points")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
     project: str
     run: str
     optimizer: int
     first_step: int
     last_step: int
-    def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., optimizer: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+    max_points: int
+    def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., optimizer: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., max_points: _Optional[int] = ...) -> None: ...
 
 class GetSeriesResponse(_message.Message):
-    __slots__ = ("count", "steps", "times_unix_seconds", "gradient_norms", "nonfinite_counts", "flags", "scalars", "ranks_present", "attempts")
+    __slots__ = ("count", "steps", "times_unix_seconds", "gradient_norms", "nonfinite_counts", "flags", "scalars", "ranks_present", "attempts", "resolution", "last_steps", "step_counts", "summaries", "counts")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     TIMES_UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +107,11 @@ class GetSeriesResponse(_message.Message):
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     RANKS_PRESENT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUMMARIES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     count: int
     steps: bytes
     times_unix_seconds: bytes
@@ -114,7 +121,36 @@ class GetSeriesResponse(_message.Message):
     scalars: _containers.RepeatedCompositeFieldContainer[NamedSeries]
     ranks_present: bytes
     attempts: bytes
-    def __init__(self, count: _Optional[int] = ..., steps: _Optional[bytes] = ..., times_unix_seconds: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ..., flags: _Optional[bytes] = ..., scalars: _Optional[_Iterable[_Union[NamedSeries, _Mapping]]] = ..., ranks_present: _Optional[bytes] = ..., attempts: _Optional[bytes] = ...) -> None: ...
+    resolution: int
+    last_steps: bytes
+    step_counts: bytes
+    summaries: _containers.RepeatedCompositeFieldContainer[SummarySeries]
+    counts: _containers.RepeatedCompositeFieldContainer[NamedCounts]
+    def __init__(self, count: _Optional[int] = ..., steps: _Optional[bytes] = ..., times_unix_seconds: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ..., flags: _Optional[bytes] = ..., scalars: _Optional[_Iterable[_Union[NamedSeries, _Mapping]]] = ..., ranks_present: _Optional[bytes] = ..., attempts: _Optional[bytes] = ..., resolution: _Optional[int] = ..., last_steps: _Optional[bytes] = ..., step_counts: _Optional[bytes] = ..., summaries: _Optional[_Iterable[_Union[SummarySeries, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[NamedCounts, _Mapping]]] = ...) -> None: ...
+
+class SummarySeries(_message.Message):
+    __slots__ = ("name", "minima", "maxima", "means", "known_counts", "nonfinite_counts")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MINIMA_FIELD_NUMBER: _ClassVar[int]
+    MAXIMA_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    NONFINITE_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    minima: bytes
+    maxima: bytes
+    means: bytes
+    known_counts: bytes
+    nonfinite_counts: bytes
+    def __init__(self, name: _Optional[str] = ..., minima: _Optional[bytes] = ..., maxima: _Optional[bytes] = ..., means: _Optional[bytes] = ..., known_counts: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ...) -> None: ...
+
+class NamedCounts(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: bytes
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class NamedSeries(_message.Message):
     __slots__ = ("name", "known", "values")
@@ -127,30 +163,44 @@ class NamedSeries(_message.Message):
     def __init__(self, name: _Optional[str] = ..., known: _Optional[bytes] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class GetLayersRequest(_message.Message):
-    __slots__ = ("project", "run", "optimizer", "first_step", "last_step")
+    __slots__ = ("project", "run", "optimizer", "first_step", "last_step", "max_points")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
     project: str
     run: str
     optimizer: int
     first_step: int
     last_step: int
-    def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., optimizer: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+    max_points: int
+    def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., optimizer: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., max_points: _Optional[int] = ...) -> None: ...
 
 class GetLayersResponse(_message.Message):
-    __slots__ = ("layers", "count", "steps", "gradient_norms")
+    __slots__ = ("layers", "count", "steps", "gradient_norms", "resolution", "last_steps", "step_counts", "minima", "means", "nonfinite_counts")
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORMS_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    MINIMA_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    NONFINITE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     layers: _containers.RepeatedScalarFieldContainer[str]
     count: int
     steps: bytes
     gradient_norms: bytes
-    def __init__(self, layers: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ..., steps: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ...) -> None: ...
+    resolution: int
+    last_steps: bytes
+    step_counts: bytes
+    minima: bytes
+    means: bytes
+    nonfinite_counts: bytes
+    def __init__(self, layers: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ..., steps: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ..., resolution: _Optional[int] = ..., last_steps: _Optional[bytes] = ..., step_counts: _Optional[bytes] = ..., minima: _Optional[bytes] = ..., means: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ...) -> None: ...
 
 class ListAlertsRequest(_message.Message):
     __slots__ = ("project", "run", "state", "page_size", "page_token")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seismograd_proto.v1 import query
-from seismograd_server.model import Alert, ClosedBlock, Run
+from seismograd_server.model import TALLIES, Alert, ClosedBlock, Run, Summary
 from seismograd_server.reading.encoding import evidence_json
 from seismograd_server.reading.runs import worst
 from seismograd_server.reading.series import series_of
@@ -16,6 +16,7 @@ from seismograd_server.store.blocks import StepChunk
 
 # A chunk of layers stays below this, so that no message nears gRPC's 4 MiB.
 _LAYER_BYTES = 2**20
+_SUMMARY_BYTES = 3 * 4 + 8  # of one layer in one bucket
 
 
 def run_message(run: Run, firing: Sequence[Alert]) -> query.Run:
@@ -90,10 +91,56 @@ def series_message(page: Sequence[StepChunk]) -> query.GetSeriesResponse:
             named("loss_scale", series.loss_scale),
             named("clip_threshold", series.clip_threshold),
             named("clip_coefficient", series.clip_coefficient),
+            named("step_seconds", series.step_seconds),
         ],
         ranks_present=series.ranks_present.astype("<u4").tobytes(),
         attempts=series.attempts.astype("<u4").tobytes(),
     )
+
+
+def summary_message(summary: Summary) -> query.GetSeriesResponse:
+    """Buckets of the run's own series."""
+    return query.GetSeriesResponse(
+        count=summary.count,
+        steps=summary.first_steps.astype("<i8").tobytes(),
+        resolution=summary.size,
+        last_steps=summary.last_steps.astype("<i8").tobytes(),
+        step_counts=summary.steps.astype("<u8").tobytes(),
+        summaries=[
+            query.SummarySeries(
+                name=name,
+                minima=summary.minimum[:, place].astype("<f8").tobytes(),
+                maxima=summary.maximum[:, place].astype("<f8").tobytes(),
+                means=summary.mean[:, place].astype("<f8").tobytes(),
+                known_counts=summary.known[:, place].astype("<u8").tobytes(),
+                nonfinite_counts=summary.nonfinite[:, place].astype("<u8").tobytes(),
+            )
+            for place, name in enumerate(summary.names)
+        ],
+        counts=[
+            query.NamedCounts(name=name, values=summary.tallies[:, place].astype("<u8").tobytes())
+            for place, name in enumerate(TALLIES)
+        ],
+    )
+
+
+def layer_summary_messages(summary: Summary, *, with_names: bool) -> Iterator[query.GetLayersResponse]:
+    """Buckets of the layers, in as many messages as their width asks for."""
+    rows = max(1, _LAYER_BYTES // (_SUMMARY_BYTES * max(1, len(summary.names))))
+    for start in range(0, summary.count, rows):
+        chosen = slice(start, start + rows)
+        yield query.GetLayersResponse(
+            layers=summary.names if with_names and start == 0 else (),
+            count=len(summary.steps[chosen]),
+            steps=summary.first_steps[chosen].astype("<i8").tobytes(),
+            gradient_norms=np.ascontiguousarray(summary.maximum[chosen], "<f4").tobytes(),
+            resolution=summary.size,
+            last_steps=summary.last_steps[chosen].astype("<i8").tobytes(),
+            step_counts=summary.steps[chosen].astype("<u8").tobytes(),
+            minima=np.ascontiguousarray(summary.minimum[chosen], "<f4").tobytes(),
+            means=np.ascontiguousarray(summary.mean[chosen], "<f4").tobytes(),
+            nonfinite_counts=np.ascontiguousarray(summary.nonfinite[chosen], "<u8").tobytes(),
+        )
 
 
 def layer_messages(block: ClosedBlock, *, with_names: bool) -> Iterator[query.GetLayersResponse]:

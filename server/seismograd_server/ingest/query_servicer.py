@@ -11,15 +11,19 @@ import grpc
 from seismograd_proto.v1 import QUERY_SERVICE, query
 from seismograd_server.errors import NotFoundError, SeismogradError, StorageBusyError, UsageError
 from seismograd_server.ingest import query_encoding as encoding
-from seismograd_server.model import AlertState, RunKey, RunState
+from seismograd_server.model import AlertState, RunKey, RunState, Summary, SummaryKind
 from seismograd_server.reading.layers import composed_blocks
+from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.runs import find_run, firing_alerts
 from seismograd_server.reading.series import step_pages
+from seismograd_server.reading.summaries import Asked, summary_pages
 from seismograd_server.store.database import Database
 
 # Entries of a list when the caller names no number, and the most it may ask for (query.proto).
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1000
+# Rows of an answer that is made of buckets: more is not drawn by anybody (query.proto).
+_MOST_POINTS = 20_000
 
 _Answer = TypeVar("_Answer")
 
@@ -32,7 +36,7 @@ class Context(Protocol):
 
 
 class QueryServicer:
-    """Answers QueryService. Every answer is bounded; series stream in chunks of at most 4,096 steps."""
+    """Answers QueryService. Every answer is bounded; series stream in chunks of at most 4,096 rows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -59,6 +63,10 @@ class QueryServicer:
         def chunks() -> Iterator[query.GetSeriesResponse]:
             run = find_run(self._database, _key(request.project, request.run))
             first, last = _range(request)
+            if points := _points(request):
+                asked = Asked(run.run_id, request.optimizer, SummaryKind.SERIES, first, last)
+                yield from map(encoding.summary_message, self._buckets(asked, points))
+                return
             for page in step_pages(self._database, run.run_id, request.optimizer, first, last):
                 yield encoding.series_message(page)
 
@@ -74,12 +82,22 @@ class QueryServicer:
             run = find_run(self._database, _key(request.project, request.run))
             first, last = _range(request)
             names: tuple[str, ...] | None = None
+            if points := _points(request):
+                asked = Asked(run.run_id, request.optimizer, SummaryKind.LAYERS, first, last)
+                for page in self._buckets(asked, points):
+                    yield from encoding.layer_summary_messages(page, with_names=page.names != names)
+                    names = page.names
+                return
             for block in composed_blocks(self._database, run, request.optimizer, first, last):
                 yield from encoding.layer_messages(block, with_names=block.layout.names != names)
                 names = block.layout.names
 
         async for message in _streamed(context, chunks):
             yield message
+
+    def _buckets(self, asked: Asked, points: int) -> Iterator[Summary]:
+        plan = plan_for(self._database, asked, points)
+        return summary_pages(self._database, plan.asked, plan.size)
 
     async def list_alerts(self, request: query.ListAlertsRequest, context: Context) -> query.ListAlertsResponse:
         """Alerts, newest first."""
@@ -190,6 +208,15 @@ def _range(request: query.GetSeriesRequest | query.GetLayersRequest) -> tuple[in
     if first is not None and last is not None and last < first:
         raise UsageError(f"last_step: {last} is below first_step, which is {first}")
     return first, last
+
+
+def _points(request: query.GetSeriesRequest | query.GetLayersRequest) -> int:
+    if request.max_points > _MOST_POINTS:
+        raise UsageError(
+            f"max_points: {request.max_points} is more than {_MOST_POINTS}: ask for less, for several ranges of steps, "
+            "or for every single step (0)"
+        )
+    return int(request.max_points)
 
 
 def _page_size(asked: int) -> int:

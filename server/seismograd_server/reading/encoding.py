@@ -63,7 +63,11 @@ def column(values: npt.NDArray[Any], known: npt.NDArray[np.bool_] | None = None)
 
 def dumps(value: Any) -> str:
     """JSON text of values made plain; ASCII only, so that no lone surrogate can break an encoder."""
-    return json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
+    try:
+        # Most values are plain, and to find that out by trying costs half of making them so.
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
 
 
 def configuration_of(config_json: str) -> Any:

@@ -54,24 +54,24 @@ def series_of(chunks: Sequence[StepChunk]) -> Series:
     if not chunks:
         return empty_series()
 
-    def joined(name: str) -> Float64:
+    def column(name: str) -> Float64:
         return np.concatenate([getattr(chunk, name) for chunk in chunks])
 
     return Series(
         steps=np.concatenate([chunk.steps for chunk in chunks]),
-        times=joined("times"),
+        times=column("times"),
         attempts=np.concatenate([np.full(chunk.count, chunk.attempt, np.int64) for chunk in chunks]),
-        norm=joined("global_norm"),
+        norm=column("global_norm"),
         nonfinite=np.concatenate([chunk.nonfinite for chunk in chunks]),
         flags=np.concatenate([chunk.flags for chunk in chunks]),
         sources=np.concatenate([chunk.sources for chunk in chunks]),
-        loss=joined("loss"),
+        loss=column("loss"),
         loss_known=np.concatenate([chunk.loss_known for chunk in chunks]),
-        learning_rate=joined("learning_rate"),
-        loss_scale=joined("loss_scale"),
-        clip_threshold=joined("clip_threshold"),
-        clip_coefficient=joined("clip_coefficient"),
-        step_seconds=joined("step_seconds"),
+        learning_rate=column("learning_rate"),
+        loss_scale=column("loss_scale"),
+        clip_threshold=column("clip_threshold"),
+        clip_coefficient=column("clip_coefficient"),
+        step_seconds=column("step_seconds"),
         ranks_present=np.concatenate([chunk.ranks_present.sum(axis=1) for chunk in chunks]).astype(np.int64),
     )
 
@@ -80,7 +80,11 @@ def read_series(
     database: Database, run_id: int, optimizer: int, first_step: int | None = None, last_step: int | None = None
 ) -> Series:
     """The series of a whole stretch at once; some 120 bytes of memory a step."""
-    pages = [series_of(page) for page in step_pages(database, run_id, optimizer, first_step, last_step)]
+    return joined([series_of(page) for page in step_pages(database, run_id, optimizer, first_step, last_step)])
+
+
+def joined(pages: Sequence[Series]) -> Series:
+    """Pages of a series, the one behind the other."""
     if len(pages) <= 1:
         return pages[0] if pages else empty_series()
     return Series(

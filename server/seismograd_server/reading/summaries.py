@@ -5,7 +5,7 @@ lines of the run -> what of each is to be seen -> pieces: rows of summaries, sin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seismograd_server.model import SUMMARY_SIZES, Line, Summary, SummaryKind
@@ -16,9 +16,6 @@ from seismograd_server.reading.series import step_pages
 from seismograd_server.store.database import Database
 from seismograd_server.store.summaries import row_steps
 
-# A range of no more steps than this is read step by step, whatever it is shown in: for the series, some tens of
-# milliseconds; for the layers, which are composed again, some hundreds.
-_MOST_SINGLE = {SummaryKind.SERIES: 8192, SummaryKind.LAYERS: 2048}
 # Layers composed at a time, as for a window.
 _SPAN_STEPS = {SummaryKind.SERIES: 4096, SummaryKind.LAYERS: 1024}
 
@@ -32,23 +29,6 @@ class Asked:
     kind: SummaryKind
     first_step: int | None = None
     last_step: int | None = None
-
-
-def size_for(asked: Asked, lines: Sequence[Line], points: int) -> int:
-    """Steps a bucket, a power of two, so that at most `points` buckets show the range; 1 = every single step.
-
-    A long range is shown in stored buckets or larger ones, even if that makes fewer of them.
-    """
-    stretches = visible_stretches(lines, asked.first_step, asked.last_step)
-    if not stretches:
-        return 1
-    first, last = stretches[0].first_step, stretches[-1].last_step
-    size = 1
-    while last // size - first // size + 1 > points:
-        size *= 2
-    if size == 1 or last - first < _MOST_SINGLE[asked.kind]:
-        return size
-    return max(size, SUMMARY_SIZES[asked.kind][0])
 
 
 def lines_of(database: Database, run_id: int, optimizer: int) -> list[Line]:
@@ -88,10 +68,8 @@ def read_summary(database: Database, asked: Asked, size: int) -> Summary | None:
     return merged(list(summary_pages(database, asked, size)), size)
 
 
-def _read(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:
-    if piece.size == 1:
-        yield from _single_steps(database, asked, piece, size)
-        return
+def stored_pages(database: Database, asked: Asked, piece: Piece) -> Iterator[Summary]:
+    """The stored buckets of a piece, some rows at a time; of `asked` only the run and the kind are looked at."""
     steps, first = row_steps(asked.kind, piece.size), piece.first_step
     ends = piece.first_step // piece.size, piece.last_step // piece.size + 1
     while first <= piece.last_step:
@@ -101,10 +79,22 @@ def _read(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator
             )
         if not page:
             return
-        together = merged([between(each, *ends) for each in page], size)
+        together = merged([between(each, *ends) for each in page], piece.size)
         if together is not None:
             yield together
         first = (int(page[-1].buckets[0]) * piece.size // steps + 1) * steps
+
+
+def _read(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:
+    read = _single_steps if piece.size == 1 else _stored
+    yield from read(database, asked, piece, size)
+
+
+def _stored(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:
+    for page in stored_pages(database, asked, piece):
+        together = merged([page], size)
+        if together is not None:
+            yield together
 
 
 def _single_steps(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from seismograd_server.errors import StorageError
-from seismograd_server.model import Line, RunState, Summary, SummaryKind
-from seismograd_server.store.schema import runs
+from seismograd_server.model import Line, RecordKind, RunState, Summary, SummaryKind
+from seismograd_server.store.schema import closed_blocks, launches, runs, segments
 from seismograd_server.store.summary_codec import decode_summary, encode_summary
 from seismograd_server.store.summary_tables import summaries, summary_lines
 from seismograd_server.store.upsert import insert_into
@@ -107,6 +107,36 @@ class SummaryRepository:
             except ValueError as error:
                 raise StorageError(f"summary of run {run_id} at step {row.first_step}: {error}") from error
         return found
+
+    def blocks_behind(self, run_id: int, line: Line, first_step: int, last_step: int) -> list[tuple[int, int]]:
+        """(first step, last step) of the closed blocks of a line that touch [first_step, last_step]."""
+        columns = closed_blocks.c
+        statement = select(columns.first_step, columns.last_step).where(
+            columns.run_id == run_id,
+            columns.optimizer == line.optimizer,
+            columns.attempt == line.attempt,
+            columns.branch == line.branch,
+            columns.last_step >= first_step,
+            columns.first_step <= last_step,
+        )
+        return [(row.first_step, row.last_step) for row in self._connection.execute(statement)]
+
+    def segments_behind(self, run_id: int, line: Line, first_step: int, last_step: int) -> list[tuple[int, int]]:
+        """(first step, last step) of the segments of its attempt that touch [first_step, last_step]; each once."""
+        columns = segments.c
+        launch = select(launches.c.launch_row).where(launches.c.run_id == run_id, launches.c.attempt == line.attempt)
+        statement = (
+            select(columns.first_step, columns.last_step)
+            .distinct()
+            .where(
+                columns.launch_row == launch.scalar_subquery(),
+                columns.optimizer == line.optimizer,
+                columns.kind == int(RecordKind.STEP),
+                columns.last_step >= first_step,
+                columns.first_step <= last_step,
+            )
+        )
+        return [(row.first_step, row.last_step) for row in self._connection.execute(statement)]
 
     def save(self, run_id: int, line: Line, rows: Sequence[SummaryRow], last_step: int) -> None:
         """Put rows in the place of those that are there, and note up to which step they summarise the line."""

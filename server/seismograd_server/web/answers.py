@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from seismograd_server.errors import (
@@ -68,6 +68,19 @@ class Turns:
         """The answer as JSON, which is written in the thread too: a large one takes as long as reading it."""
         return await self(lambda: json_answer(answer()))
 
+    async def pages(self, request: Request, pages: Iterator[_Answer]) -> list[_Answer]:
+        """All that an iterator gives, one piece a turn, so that a long answer holds up nobody's short one.
+
+        Raises:
+            ClientDisconnect: whoever asked has gone; no more is read.
+        """
+        found: list[_Answer] = []
+        while (page := await self(lambda: next(pages, None))) is not None:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            found.append(page)
+        return found
+
 
 def key_of(request: Request) -> RunKey:
     """The run that a path names."""
@@ -101,6 +114,31 @@ def limit_of(request: Request, default: int, largest: int, name: str = "limit") 
     if number < 1:
         raise UsageError(f"{name}: must be from 1 to {largest}")
     return min(number, largest)
+
+
+def points_of(request: Request, name: str, default: int, largest: int) -> int:
+    """How many points are wanted, from one to `largest`.
+
+    Raises:
+        UsageError: fewer or more; the message says what to do.
+    """
+    number = number_of(request, name)
+    number = default if number is None else number
+    if not 1 <= number <= largest:
+        raise UsageError(f"{name}: {number} is not from 1 to {largest}: ask for less, or in several ranges of steps")
+    return number
+
+
+def range_of(request: Request) -> tuple[int | None, int | None]:
+    """The steps that are wanted: the first and the last one, None = no bound.
+
+    Raises:
+        UsageError: there can be none between them.
+    """
+    first, last = number_of(request, "first_step"), number_of(request, "last_step")
+    if first is not None and last is not None and last < first:
+        raise UsageError(f"last_step: {last} is below first_step, which is {first}: swap them")
+    return first, last
 
 
 def choice_of(request: Request, name: str, choices: Callable[[str], _Choice], known: list[str]) -> _Choice | None:

@@ -1,23 +1,20 @@
-"""The JSON API under `/api/v1`: runs, series, layers, alerts, post-mortems."""
+"""The JSON API under `/api/v1`: runs, what recorders handed over, directives, post-mortems."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import structlog
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from seismograd_server.display.thinning import kept_points
 from seismograd_server.errors import ConflictError, StorageError
 from seismograd_server.model import RunKey, RunState, RunView, Snapshot
 from seismograd_server.reading.details import detail_json, read_details
 from seismograd_server.reading.encoding import (
     Json,
     checkpoint_json,
-    column,
     directive_json,
     launch_json,
     number,
@@ -25,10 +22,7 @@ from seismograd_server.reading.encoding import (
     run_json,
     status_json,
 )
-from seismograd_server.reading.history import Series
-from seismograd_server.reading.layers import LayerQuantity, read_layer_window, thinned, values_of
 from seismograd_server.reading.runs import DIRECTIVES_OF_A_RUN, firing_alerts
-from seismograd_server.reading.series import read_series
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import LARGEST_PAGE, Turns, choice_of, json_answer, key_of, limit_of, number_of
 from seismograd_server.web.bodies import directive_of, small_body
@@ -39,25 +33,8 @@ _log = structlog.get_logger("seismograd.web")
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
 _DELETED_AT_ONCE = 8 * 2**20
 _RECLAIMED_AT_ONCE = 8 * 2**20
-# Points of a series: enough for any screen by default, a few megabytes of JSON at most. All of it is in QueryService.
-_POINTS = 2000
-_MOST_POINTS = 20_000
-# Steps of the layers shown when no range is asked for, and columns of the answer.
-_LAYER_STEPS = 240
-_LAYER_COLUMNS = 120
-_MOST_COLUMNS = 1000
-# Numbers in the answer: some five megabytes of JSON. A model of very many layers gets fewer columns.
+# Numbers in the answer: some five megabytes of JSON. A model of very many layers gets fewer steps.
 _MOST_VALUES = 2**19
-_WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
-_NUMBERS = {
-    "time": "times",
-    "grad_norm": "norm",
-    "learning_rate": "learning_rate",
-    "loss_scale": "loss_scale",
-    "clip_threshold": "clip_threshold",
-    "clip_coefficient": "clip_coefficient",
-    "step_seconds": "step_seconds",
-}
 
 
 class Api:
@@ -166,59 +143,6 @@ class Api:
         except StorageError as error:  # the next deletion will do it
             _log.warning("space of deleted runs was not given back", reason=str(error))
 
-    async def series(self, request: Request) -> Response:
-        """GET .../series: columns over closed steps; thinned to `points` with every extreme kept."""
-        key = key_of(request)
-        optimizer = number_of(request, "optimizer", 0) or 0
-        first, last = number_of(request, "first_step"), number_of(request, "last_step")
-        points = limit_of(request, _POINTS, _MOST_POINTS, "points")
-
-        def answer() -> Json:
-            with self._database.read() as transaction:
-                run = transaction.runs.get(key)
-            series = read_series(self._database, run.run_id, optimizer, first, last)
-            return {"project": key.project, "run": key.run, "optimizer": optimizer, **series_json(series, points)}
-
-        return await self._turns.json(answer)
-
-    async def layers(self, request: Request) -> Response:
-        """GET .../layers: one number per layer over a range of steps, the largest of each column of steps.
-
-        `quantity` says which one (default: the gradient's norm); of `local_gradient_norm` that of one `rank`.
-        """
-        key = key_of(request)
-        optimizer = number_of(request, "optimizer", 0) or 0
-        first, last = number_of(request, "first_step"), number_of(request, "last_step")
-        columns = limit_of(request, _LAYER_COLUMNS, _MOST_COLUMNS, "columns")
-        known = [each.value for each in LayerQuantity]
-        quantity = choice_of(request, "quantity", LayerQuantity, known) or LayerQuantity.GRAD_NORM
-        rank = number_of(request, "rank", 0) or 0
-
-        def answer() -> Json:
-            with self._database.read() as transaction:
-                run = transaction.runs.get(key)
-                closed = transaction.steps.last(run.run_id, optimizer)
-            empty = {"project": key.project, "run": key.run, "layers": [], "steps": [], quantity.value: []}
-            if closed is None:
-                return empty
-            end = closed[2] if last is None else last
-            composed = read_layer_window(
-                self._database, run, optimizer, end - _LAYER_STEPS + 1 if first is None else first, end
-            )
-            if composed is None:
-                return empty
-            window = composed.layers
-            columns_at_most = min(columns, max(1, _MOST_VALUES // len(window.names)))
-            steps, values = thinned(window.steps, values_of(window, quantity, rank), columns_at_most)
-            return {
-                **empty,
-                "layers": list(window.names),
-                "steps": steps.tolist(),
-                quantity.value: [column(row.astype(np.float64)) for row in values],
-            }
-
-        return await self._turns.json(answer)
-
     async def recorder(self, request: Request) -> Response:
         """GET .../recorder: what the flight recorder of one `rank` handed over, step by step and layer by layer."""
         key = key_of(request)
@@ -252,25 +176,3 @@ class Api:
 def view_of(snapshot: Snapshot, run_id: int) -> RunView | None:
     """The live view of a run; None when it is not live."""
     return next((view for view in snapshot.runs if view.run.run_id == run_id), None)
-
-
-def series_json(series: Series, points: int) -> Json:
-    """A series as columns, thinned so that extremes of norm and loss stay and broken steps are among the points."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.log(series.norm)
-    buckets = max(1, points // 10)
-    shown = np.arange(series.count)
-    if series.count > points:
-        marked = np.flatnonzero(series.broken | (series.loss_known & ~np.isfinite(series.loss)))
-        marked = marked[:: max(1, len(marked) // buckets + 1)]
-        shown = np.unique(np.concatenate((kept_points(level, buckets), kept_points(series.loss, buckets), marked)))
-    columns: Json = {name: getattr(series, field)[shown].tolist() for name, field in _WHOLE_SERIES.items()}
-    columns |= {name: column(getattr(series, field)[shown]) for name, field in _NUMBERS.items()}
-    columns["loss"] = column(series.loss[shown], series.loss_known[shown])
-    columns["nonfinite"] = series.nonfinite[shown].sum(axis=1).tolist()
-    return {
-        "count": len(shown),
-        "closed_steps": series.count,
-        "thinned": len(shown) < series.count,
-        "series": columns,
-    }

@@ -11,7 +11,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -28,6 +28,7 @@ from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
 from seismograd_server.web.rules_api import RulesApi
+from seismograd_server.web.series_api import SeriesApi
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
@@ -62,6 +63,7 @@ def create_app(
     """
     turns = Turns(_READING_AT_ONCE)
     api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
+    series = SeriesApi(database, turns=turns)
     alerts = AlertsApi(database, clock, turns=turns)
     rules = RulesApi(database, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
@@ -97,8 +99,8 @@ def create_app(
             Route("/api/v1/runs", api.runs),
             Route(run, api.run, methods=["GET"]),
             Route(run, api.delete, methods=["DELETE"]),
-            Route(f"{run}/series", api.series),
-            Route(f"{run}/layers", api.layers),
+            Route(f"{run}/series", series.series),
+            Route(f"{run}/layers", series.layers),
             Route(f"{run}/recorder", api.recorder),
             Route(f"{run}/alerts", alerts.run_alerts),
             Route(f"{run}/directives", api.directives, methods=["POST"]),
@@ -119,6 +121,7 @@ def create_app(
         exception_handlers={
             SeismogradError: pages.failed,
             HTTPException: pages.refused,
+            ClientDisconnect: _gone,
             Exception: _crashed,
         },
     )
@@ -129,6 +132,11 @@ def create_app(
 async def _look(_request: Request) -> Response:
     """GET /static/look.css: the style sheet that the pages share with the report."""
     return Response(shared_css(), media_type="text/css", headers={"cache-control": "max-age=3600"})
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """Nobody will read it; the server only wants some answer."""
+    return Response(status_code=408)
 
 
 async def _crashed(request: Request, error: Exception) -> Response:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -12,8 +13,9 @@ import pytest
 from grpc import aio
 
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
-from seismograd_server.ingest import query_servicer
+from seismograd_server.ingest import query_encoding, query_servicer
 from seismograd_server.ingest.query_servicer import query_handlers
+from seismograd_server.model import TALLIES
 from seismograd_server.reading.series import step_pages
 from tests.support.reading import Stocked
 from tests.support.synthetic import exploding_losses, exploding_norms
@@ -110,7 +112,7 @@ def test_the_series_comes_whole_and_in_order(call: Call) -> None:
     expected = np.sqrt((exploding_norms(200, 150).astype(np.float64) ** 2).sum(axis=1))
     np.testing.assert_allclose(norms, expected, rtol=1e-6)
     scalars = {named.name: named for named in chunks[0].scalars}
-    assert set(scalars) == {"loss", "learning_rate", "loss_scale", "clip_threshold", "clip_coefficient"}
+    assert set(scalars) == {"loss", "learning_rate", "loss_scale", "clip_threshold", "clip_coefficient", "step_seconds"}
     losses = np.frombuffer(scalars["loss"].values, "<f8")
     np.testing.assert_allclose(losses, exploding_losses(200, 150)[: len(losses)])
     assert scalars["loss"].known == b""
@@ -123,6 +125,84 @@ def test_a_long_series_is_cut_into_chunks_without_gap_or_repeat(call: Call, monk
     assert max(chunk.count for chunk in chunks) == 7
     steps = np.concatenate([np.frombuffer(chunk.steps, "<i8") for chunk in chunks])
     assert steps.tolist() == list(range(3, 199))
+
+
+def test_a_series_comes_in_buckets_when_points_are_asked_for(call: Call) -> None:
+    whole = np.concatenate(
+        [np.frombuffer(chunk.gradient_norms, "<f8") for chunk in call("GetSeries", project="mt", run="exploding")]
+    )
+    chunks = call("GetSeries", project="mt", run="exploding", max_points=30)
+
+    def column(name: str, kind: str) -> list[float]:
+        return [value for chunk in chunks for value in np.frombuffer(getattr(chunk, name), kind).tolist()]
+
+    assert {chunk.resolution for chunk in chunks} == {8}
+    assert {chunk.gradient_norms for chunk in chunks} == {b""}
+    assert column("steps", "<i8") == list(range(0, 200, 8))
+    assert column("last_steps", "<i8") == list(range(7, 200, 8))
+    assert column("step_counts", "<u8") == [8] * 25
+    rows = whole.reshape(25, 8)
+    norms = [next(each for each in chunk.summaries if each.name == "grad_norm") for chunk in chunks]
+    assert np.frombuffer(b"".join(each.minima for each in norms), "<f8").tolist() == rows.min(axis=1).tolist()
+    assert np.frombuffer(b"".join(each.maxima for each in norms), "<f8").tolist() == rows.max(axis=1).tolist()
+    np.testing.assert_allclose(np.frombuffer(b"".join(each.means for each in norms), "<f8"), rows.mean(axis=1))
+    assert np.frombuffer(b"".join(each.known_counts for each in norms), "<u8").tolist() == [8] * 25
+    counts = {each.name: int(np.frombuffer(each.values, "<u8").sum()) for each in chunks[0].counts}
+    assert counts == dict.fromkeys(TALLIES, 0)
+
+
+def test_layers_come_in_buckets_with_their_names_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_encoding, "_LAYER_BYTES", 128)
+    chunks = call("GetLayers", project="mt", run="exploding", max_points=50, last_step=99)
+    assert [list(chunk.layers) for chunk in chunks[:2]] == [["embed.weight", "rnn.weight_hh_l0", "head.weight"], []]
+    assert {chunk.resolution for chunk in chunks} == {2}
+    tables = {
+        name: np.concatenate([np.frombuffer(getattr(chunk, name), "<f4").reshape(-1, 3) for chunk in chunks])
+        for name in ("minima", "gradient_norms", "means")
+    }
+    rows = exploding_norms(200, 150)[:100].reshape(50, 2, 3)
+    np.testing.assert_allclose(tables["minima"], rows.min(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(tables["gradient_norms"], rows.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(tables["means"], rows.mean(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["GetSeries", "GetLayers"])
+def test_more_points_than_anybody_draws_are_refused(call: Call, method: str) -> None:
+    code, details = refusal(call, method, project="mt", run="exploding", max_points=20_001)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("max_points: 20001 is more than 20000: ask for less")
+
+
+def test_nothing_more_is_read_for_a_client_that_has_gone(stocked: Stocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = threading.Event()
+
+    def endless(*arguments: Any) -> Iterator[Any]:
+        try:
+            while True:
+                yield from step_pages(*arguments)
+        finally:
+            stopped.set()
+
+    async def read_a_little_and_go() -> None:
+        server = aio.server()
+        server.add_generic_rpc_handlers((query_handlers(stocked.database),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            invoke = channel.unary_stream(
+                method_path(QUERY_SERVICE, "GetSeries"),
+                request_serializer=query.GetSeriesRequest.SerializeToString,
+                response_deserializer=query.GetSeriesResponse.FromString,
+            )
+            call = invoke(query.GetSeriesRequest(project="mt", run="exploding"))
+            async for _ in call:
+                break
+            call.cancel()
+            assert await asyncio.to_thread(stopped.wait, 30.0)
+        await server.stop(0)
+
+    monkeypatch.setattr(query_servicer, "step_pages", endless)
+    asyncio.run(read_a_little_and_go())
 
 
 def test_layers_come_with_their_names_once(call: Call) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ from seismograd_server.errors import StorageBusyError
 from seismograd_server.model import Quantity, RecordKind, Snapshot, TensorColumn
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.encoding import dumps
-from seismograd_server.web import answers, api
+from seismograd_server.web import answers, api, series_api
 from tests.support.reading import Stocked
 from tests.support.synthetic import (
     LAYERS,
@@ -102,13 +102,20 @@ def test_the_series_holds_every_closed_step_with_its_norm_and_loss(get: Get) -> 
     assert answer["series"]["ranks_present"] == [2] * 200
 
 
-def test_a_thinned_series_keeps_its_largest_and_smallest_norm(get: Get) -> None:
-    whole = get("/api/v1/runs/mt/exploding/series").json()["series"]["grad_norm"]
-    thinned = get("/api/v1/runs/mt/exploding/series?points=40").json()
-    assert thinned["thinned"] is True
-    assert thinned["count"] <= 80
-    assert max(thinned["series"]["grad_norm"]) == max(whole)
-    assert min(thinned["series"]["grad_norm"]) == min(whole)
+def test_a_series_in_fewer_points_has_the_extremes_of_every_stretch(get: Get) -> None:
+    whole = get("/api/v1/runs/mt/exploding/series").json()["series"]
+    answer = get("/api/v1/runs/mt/exploding/series?points=40").json()
+    assert (answer["thinned"], answer["resolution"], answer["count"], answer["closed_steps"]) == (True, 8, 25, 200)
+    series = answer["series"]
+    assert (series["step"][1], series["last_step"][1], series["steps"][1]) == (8, 15, 8)
+    norms = np.array(whole["grad_norm"]).reshape(25, 8)
+    assert series["grad_norm_max"] == norms.max(axis=1).tolist()
+    assert series["grad_norm_min"] == norms.min(axis=1).tolist()
+    np.testing.assert_allclose(series["grad_norm_mean"], norms.mean(axis=1))
+    assert series["loss_max"] == np.array(whole["loss"]).reshape(25, 8).max(axis=1).tolist()
+    assert series["learning_rate_mean"] == [None] * 25
+    assert series["ranks_present_min"] == [2.0] * 25
+    assert series["nonfinite"] == series["clipped"] == series["loss_nonfinite"] == [0] * 25
 
 
 def test_a_range_of_steps_is_cut_exactly(get: Get) -> None:
@@ -125,8 +132,14 @@ def test_layers_are_composed_again_from_the_records(get: Get) -> None:
 
 def test_layers_of_too_many_steps_show_the_largest_of_each_column(get: Get) -> None:
     answer = get("/api/v1/runs/mt/exploding/layers?first_step=0&last_step=199&columns=10").json()
-    assert len(answer["steps"]) == 10
-    assert np.array(answer["grad_norm"]).max() == pytest.approx(float(exploding_norms(200, 150).max()), rel=1e-6)
+    assert answer["resolution"] == 32
+    assert answer["steps"] == list(range(0, 200, 32))
+    assert answer["last_steps"] == [31, 63, 95, 127, 159, 191, 199]
+    norms = np.array_split(exploding_norms(200, 150), range(32, 200, 32))
+    np.testing.assert_allclose(answer["grad_norm"], [some.max(axis=0) for some in norms], rtol=1e-6)
+    np.testing.assert_allclose(answer["grad_norm_min"], [some.min(axis=0) for some in norms], rtol=1e-6)
+    np.testing.assert_allclose(answer["grad_norm_mean"], [some.mean(axis=0) for some in norms], rtol=1e-6)
+    assert answer["nonfinite_steps"] == [[0, 0, 0]] * 7
 
 
 def sampled_run(store: Stocked) -> None:
@@ -282,8 +295,54 @@ def test_a_busy_store_is_a_503_and_a_crash_a_500_without_its_details(stocked: St
     assert "secret" not in response.text
 
 
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("series?points=20001", "points: 20001 is not from 1 to 20000: ask for less, or in several ranges of steps"),
+        ("series?points=0", "points: 0 is not from 1 to 20000"),
+        ("layers?columns=1001", "columns: 1001 is not from 1 to 1000"),
+        ("series?first_step=9&last_step=3", "last_step: 3 is below first_step, which is 9: swap them"),
+        ("layers?first_step=9&last_step=3", "last_step: 3 is below first_step"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_what_to_do(get: Get, query: str, reason: str) -> None:
+    response = get(f"/api/v1/runs/mt/exploding/{query}")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(reason)
+
+
+@pytest.mark.parametrize(("path", "read"), [("series", "step_pages"), ("layers", "summary_pages")])
+def test_nothing_more_is_read_for_somebody_who_has_gone(
+    stocked: Stocked, monkeypatch: pytest.MonkeyPatch, path: str, read: str
+) -> None:
+    real = getattr(series_api, read)
+
+    def endless(*arguments: Any) -> Iterator[Any]:
+        while True:
+            yield from real(*arguments)
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(series_api, read, endless)
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/api/v1/runs/mt/exploding/{path}",
+        "raw_path": f"/api/v1/runs/mt/exploding/{path}".encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    asyncio.run(stocked.app()(scope, gone, send))  # it would never return
+    assert sent[0]["status"] == 408
+
+
 def test_layers_of_a_model_of_very_many_layers_are_bounded(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_MOST_VALUES", 12)
+    monkeypatch.setattr(series_api, "_MOST_VALUES", 12)
     window = get("/api/v1/runs/mt/healthy/layers").json()
     assert len(window["layers"]) == 3
     assert len(window["steps"]) == 4

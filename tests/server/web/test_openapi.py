@@ -15,10 +15,11 @@ from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.api import Api
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
+from seismograd_server.web.series_api import SeriesApi
 from tests.support.reading import Stocked
 
 # Calls that read the query, and the name that they read when none is given.
-_READS = re.compile(r'(?:query_params\.get\(|(?:number_of|choice_of)\(request, )"(\w+)"')
+_READS = re.compile(r'(?:query_params\.get\(|(?:number_of|choice_of|points_of)\(request, )"(\w+)"')
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_operations_have_ids_of_their_own(document: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("kind", [Api, AlertsApi, Pages])
+@pytest.mark.parametrize("kind", [Api, AlertsApi, SeriesApi, Pages])
 def test_every_parameter_that_a_handler_reads_is_described(kind: type, document: dict[str, Any]) -> None:
     described = {
         name: {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
@@ -81,6 +82,8 @@ def test_every_parameter_that_a_handler_reads_is_described(kind: type, document:
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         source = inspect.getsource(method)
         read = set(_READS.findall(source))
+        if "range_of(request" in source:
+            read |= {"first_step", "last_step"}
         if "limit_of(request" in source:
             named = re.search(r'limit_of\(request, \w+, \w+, "(\w+)"', source)
             read |= {named[1] if named else "limit"}

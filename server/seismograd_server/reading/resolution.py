@@ -1,0 +1,89 @@
+"""In which buckets a range is read: of a length that suits the points asked for, and that there still is. Blocks.
+
+Single steps may be deleted before their summaries are: a range of which that is true is given in the finest buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from seismograd_server.model import SUMMARY_SIZES, Line, SummaryKind
+from seismograd_server.reading.lines import Piece, pieces, visible_stretches
+from seismograd_server.reading.summaries import Asked, lines_of, stored_pages
+from seismograd_server.store.database import Database
+
+# A range of no more steps than this is read step by step, whatever it is shown in: for the series, some tens of
+# milliseconds; for the layers, which are composed again, some hundreds.
+_MOST_SINGLE = {SummaryKind.SERIES: 8192, SummaryKind.LAYERS: 2048}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to read, how many steps to a bucket (1 = every single step), and whether single steps are still there."""
+
+    asked: Asked
+    size: int
+    detail_kept: bool = True
+
+
+def plan_for(database: Database, asked: Asked, points: int) -> Plan:
+    """How to show a range in at most `points` buckets, a power of two in steps.
+
+    A long range is shown in stored buckets or larger ones, even if that makes fewer of them.
+    """
+    lines, finest = lines_of(database, asked.run_id, asked.optimizer), SUMMARY_SIZES[asked.kind][0]
+    size = size_for(asked, lines, points)
+    if size >= finest:
+        return Plan(asked, size)
+    wide = _widened(asked, finest)
+    if all(_kept(database, asked, piece) for piece in _whole(lines, wide, finest)):
+        return Plan(asked, size)
+    return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False)
+
+
+def size_for(asked: Asked, lines: Sequence[Line], points: int) -> int:
+    """Steps a bucket, for a range of which everything is there."""
+    stretches = visible_stretches(lines, asked.first_step, asked.last_step)
+    if not stretches:
+        return 1
+    first, last = stretches[0].first_step, stretches[-1].last_step
+    size = 1
+    while last // size - first // size + 1 > points:
+        size *= 2
+    if size == 1 or last - first < _MOST_SINGLE[asked.kind]:
+        return size
+    return max(size, SUMMARY_SIZES[asked.kind][0])
+
+
+def _widened(asked: Asked, size: int) -> Asked:
+    """The range with its ends moved outward to those of buckets."""
+    first, last = asked.first_step, asked.last_step
+    return replace(
+        asked,
+        first_step=None if first is None else first // size * size,
+        last_step=None if last is None else last // size * size + size - 1,
+    )
+
+
+def _whole(lines: Sequence[Line], asked: Asked, size: int) -> Iterator[Piece]:
+    for stretch in visible_stretches(lines, asked.first_step, asked.last_step):
+        yield from (piece for piece in pieces(stretch, [size]) if piece.size == size)
+
+
+def _kept(database: Database, asked: Asked, piece: Piece) -> bool:
+    """Whether there is something behind every bucket of a piece."""
+    with database.read() as transaction:
+        stored = transaction.summaries
+        behind = stored.blocks_behind if asked.kind is SummaryKind.SERIES else stored.segments_behind
+        extents = behind(asked.run_id, piece.line, piece.first_step, piece.last_step)
+    firsts, lasts = np.array(extents, np.int64).reshape(-1, 2).T
+    for summary in stored_pages(database, asked, piece):
+        # Extents that began by the bucket's end, less those that ended before it began.
+        inside = np.searchsorted(np.sort(firsts), summary.last_steps, side="right")
+        inside -= np.searchsorted(np.sort(lasts), summary.first_steps, side="left")
+        if not (inside > 0).all():
+            return False
+    return True
