@@ -13,6 +13,8 @@ from seismograd_server.rules.backtest import backtest
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
 
+# What closed steps can tell. Silence is told by the clock, and cannot be judged again.
+_COMPARED = {detector.signature for detector in DETECTORS} - {Signature.STALLED}
 # Alerts of one run that are compared: far more than one run opens.
 _ALERTS = 10_000
 
@@ -50,10 +52,10 @@ def compare(findings: Iterable[Finding], alerts: Iterable[Alert]) -> list[Compar
     would: dict[tuple[Signature, str], Fired] = {}
     was: dict[tuple[Signature, str], Fired] = {}
     for finding in findings:
-        _note(would, finding.signature, finding.scope, Fired(finding.severity, finding.step, finding.reason))
-    detected = {detector.signature for detector in DETECTORS}
+        if finding.signature in _COMPARED:
+            _note(would, finding.signature, finding.scope, Fired(finding.severity, finding.step, finding.reason))
     for alert in sorted(alerts, key=lambda each: each.opened_step):
-        if alert.signature in detected:
+        if alert.signature in _COMPARED:
             _note(was, alert.signature, alert.scope, Fired(alert.severity, alert.opened_step, alert.reason))
     found = [Comparison(*about, would.get(about), was.get(about)) for about in sorted({*would, *was})]
     return sorted(found, key=lambda each: min(one.step for one in (each.would, each.was) if one is not None))

@@ -58,6 +58,7 @@ def routes_that_write() -> list[tuple[str, str]]:
         ("DELETE", "/api/v1/runs/mt/exploding"),
         ("POST", "/api/v1/alerts/x/ack"),
         ("POST", "/api/v1/runs/mt/healthy/directives"),
+        ("POST", "/api/v1/runs/mt/healthy/backtest"),
         ("POST", "/alerts/x/ack"),
         ("PUT", "/api/v1/runs"),
         ("PATCH", "/"),
@@ -100,5 +101,6 @@ def test_every_route_that_changes_something_is_among_those_tested(stocked: Stock
         ("DELETE", "/api/v1/runs/{project}/{run}"),
         ("POST", "/api/v1/alerts/{alert_id}/ack"),
         ("POST", "/api/v1/runs/{project}/{run}/directives"),
+        ("POST", "/api/v1/runs/{project}/{run}/backtest"),
         ("POST", "/alerts/{alert_id}/ack"),
     }
