@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +17,11 @@ from seismograd_server.rules.ruleset import RunRules
 from seismograd_server.transfer.trace_blocks import Columns, blocks
 from seismograd_server.transfer.traces import Trace, read_trace
 from tests.benchmarks.detection.catalogue import runs
-from tests.benchmarks.detection.generating import generate_once
+from tests.benchmarks.detection.generating import cache_folder, generate_once
 from tests.benchmarks.detection.peers import RULES, Rule, seen_by_peers
 from tests.benchmarks.detection.scoring import Alarm, Labelled, Score, read_manifest, score, verdict
 from tests.benchmarks.measure import table
 
-# A change of any run or label asks for another name, so that nobody scores yesterday's runs.
-CACHE = Path(tempfile.gettempdir()) / "seismograd-benchmark-runs-1"
 # What a client samples every tenth step by default.
 SHIPPED_CADENCE = 10
 OURS: Sequence[tuple[str, Columns, int]] = (
@@ -85,7 +82,7 @@ def print_mistakes(labelled: Sequence[Labelled], traces: Sequence[Trace]) -> Non
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=CACHE, help="where the runs are made, or were made before")
+    parser.add_argument("--out", type=Path, default=cache_folder(), help="where the runs are made, or were made before")
     parser.add_argument("--traces", type=Path, help="score these runs instead")
     parser.add_argument("--list", action="store_true", help="name the runs that our detectors judge wrongly")
     parser.add_argument("--manifest", type=Path, help="the labels of these runs")

@@ -27,9 +27,9 @@ from seismograd_server.rules.backtest import backtest
 from seismograd_server.rules.ruleset import RunRules
 from seismograd_server.transfer.trace_blocks import blocks
 from seismograd_server.transfer.traces import Trace, read_trace
-from tests.benchmarks.detection.__main__ import CACHE, SHIPPED_CADENCE
+from tests.benchmarks.detection.__main__ import SHIPPED_CADENCE
 from tests.benchmarks.detection.catalogue import runs
-from tests.benchmarks.detection.generating import generate_once
+from tests.benchmarks.detection.generating import cache_folder, generate_once
 from tests.benchmarks.detection.scoring import Labelled, read_manifest
 from tests.benchmarks.measure import table
 
@@ -213,7 +213,7 @@ def print_scores(labelled: Iterable[Labelled], traces: Mapping[str, Trace], thin
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, with every sample and with those that clients ship."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--traces", type=Path, default=CACHE)
+    parser.add_argument("--traces", type=Path, default=cache_folder())
     parser.add_argument("--manifest", type=Path)
     options = parser.parse_args(arguments)
     manifest = options.manifest or generate_once(runs(), options.traces)[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.benchmarks.detection.labels import label_of
 from tests.benchmarks.detection.training import Spec, Training
 
 MANIFEST = "manifest.csv"
+_MAKERS = ("catalogue", "generating", "labels", "learning", "training")
 _COLUMNS = (
     "run_id",
     "label",
@@ -32,6 +35,13 @@ _COLUMNS = (
     "culprit_rank",
     "seed",
 )
+
+
+def cache_folder() -> Path:
+    """Where the runs of the catalogue are kept: another place whenever what makes or labels them changes."""
+    sources = sorted(Path(__file__).parent.joinpath(f"{name}.py") for name in _MAKERS)
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return Path(tempfile.gettempdir()) / f"seismograd-benchmark-{digest[:12]}"
 
 
 def generate(specs: Iterable[Spec], folder: Path) -> Path:
