@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from seismograd_server.alerts.asking import CapturePolicy
+from seismograd_server.alerts.fleet import FleetPolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
 from seismograd_server.detect.align import Patience
 from seismograd_server.detect.watch import Observation
@@ -49,6 +50,7 @@ class PipelineSettings:
         rules: what is looked for, as of now; asked before every judgement.
         policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
+        fleet: when alerts of several runs are one incident.
         steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
         pace_seconds: a run that has just been judged waits so long for more of its steps: judging costs about as much
             for one step as for fifty. No longer than an alert may wait.
@@ -62,6 +64,7 @@ class PipelineSettings:
     rules: Callable[[], Rules] = lambda: _SHIPPED
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
+    fleet: FleetPolicy = field(default_factory=FleetPolicy)
     steps_at_once: int = 2048
     pace_seconds: float = 0.0
 

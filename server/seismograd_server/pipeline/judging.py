@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from seismograd_server.alerts import lifecycle
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
+from seismograd_server.pipeline.correlating import correlate, findings_of_time
 from seismograd_server.pipeline.engine import Ending, Judged, PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.naming import name_all
@@ -145,6 +146,8 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     ]
     if job.chores and job.ending is None:
         findings += engine.rules.grade(engine.silence(now), min(engine.series, default=0))
+    if job.chores:
+        findings += engine.rules.grade(findings_of_time(transaction, engine))
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)
@@ -155,6 +158,7 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     elif job.chores:
         changes += lifecycle.expire(_after(open_alerts, changes), run, now, policy)
     changes += lifecycle.mute(_after(open_alerts, changes), engine.rules.watch.muted, now)
+    changes = correlate(transaction, engine, changes, now)
     changes = name_all(transaction, engine, open_alerts, changes)
     job.transitions = transaction.alerts.apply(changes)
     engine.open_alerts = _after(open_alerts, changes)

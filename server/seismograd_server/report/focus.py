@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seismograd_server.model import Alert, AlertState, Bool, Float64, Resolution, Severity
+from seismograd_server.model import Alert, AlertState, Bool, Float64, Resolution, Severity, Signature
 from seismograd_server.reading.history import Series
 from seismograd_server.report.contents import FailureKind, Focus, Healthy
 
@@ -125,7 +125,14 @@ def _onset(series: Series, alerts: Sequence[Alert], failure_row: int | None) -> 
 
 def _leading_alert(alerts: Sequence[Alert]) -> tuple[Alert | None, int]:
     """The alert that tells the story, and the first step of the condition: the first of the gravest that stayed."""
-    shown = [alert for alert in alerts if alert.state is not AlertState.PENDING and alert.severity > Severity.INFO]
+    shown = [
+        alert
+        for alert in alerts
+        # An incident of several runs is no condition of this one.
+        if alert.state is not AlertState.PENDING
+        and alert.severity > Severity.INFO
+        and alert.signature is not Signature.FLEET
+    ]
     if not shown:
         return None, 0
     gravest = max(alert.severity for alert in shown)

@@ -316,3 +316,10 @@ def test_the_timeline_tells_what_an_alert_said_when_it_opened() -> None:
     event = next(each for each in report.timeline if each.detail == opening.reason)
     assert event.step == alert.opened_step
     assert "(warning, later critical)" in event.title
+
+
+def test_an_incident_of_several_runs_does_not_tell_the_story_of_one() -> None:
+    fleet = make_alert(signature=Signature.FLEET, scope="signature:runaway", since_step=140, opened_step=140)
+    history = exploding_history()
+    focus = build(replace(history, alerts=(fleet, *history.alerts)), NOW).focus
+    assert focus == build(history, NOW).focus

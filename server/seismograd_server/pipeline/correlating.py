@@ -1,0 +1,119 @@
+"""Alerts of different runs, seen together: one incident is stored and told, and speaks for those that follow.
+
+The incident is an alert of the run whose alert made it one. Everything is read from the store, so that a restart
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from seismograd_server.alerts import fleet, lifecycle
+from seismograd_server.alerts.fleet import FleetPolicy, Member
+from seismograd_server.model import Alert, AlertState, Finding, Run, Severity, Signature, Transition
+from seismograd_server.pipeline.engine import RunEngine
+from seismograd_server.store.database import Transaction
+
+# Firing alerts looked through: more than that many runs do not fire at once on one server.
+_FIRING = 2000
+# Runs that an incident is compared with; more would not make the test sharper, and cost two statements each.
+_OTHERS = 200
+
+
+def correlate(
+    transaction: Transaction, engine: RunEngine, changes: Sequence[Transition], now: float
+) -> list[Transition]:
+    """The changes of a run's alerts, in the light of what other runs fire: some need not be told, one may be added."""
+    found = list(changes)
+    if Signature.FLEET in engine.rules.watch.muted or not any(_has_struck(change) for change in changes):
+        return found
+    policy = engine.settings.fleet
+    firing = transaction.alerts.list(state=AlertState.FIRING, limit=_FIRING)
+    for place, change in enumerate(changes):
+        if not _has_struck(change):
+            continue
+        signature = change.alert.signature
+        known = [alert for alert in firing if alert.run_id != engine.run_id]
+        members = fleet.together([*known, change.alert], signature, now, policy)
+        about = fleet.scope_of(signature)
+        open_one = next((each for each in firing if each.signature is Signature.FLEET and each.scope == about), None)
+        if open_one is not None and len(members) >= 2:
+            found[place] = _spoken_for(change)
+            _tell_worse(transaction, open_one, members, policy, now)
+        elif open_one is None and len(members) >= policy.least_runs:
+            found += _open(transaction, engine, change.alert, members, now)
+    return found
+
+
+def findings_of_time(transaction: Transaction, engine: RunEngine) -> list[Finding]:
+    """What has become of the incidents that a run carries."""
+    carried = [alert for alert in engine.open_alerts if alert.signature is Signature.FLEET]
+    if not carried:
+        return []
+    firing = transaction.alerts.list(state=AlertState.FIRING, limit=_FIRING)
+    return [fleet.over(alert) for alert in carried if fleet.is_over(alert, firing)]
+
+
+def _has_struck(change: Transition) -> bool:
+    """Whether an alert has just become critical and fires."""
+    alert = change.alert
+    if alert.signature is Signature.FLEET or alert.state is not AlertState.FIRING:
+        return False
+    was_critical = change.before is AlertState.FIRING and change.severity_before is Severity.CRITICAL
+    return alert.severity is Severity.CRITICAL and not was_critical
+
+
+def _spoken_for(change: Transition) -> Transition:
+    """The incident tells of it; nobody need hear of one more run."""
+    alert = replace(change.alert, inhibited_by=change.alert.inhibited_by or Signature.FLEET.value)
+    return replace(change, alert=alert, notify=False) if change.notify else change
+
+
+def _open(
+    transaction: Transaction, engine: RunEngine, alert: Alert, members: Sequence[Alert], now: float
+) -> list[Transition]:
+    finding = _incident(transaction, alert.signature, alert.last_step, members, engine.settings.fleet)
+    past = transaction.alerts.find(engine.run_id, finding.signature, finding.scope)
+    policy = engine.rules.policy(engine.settings.policy)
+    recent = [] if past is None else [past]
+    return lifecycle.advance((), recent, engine.rules.grade([finding]), engine.run, now, policy=policy)
+
+
+def _tell_worse(
+    transaction: Transaction, incident: Alert, members: Sequence[Alert], policy: FleetPolicy, now: float
+) -> None:
+    """Bring the evidence of an incident up to date when it has grown much; it fires already."""
+    known = set(incident.evidence.details.get("run_ids", ()))
+    if not fleet.is_news(len(known | {alert.run_id for alert in members}), len(known)):
+        return
+    before = [
+        alert for alert in transaction.alerts.list(state=AlertState.FIRING, limit=_FIRING) if alert.run_id in known
+    ]
+    before = [alert for alert in before if fleet.scope_of(alert.signature) == incident.scope]
+    grown = list({alert.run_id: alert for alert in [*before, *members]}.values())
+    signature = members[0].signature
+    finding = _incident(transaction, signature, incident.last_step, grown, policy)
+    finding = replace(finding, severity=incident.severity, since_step=incident.since_step)
+    run = transaction.runs.by_id(incident.run_id)
+    transaction.alerts.apply(lifecycle.advance([incident], (), [finding], run, now))
+
+
+def _incident(
+    transaction: Transaction, signature: Signature, step: int, alerts: Sequence[Alert], policy: FleetPolicy
+) -> Finding:
+    inside = {alert.run_id for alert in alerts}
+    members = [_member(transaction, transaction.runs.by_id(run_id)) for run_id in sorted(inside)]
+    live = [run for run in transaction.runs.live() if run.run_id not in inside][-_OTHERS:]
+    others = [_member(transaction, run) for run in live]
+    return fleet.incident(signature, step, members, others, policy)
+
+
+def _member(transaction: Transaction, run: Run) -> Member:
+    """A run with its tags, and with what its latest launch ran on."""
+    tags = set(run.tags.items())
+    launches = transaction.runs.launches(run.run_id)
+    for rank in transaction.runs.ranks(launches[-1].launch_row) if launches else ():
+        tags |= {("host", rank.hostname), ("device", rank.device_name), ("driver", rank.driver_version)}
+        tags |= set(rank.host_facts.items())
+    return Member(run.run_id, run.key, frozenset((name, value) for name, value in tags if value))

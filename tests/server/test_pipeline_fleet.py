@@ -1,0 +1,131 @@
+"""Several runs at once: one incident is told, and what the runs share is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from seismograd_server.model import Alert, AlertState, Catalog, Resolution, Signature, Transition
+from seismograd_server.pipeline import Pipeline, PipelineSettings
+from seismograd_server.rules.parse import parse
+from seismograd_server.store.database import Database
+from seismograd_server.store.outbox import OutboxEntry
+from tests.support.synthetic import (
+    NOW,
+    SyntheticRun,
+    exploding_losses,
+    exploding_norms,
+    healthy_norms,
+    new_pipeline,
+    parameters,
+    stored_alerts,
+)
+
+STEPS, ONSET = 90, 70
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with Database.open("sqlite://", owner="test") as opened:
+        yield opened
+
+
+class Told:
+    """A pipeline, and what people are told of it."""
+
+    def __init__(self, database: Database, text: str = "") -> None:
+        self.database = database
+        self.heard: list[Transition] = []
+        rules = parse(text)
+        settings = PipelineSettings(rules=lambda: rules)
+        self.pipeline: Pipeline = new_pipeline(database, settings=settings, entries_for=self._entries)
+
+    def _entries(self, transition: Transition, now: float) -> list[OutboxEntry]:  # noqa: ARG002 (the hook's form)
+        self.heard.append(transition)
+        return []
+
+    def open(self, name: str, host: str, *, explodes: bool) -> SyntheticRun:
+        norms = exploding_norms(STEPS, ONSET) if explodes else healthy_norms(STEPS)
+        run = SyntheticRun(self.pipeline, name=name, world_size=1, launch=f"launch-{name}", norms=norms)
+        run.losses = exploding_losses(STEPS, ONSET) if explodes else None
+        identity = run.identity(0, hostname=host)
+        run.opened = [self.pipeline.open_rank(identity, [Catalog(0, 0, parameters())], NOW)]
+        return run
+
+    def explode(self, count: int, *, first: int = 0, at: float = NOW + 1) -> list[SyntheticRun]:
+        runs = [self.open(f"bad-{first + number}", "node-3", explodes=True) for number in range(count)]
+        for number, run in enumerate(runs):
+            run.send(0, STEPS, at + number)
+            self.pipeline.detect(at + number)
+        return runs
+
+    def fleets(self) -> list[Alert]:
+        return [alert for alert in stored_alerts(self.database) if alert.signature is Signature.FLEET]
+
+    def criticals_told(self) -> list[str]:
+        opened = [each for each in self.heard if each.alert.state is AlertState.FIRING and each.alert.severity == 3]
+        return [each.alert.signature.value for each in opened]
+
+
+def test_runs_that_explode_together_become_one_incident_that_names_what_they_share(database: Database) -> None:
+    told = Told(database)
+    for number in range(12):
+        told.open(f"good-{number}", f"node-{number + 10}", explodes=False)
+    told.explode(6)
+    (fleet,) = told.fleets()
+    assert fleet.state is AlertState.FIRING
+    assert fleet.evidence.details["of"] == "runaway"
+    assert fleet.evidence.details["count"] >= 5
+    assert fleet.evidence.details["shared"][0].startswith("host = node-3 (")
+    # The first three speak for themselves, then the incident speaks for all.
+    assert told.criticals_told() == ["runaway", "runaway", "runaway", "fleet"]
+    inhibited = [alert for alert in stored_alerts(database) if alert.inhibited_by == "fleet"]
+    assert len(inhibited) == 3
+
+
+def test_two_runs_are_no_fleet(database: Database) -> None:
+    told = Told(database)
+    told.explode(2)
+    assert told.fleets() == []
+
+
+def test_runs_that_explode_an_hour_apart_are_no_fleet(database: Database) -> None:
+    told = Told(database)
+    for number in range(4):
+        told.explode(1, first=number, at=NOW + 3600.0 * number)
+    assert told.fleets() == []
+
+
+def test_an_incident_is_over_when_its_runs_are(database: Database) -> None:
+    told = Told(database)
+    runs = told.explode(3)
+    for run in runs:
+        run.close(NOW + 10)
+    with database.begin() as transaction:
+        for alert in stored_alerts(database):
+            if alert.signature is not Signature.FLEET:
+                transaction.alerts.acknowledge(alert.alert_id, "ada", NOW + 11)
+    for second in range(20, 60, 6):
+        told.pipeline.detect(NOW + second)
+    (fleet,) = told.fleets()
+    assert (fleet.state, fleet.resolution) == (AlertState.RESOLVED, Resolution.RECOVERED)
+
+
+@pytest.mark.parametrize(
+    ("text", "severities"), [("signature.fleet.mute = true", []), ('signature.fleet.severity = "warning"', ["warning"])]
+)
+def test_rules_are_about_incidents_too(database: Database, text: str, severities: list[str]) -> None:
+    told = Told(database, text)
+    told.explode(4)
+    assert [fleet.severity.label for fleet in told.fleets()] == severities
+
+
+def test_an_incident_goes_on_after_a_restart(database: Database) -> None:
+    told = Told(database)
+    told.explode(3)
+    told.pipeline.stop(NOW + 10)
+    again = Told(database)
+    again.explode(3, first=3, at=NOW + 20)
+    assert len(again.fleets()) == 1
+    assert again.criticals_told() == []
