@@ -29,6 +29,8 @@ _LASTING = {
     "58": "the disk of PostgreSQL failed: look at its log and at the kernel's",
     "XX": "it is damaged: look at PostgreSQL's log, and restore it from a backup",
 }
+# The classes that come in the place of an answer; any other SQLSTATE is PostgreSQL's word that nothing was committed.
+_SENT_AWAY = frozenset({"08", "57"})
 _AWAY = "it does not answer: is PostgreSQL running, and can it be reached from here?"
 
 
@@ -50,7 +52,7 @@ def translate(error: Exception, name: str, *, committing: bool) -> StorageError:
         return StorageBusyError(f"database {name}: too many readers at once; try again")
     code = sqlstate(error)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    if lost and committing:
+    if committing and (lost or not code or code[:2] in _SENT_AWAY):
         return StorageUncertainError(f"database {name}: the connection was lost during a commit: try again")
     for known, kind in ((_TRANSIENT, StorageBusyError), (_LASTING, StorageError)):
         if (reason := known.get(code) or known.get(code[:2])) is not None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
+from seismograd_server.store.bulk import append_rows
 from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE, decode, decode_dense, encode
 from seismograd_server.store.intervals import Intervals
 from seismograd_server.store.schema import drops, ranks, segments, streams
@@ -64,7 +65,7 @@ class SegmentRepository:
                 }
             )
         if rows:
-            self._connection.execute(_INSERT_SEGMENTS, rows)
+            append_rows(self._connection, segments, rows)
             self._save(changed)
 
     def drop(self, ranges: Sequence[DroppedRange]) -> int:
@@ -236,7 +237,6 @@ class SegmentRepository:
 
 
 _SELECT_LAST = select(func.max(segments.c.segment_id))
-_INSERT_SEGMENTS = insert(segments)
 _SELECT_LAUNCHES = select(ranks.c.handle, ranks.c.launch_row).where(
     ranks.c.handle.in_(bindparam("handles", expanding=True))
 )

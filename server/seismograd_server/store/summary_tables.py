@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, SmallInteger, Table
 
-from seismograd_server.store.metadata import metadata
+from seismograd_server.store.metadata import Unsigned32, metadata
 
 # From which step to which each line is summarised; written together with the buckets. It outlives the blocks that it
 # was made from, and so knows where a line began when they are gone.
@@ -14,7 +14,7 @@ summary_lines = Table(
     Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
     Column("optimizer", Integer, primary_key=True, autoincrement=False),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
-    Column("branch", Integer, primary_key=True, autoincrement=False),
+    Column("branch", Unsigned32, primary_key=True, autoincrement=False),
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
 )
@@ -28,7 +28,7 @@ summaries = Table(
     Column("kind", SmallInteger, primary_key=True, autoincrement=False),
     Column("bucket_steps", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
-    Column("branch", Integer, primary_key=True, autoincrement=False),
+    Column("branch", Unsigned32, primary_key=True, autoincrement=False),
     Column("first_step", BigInteger, primary_key=True, autoincrement=False),
     Column("payload", LargeBinary, nullable=False),
 )

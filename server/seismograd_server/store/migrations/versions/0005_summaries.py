@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from seismograd_server.store.migrations.partitions import create_partitions
+
 revision = "0005"
 down_revision = "0003"
 branch_labels = None
@@ -15,6 +17,7 @@ depends_on = None
 
 # As in the first migration.
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_UNSIGNED = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
 
 
 def upgrade() -> None:
@@ -24,7 +27,7 @@ def upgrade() -> None:
         sa.Column("run_id", _NUMBER, nullable=False),
         sa.Column("optimizer", sa.Integer(), nullable=False, autoincrement=False),
         sa.Column("attempt", sa.Integer(), nullable=False, autoincrement=False),
-        sa.Column("branch", sa.Integer(), nullable=False, autoincrement=False),
+        sa.Column("branch", _UNSIGNED, nullable=False, autoincrement=False),
         sa.Column("first_step", sa.BigInteger(), nullable=False),
         sa.Column("last_step", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_summary_lines_run_id"),
@@ -37,7 +40,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.SmallInteger(), nullable=False, autoincrement=False),
         sa.Column("bucket_steps", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("attempt", sa.Integer(), nullable=False, autoincrement=False),
-        sa.Column("branch", sa.Integer(), nullable=False, autoincrement=False),
+        sa.Column("branch", _UNSIGNED, nullable=False, autoincrement=False),
         sa.Column("first_step", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name="fk_summaries_run_id"),
@@ -51,4 +54,6 @@ def upgrade() -> None:
             "first_step",
             name="pk_summaries",
         ),
+        postgresql_partition_by="HASH (run_id)",
     )
+    create_partitions("summaries")
