@@ -159,7 +159,9 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("seismograd-data")
-    database_url: str = ""  # empty = SQLite in data_dir; postgresql://user:password@host:port/database
+    database_url: Annotated[str, Field(repr=False)] = (
+        ""  # empty = SQLite in data_dir; postgresql://user:password@host:port/database
+    )
     grpc_listen: ListenAddress = Address("127.0.0.1", 7450)
     http_listen: ListenAddress = Address("127.0.0.1", 7451)
     insecure_i_know: bool = False  # listen beyond this machine although nothing is encrypted and nobody is asked

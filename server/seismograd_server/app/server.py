@@ -82,6 +82,11 @@ class Server:
         self.instruments = Instruments(new_registry())
 
     @property
+    def database_name(self) -> str:
+        """How people call the database: a path, or a name and a host."""
+        return self._database.name
+
+    @property
     def external_url(self) -> str:
         """Where people reach the web pages."""
         return self.settings.external_url.rstrip("/") or f"http://{reachable(self.http_address)}"

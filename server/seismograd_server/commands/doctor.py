@@ -57,14 +57,20 @@ class Check:
     metavar="DIR",
     help="Where a server started here keeps its data.",
 )
+@click.option(
+    "--database-url",
+    envvar="SEISMOGRAD_SERVER_DATABASE_URL",
+    metavar="URL",
+    help="Database of a server started here, instead of SQLite in the data directory.",
+)
 @json_option
-def doctor(server: str, server_url: str, data_dir: Path, as_json: bool) -> int:
+def doctor(server: str, server_url: str, data_dir: Path, database_url: str | None, as_json: bool) -> int:
     """Check connectivity, versions, clock and permissions; exit code 1 when something has to be mended."""
     checks = [
         *_software(),
         *_pages(server_url),
         _guarded("gRPC", lambda: _telemetry(server)),
-        _data_directory(data_dir),
+        _data_directory(data_dir) if not database_url else _guarded("database", lambda: _database(database_url)),
     ]
     healthy = all(check.ok for check in checks)
     if as_json:
@@ -181,6 +187,12 @@ def _telemetry(server: str) -> Check:
     return Check(
         "gRPC", serving, f"{server} {'is serving' if serving else 'is not serving'}", "look at the server's log"
     )
+
+
+def _database(url: str) -> Check:
+    from seismograd_server.store.database import look_at  # noqa: PLC0415 (takes a second that other checks need not)
+
+    return Check("database", True, look_at(url))
 
 
 def _data_directory(data_dir: Path) -> Check:

@@ -71,6 +71,7 @@ def _announce(server: Server, *, as_json: bool) -> None:
                 "grpc_port": grpc_address.port,
                 "http_port": server.http_address.port,
                 "data_dir": str(server.settings.data_dir),
+                "database": server.database_name,
             }
         )
         sys.stdout.flush()
@@ -81,7 +82,7 @@ def _announce(server: Server, *, as_json: bool) -> None:
         ("pages", server.external_url),
         ("metrics", f"{server.external_url}/metrics"),
         ("training jobs ship to", shown),
-        ("data", str(server.settings.data_dir)),
+        ("data", server.database_name),
         ("stop with", "Ctrl-C"),
     ):
         console.print(f"  [dim]{label:<22}[/dim]", output.name(value), soft_wrap=True)

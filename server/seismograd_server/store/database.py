@@ -35,7 +35,7 @@ from seismograd_server.store.schema import server_epoch
 from seismograd_server.store.sqlite import SqliteBackend
 from seismograd_server.store.transaction import Transaction
 
-__all__ = ["Database", "Durability", "Transaction"]
+__all__ = ["Database", "Durability", "Transaction", "look_at"]
 
 Durability = Literal["process", "power"]
 
@@ -215,6 +215,21 @@ class Database:
 
 # SQLite has no row locks and needs none: there BEGIN IMMEDIATE has locked the whole database, and this says nothing.
 _SELECT_EPOCH = select(server_epoch.c.epoch).where(server_epoch.c.row == bindparam("one")).with_for_update()
+
+
+def look_at(url: str) -> str:
+    """One line on a database that could be opened: which it is, and who has it. Takes nothing and changes nothing.
+
+    Raises:
+        StartError: it could not be opened by a server here; says why not.
+    """
+    address = _parse(url)
+    if address.get_backend_name() == "postgresql":
+        try:
+            return PostgresqlBackend.look_at(address)
+        except StorageError as error:
+            raise StartError(str(error)) from error
+    return SqliteBackend.look_at(address)
 
 
 def _open(address: URL, owner: str, durability: Durability, *, standby: bool) -> Backend:

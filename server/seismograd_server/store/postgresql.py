@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from seismograd_server.errors import StartError, StorageBusyError, StorageError
 from seismograd_server.store import postgresql_failures
 from seismograd_server.store.backend import BUSY_SECONDS, READERS
-from seismograd_server.store.postgresql_tenure import Tenure
+from seismograd_server.store.postgresql_tenure import Tenure, holder_of
 
 # A peer that vanished without a word is noticed after about ten seconds, on either side.
 _KEEPALIVE = {"idle": 5, "interval": 2, "count": 3}
@@ -54,7 +54,7 @@ class PostgresqlBackend:
         self.writer = self._engine(address, 1, _WRITER)
         event.listen(self.writer, "commit", _refuse_a_failed_transaction)
         self.reader = self._engine(address, READERS, _READER)
-        self._tenure = Tenure(self._engine(address, 1, _TENANT, isolation_level="AUTOCOMMIT"), self.name)
+        self.tenure = Tenure(self._engine(address, 1, _TENANT, isolation_level="AUTOCOMMIT"), self.name)
 
     @classmethod
     def open(cls, address: URL, *, owner: str, durability: str, standby: bool) -> PostgresqlBackend:  # noqa: ARG003 (connections bear their own names)
@@ -65,16 +65,9 @@ class PostgresqlBackend:
             StartError: psycopg is not installed, or the database cannot be used.
             StorageError: it does not answer.
         """
-        if importlib.util.find_spec("psycopg") is None:
-            raise StartError(
-                'database_url names PostgreSQL, and psycopg is not installed: pip install "seismograd[cluster]"'
-            )
+        backend = cls._of(address)
         try:
-            backend = cls(address)
-        except (SQLAlchemyError, ImportError, TypeError, ValueError) as error:
-            raise StartError(f"database_url cannot be used: {type(error).__name__}: {error}") from None
-        try:
-            backend._tenure.take(from_the_silent=standby)
+            backend.tenure.take(from_the_silent=standby)
             with backend.writer.begin() as connection:
                 _inspect(connection, backend.name, durability)
         except backend.errors as error:
@@ -84,6 +77,38 @@ class PostgresqlBackend:
             backend.close()
             raise
         return backend
+
+    @classmethod
+    def look_at(cls, address: URL) -> str:
+        """See `database.look_at`.
+
+        Raises:
+            StartError: it cannot be used.
+            StorageError: it does not answer.
+        """
+        backend = cls._of(address)
+        try:
+            with backend.reader.begin() as connection:
+                _inspect(connection, backend.name, "process")
+                release = connection.scalars(text("SHOW server_version")).one().split()[0]
+                holder = holder_of(connection)
+        except backend.errors as error:
+            raise backend.translate(error, committing=False) from error
+        finally:
+            backend.close()
+        return f"PostgreSQL {release}, {backend.name}, {f'in use by {holder}' if holder else 'free'}"
+
+    @classmethod
+    def _of(cls, address: URL) -> PostgresqlBackend:
+        """One that has not connected yet."""
+        if importlib.util.find_spec("psycopg") is None:
+            raise StartError(
+                'database_url names PostgreSQL, and psycopg is not installed: pip install "seismograd[cluster]"'
+            )
+        try:
+            return cls(address)
+        except (SQLAlchemyError, ImportError, TypeError, ValueError) as error:
+            raise StartError(f"database_url cannot be used: {type(error).__name__}: {error}") from None
 
     def translate(self, error: Exception, *, committing: bool) -> StorageError:
         """See `Backend`."""
@@ -95,7 +120,7 @@ class PostgresqlBackend:
 
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """See `Backend`."""
-        self._tenure.watch(epoch, on_lost)
+        self.tenure.watch(epoch, on_lost)
 
     def reclaim(self, connection: Connection, max_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""
@@ -114,7 +139,7 @@ class PostgresqlBackend:
         """Close every connection; with the last one goes the lock."""
         for engine in (self.writer, self.reader):
             engine.dispose()
-        self._tenure.end()
+        self.tenure.end()
 
     def _engine(self, address: URL, connections: int, parameters: dict[str, object], **options: Any) -> Engine:
         given = address.query.get("options", ())
@@ -174,6 +199,10 @@ def _inspect(connection: Connection, name: str, durability: str) -> None:
     encoding, fsync = (connection.scalars(text(f"SHOW {what}")).one() for what in ("server_encoding", "fsync"))
     if encoding != "UTF8":
         raise StartError(f"database {name} has the encoding {encoding}: make it anew with ENCODING 'UTF8'")
+    if not connection.scalars(text("SELECT has_schema_privilege(current_schema(), 'CREATE')")).one():
+        raise StartError(
+            f"database {name}: its user may not make tables there: make it the owner of the database, or of its schema"
+        )
     if durability == "power" and fsync != "on":
         raise StartError(
             f'database {name}: durability = "power" needs fsync = on in PostgreSQL\'s configuration, which says {fsync}'

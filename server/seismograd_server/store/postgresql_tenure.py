@@ -103,10 +103,9 @@ class Tenure:
         if from_the_silent and silence > _SILENCE_SECONDS:
             _log.warning("sending a silent server away", database=self._name, server=holder.name, silent=round(silence))
             session.execute(_SEND_AWAY, {"name": holder.name})
-        who = holder.name.removeprefix("seismograd ").rpartition(" ")[0] or "another program"
         raise DatabaseTakenError(
-            f"database {self._name} is in use by {who}: stop that server, give this one another database, or let it "
-            "wait with --standby"
+            f"database {self._name} is in use by {_shown(holder.name)}: stop that server, give this one another "
+            "database, or let it wait with --standby"
         )
 
     def _run(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
@@ -151,3 +150,14 @@ class Tenure:
             # Not back to the pool: the session ends, and with it the lock.
             session.invalidate()
             session.close()
+
+
+def holder_of(connection: Connection) -> str:
+    """Who has the database that this connection is to, as people say it; "" = nobody."""
+    holder = connection.execute(_HOLDER).one_or_none()
+    return "" if holder is None else _shown(holder.name)
+
+
+def _shown(application: str) -> str:
+    """The pid and the host in the name of a connection of ours, without what makes the name unique."""
+    return application.removeprefix("seismograd ").rpartition(" ")[0] or "another program"

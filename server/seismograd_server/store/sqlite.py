@@ -5,6 +5,7 @@ WAL mode. Durability "process" survives the death of every process at any moment
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -57,6 +58,15 @@ class SqliteBackend:
             lock = ServerLock.acquire(path.with_name(path.name + ".lock"), owner=owner, database=str(path))
             stack.callback(lock.release)
             return cls(path, durability, stack.pop_all())
+
+    @staticmethod
+    def look_at(address: URL) -> str:
+        """See `database.look_at`."""
+        path = Path(address.database or "").resolve()
+        nearest = next(each for each in (path, *path.parents) if each.exists())
+        if not os.access(nearest, os.W_OK):
+            raise StartError(f"database {path}: {nearest} is not writable: give another path or its permission")
+        return f"SQLite, {path} {'is writable' if nearest == path else 'can be made'}"
 
     def translate(self, error: Exception, *, committing: bool) -> StorageError:  # noqa: ARG002 (a failed commit here is none)
         """See `Backend`."""
