@@ -174,7 +174,7 @@ class Monitor:
             return
         self._callbacks.append(callback)
         if self._session is not None:
-            self._session.at_step_boundary = _weakly(self.at_step_boundary)
+            self._session.at_boundary(_weakly(self.at_step_boundary))
 
     # ------------------------------------------------------------------------------------------ the job asks
 

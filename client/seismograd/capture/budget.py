@@ -28,6 +28,7 @@ class Extra(enum.StrEnum):
     LOCAL = "local norms"
 
 
+_NEVER = 2**62
 _NOTHING: frozenset[Extra] = frozenset()
 _EVERYTHING = frozenset(Extra)
 
@@ -54,6 +55,12 @@ class Budget:
         if count % self._every == 0:
             chosen = frozenset(each for each in Extra if count % (self._every << self.doublings[each]) == 0)
         return chosen | self._affordable(_FIRST_STEPS_SHARE) if count < self._first else chosen
+
+    def next_sample(self, count: int) -> int:
+        """First count from this one on for which something may be to sample."""
+        if self._every == 0:
+            return _NEVER
+        return count if count < self._first else -(-count // self._every) * self._every
 
     def all_of_it(self) -> frozenset[Extra]:
         """What a step can bear that somebody asked to see whole; nothing where the job wants nothing sampled.

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from seismograd.capture.harvest import Clip
 from seismograd.capture.local_norms import LocalSample
 from seismograd.capture.parts import Part
 from seismograd.capture.pieces import Piece
-from seismograd.capture.readback import Readback, Transfer
+from seismograd.capture.readback import Readback, Transfer, host_number
 from seismograd.record import NormSource, Quantity, RecordFlag
 
 
@@ -43,6 +45,35 @@ class Draft:
     def on_host(self) -> bool:
         """Whether every number is on the host already, so that nothing has to travel."""
         return not self.device_scalars and False not in [part.norms.is_cpu for part in self.parts]
+
+    def add_clip(self, clip: Clip, *, modified: bool) -> None:
+        """What the clip of this step did; with `modified`, what it used is not what the step uses."""
+        if clip.threshold is None:
+            return
+        self.scalars[Quantity.CLIP_THRESHOLD] = clip.threshold
+        if modified or clip.total is None:
+            return
+        if isinstance(clip.total, Tensor):
+            self.device_scalars[Quantity.REPORTED_NORM] = clip.total
+        else:
+            self.scalars[Quantity.REPORTED_NORM] = clip.total
+
+    def add_rate_and_scale(self, optimizer: torch.optim.Optimizer, scale: Tensor | float | None) -> None:
+        """The learning rate, and what a loss scaler does; `scale` is the one in force."""
+        groups = optimizer.param_groups
+        rate = groups[0].get("lr") if groups else None
+        if isinstance(rate, Tensor) and rate.device.type != "cpu":
+            self.device_scalars[Quantity.LEARNING_RATE] = rate.detach().clone()
+        elif rate is not None:
+            self.scalars[Quantity.LEARNING_RATE] = float(rate)
+        if isinstance(scale, Tensor):
+            self.device_scalars[Quantity.LOSS_SCALE] = scale
+        elif scale is not None:
+            self.scalars[Quantity.LOSS_SCALE] = scale
+        # Fused optimizers unscale inside their kernel and decide there whether to skip.
+        self.gradient_scale = host_number(getattr(optimizer, "grad_scale", None))
+        self.found_inf = getattr(optimizer, "found_inf", None)
+        self.local_scale = scale
 
 
 def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:

@@ -13,7 +13,7 @@ from seismograd.capture.parts import Part, make_part, measure, take_over
 from seismograd.capture.readback import host_number
 from seismograd.capture.registry import Norms
 from seismograd.capture.suspicion import Suspicion
-from seismograd.record import NormSource
+from seismograd.record import Float32, NormSource
 
 
 class Clip(NamedTuple):
@@ -37,15 +37,15 @@ class Harvest:
     def __init__(self, layout: Layout, suspicion: Suspicion) -> None:
         self._layout = layout
         self._suspicion = suspicion
-        self._parts: list[Part] = []
-        self._clip: Clip | None = None
-        self._tainted = False
+        self.parts: list[Part] = []
+        self.clip: Clip | None = None
+        self.tainted = False
         self.examine: Callable[[list[Part]], None] | None = None  # hears of parts while their gradients are there
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured since the last step."""
-        return not self._parts
+        return not self.parts
 
     def add(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Takes the norms of gradients that are about to be changed; measures them when `norms` is None.
@@ -63,7 +63,7 @@ class Harvest:
                 parameters, gradients = [parameters[place] for place in owned], [gradients[place] for place in owned]
                 norms = chosen_norms(norms, owned)
             columns = [layout.column_of[id(parameter)] for parameter in parameters]
-        if self._parts:
+        if self.parts:
             left = self._places_left(columns)
             if not left:
                 return
@@ -72,12 +72,12 @@ class Harvest:
                 parameters, gradients = [parameters[place] for place in left], [gradients[place] for place in left]
                 norms = chosen_norms(norms, left)
             self._drop_overlapping(columns)
-        if not self._parts:
-            self._clip, self._tainted = None, False  # of gradients that are gone
+        if not self.parts:
+            self.clip, self.tainted = None, False  # of gradients that are gone
         fresh = self._parts_of(parameters, gradients, columns, norms)
         if self.examine is not None:
             self.examine(fresh)
-        self._parts += fresh
+        self.parts += fresh
 
     def _parts_of(
         self, parameters: list[Tensor], gradients: list[Tensor], columns: list[int] | None, norms: Norms
@@ -99,7 +99,7 @@ class Harvest:
             norms = chosen_norms(norms, places)
         found = [gradients[place] for place in places]
         self.add([owners[id(gradient)] for gradient in found], found, norms)
-        for part in self._parts:
+        for part in self.parts:
             part.settle()
 
     def clipped(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> Clip | None:
@@ -109,28 +109,40 @@ class Harvest:
             columns = {self._layout.column_of[id(p)] for p in parameters if id(p) in self._layout.column_of}
             if not columns:
                 return None
-        for part in self._parts:
+        for part in self.parts:
             if columns is None or part.columns is None or columns & set(part.columns):
                 part.renew()
-        if self._clip is not None:
+        if self.clip is not None:
             return None  # a second clip of what the first has scaled
         if isinstance(total, Tensor):
             # The caller gets this very tensor and may change it.
             total = host_number(total if total.device.type == "cpu" else total.detach().clone())
-        self._clip = Clip(threshold, total)
-        return self._clip
+        self.clip = Clip(threshold, total)
+        return self.clip
 
     def gradients_changed(self) -> None:
         """Norms taken so far are not those of the gradients any more, although no version counter says so."""
-        self._tainted = self._tainted or bool(self._parts)
+        self.tainted = self.tainted or bool(self.parts)
 
     def forget(self) -> None:
         """Begins anew."""
-        self._parts, self._clip, self._tainted = [], None, False
+        self.parts, self.clip, self.tainted = [], None, False
+
+    def take_plain(self) -> tuple[Float32, tuple[float, float]] | None:
+        """Norms of all columns, threshold and total of the clip that took them, if they are plain and still hold."""
+        if len(self.parts) != 1 or self.tainted:
+            return None
+        part, clip = self.parts[0], self.clip
+        if clip is None or clip.threshold is None or type(clip.total) is not float:
+            return None
+        if part.row is None or not part.is_plain or not part.holds():
+            return None
+        self.forget()
+        return part.row, (clip.threshold, clip.total)
 
     def take(self) -> Taken:
         """Completes the norms for the step that is about to be made, and begins anew."""
-        layout, parts, clip, tainted = self._layout, self._parts, self._clip, self._tainted
+        layout, parts, clip, tainted = self._layout, self.parts, self.clip, self.tainted
         self.forget()
         if not parts and clip is None:
             return Taken(self._measure(None), NormSource.OPTIMIZER_STEP, None)
@@ -157,7 +169,7 @@ class Harvest:
     def _places_left(self, columns: Sequence[int] | None) -> Sequence[int]:
         """Places in `columns` whose norms are not known yet, or no longer: a clip in a clip, a second clip."""
         held: set[int] = set()
-        for part in () if self._tainted else self._parts:
+        for part in () if self.tainted else self.parts:
             if part.holds():
                 if part.columns is None:
                     return ()
@@ -167,14 +179,14 @@ class Harvest:
 
     def _drop_overlapping(self, columns: Collection[int] | None) -> None:
         kept = []
-        for part in self._parts:
+        for part in self.parts:
             if columns is None or part.columns is None:
                 continue
             if not set(columns) & set(part.columns):
                 kept.append(part)
             elif not set(part.columns) <= set(columns):
-                self._tainted = True  # the rest of that part was scaled already and cannot be measured any more
-        self._parts = kept
+                self.tainted = True  # the rest of that part was scaled already and cannot be measured any more
+        self.parts = kept
 
 
 def chosen_norms(norms: Norms, places: Sequence[int]) -> Norms:

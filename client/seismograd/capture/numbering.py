@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_new = tuple.__new__  # a named tuple without the function that checks its arguments: one is made each step
+
 
 class Number(NamedTuple):
     """How one record is identified."""
@@ -33,7 +35,7 @@ class Numbering:
         if self._last is not None and step <= self._last:
             self._branch += 1
         self._last = step
-        number = Number(self._branch, self._sequence, step)
+        number = _new(Number, (self._branch, self._sequence, step))
         self._sequence += 1
         return number
 

@@ -82,6 +82,18 @@ class Part:
     row: npt.NDArray[Any] | None = None  # `norms` as numpy has them, on a host
     largest: Tensor | None = None  # [k]: largest finite magnitudes, on sampled steps
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether these are float32 norms of every column, on the host, and nothing else is known or asked of them."""
+        return (
+            self.columns is None
+            and self.row is not None
+            and self.row.dtype == np.float32
+            and not (self.censuses or self.summed or self.rounded)
+            and self.largest is None
+            and self.pieces is None
+        )
+
     def settle(self) -> None:
         """From now on `holds()` compares with the gradients as they are; only the first call counts."""
         if self.fresh is not None:

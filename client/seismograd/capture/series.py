@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import SupportsFloat
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
-
-from seismograd.capture.draft import Draft
+from seismograd.capture.held import Held, Logged
 from seismograd.capture.layout import Description, Layout
 from seismograd.capture.numbering import Numbering
 from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement
-from seismograd.capture.readback import Readback, Transfer
+from seismograd.capture.plain import PlainSteps, can_be_plain
+from seismograd.capture.readback import Readback
 from seismograd.capture.stepwatch import OptimizerWatch
-from seismograd.errors import OptionError
+from seismograd.outbox.sender import Sender
 from seismograd.record import Catalog
-
-Moving = tuple[list[object], Transfer]  # names of the values on their way, and the way
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A finished step that waits for its loss, or for the next step to begin without one."""
-
-    draft: Draft
-    step: int
-    catalog_version: int
-    columns: int
-    transfers: list[Moving]
-    on_host: bool
-
-
-@dataclass(slots=True, eq=False)
-class Logged:
-    """What the user has said about a step."""
-
-    loss: Tensor | float | None = None
-    data: str | Tensor | None = None
 
 
 class Series:
@@ -50,14 +25,29 @@ class Series:
         self.numbering = Numbering(first_step)
         self.readback = Readback()
         self.held: Held | None = None
+        self.plain: PlainSteps | None = None  # the short way, once there is one
+        self.logged: Logged | None = None  # what was said before the step that it belongs to
+        self.last_step: int | None = None
+        self.at_boundary: Callable[[], None] | None = None  # called in the training thread after each step
         self.layout: Layout = watch.layout
         self.pieces: Sequence[Piece] | None = None  # what the columns are of in the catalog's words
         self.owns_rows = True  # no other process ships norms by parameter that could stand for ours
         self.flattened = False  # some columns are several parameters in one
-        self.plain = False  # nothing of the above needs to be said in a draft
+        self.ships_plainly = False  # nothing of the above needs to be said in a draft
         self.catalog_version = 0
         self._versions: dict[Sequence[Piece] | None, int] = {}
         self._newest = -1
+
+    def be_plain(self, sender: Sender, *, plainly: bool, waits: bool) -> None:
+        """The next steps may be plain, if that can be. `waits`: a loss may follow them."""
+        if self.plain is None or self.plain.columns != (self.layout, self.catalog_version):
+            self.plain = self.watch.plain = None
+            express = sender.express()
+            if express is None or not (plainly and self.ships_plainly and can_be_plain(self.watch)):
+                return
+            self.plain = PlainSteps(self, express)
+        self.plain.waits = waits
+        self.watch.be_plain(self.plain)
 
     def describe(
         self, placement: Placement, descriptions: Mapping[int, Description], pieces: Sequence[Piece] | None = None
@@ -80,21 +70,5 @@ class Series:
         self.pieces = pieces
         self.owns_rows = placement.ships(layout.parameters, pieces)
         self.flattened = placement.flattens(layout.parameters)
-        self.plain = self.owns_rows and not self.flattened
+        self.ships_plainly = self.owns_rows and not self.flattened
         return layout.catalog(self.index, self.catalog_version, placement, descriptions, pieces)
-
-
-def host_or_copy(loss: object) -> Tensor | float:
-    """A number on the host at once; on a device a copy, since the job may go on to change its tensor."""
-    if type(loss) is float:
-        return loss
-    if not isinstance(loss, Tensor):
-        if not isinstance(loss, SupportsFloat):  # texts are none
-            raise OptionError(f"loss: a {type(loss).__name__} is no number; log a float or a tensor of one element")
-        return float(loss)
-    if loss.numel() != 1 or loss.is_complex():
-        raise OptionError(
-            f"loss: a tensor of {loss.numel()} elements of {loss.dtype} is not one real number; log loss.mean()"
-        )
-    loss = loss.detach()
-    return float(loss) if loss.device.type == "cpu" else loss.clone()

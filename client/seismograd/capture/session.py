@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +19,7 @@ from seismograd.capture.draft import Draft, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.guard import Guard
+from seismograd.capture.held import Held, Logged, host_or_copy
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.naming import Naming
 from seismograd.capture.oddities import say_what_is_odd
@@ -27,21 +29,20 @@ from seismograd.capture.placement import Placement, is_distributed, placement_of
 from seismograd.capture.readback import RingFullError, capturing
 from seismograd.capture.reported import ReportedSteps, ReportedWatch
 from seismograd.capture.scaler import ScalerInterception
-from seismograd.capture.series import Held, Logged, Series, host_or_copy
+from seismograd.capture.series import Series
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.together import JointWatch, step_together
 from seismograd.capture.wrapped import innermost
 from seismograd.options import Options
+from seismograd.outbox.extras import HookHealth
 from seismograd.outbox.packing import Heading
 from seismograd.outbox.sender import Sender
-from seismograd.record import Quantity, RecordFlag
+from seismograd.record import RecordFlag
 
 _log = logging.getLogger("seismograd")
 
 # A job that has not logged a loss after any of its first steps logs before them or never: nothing is waited for.
 _STOP_WAITING_AFTER = 20
-# Running totals of our own cost: the sender tells them at most once a second anyway.
-_HEALTH_EVERY = 8
 
 
 class Session:
@@ -69,14 +70,11 @@ class Session:
         self._config = config
         self._optimizers = [innermost(optimizer) for optimizer in optimizers]
         self._guard = guard
-        self.at_step_boundary: Callable[[], None] | None = None  # called in the training thread after each step
         self._series: list[Series] = []
         self._ordinal = registry.next_monitor()
         self._identity: Identity | None = None
         self._placement = Placement()
         self._naming = Naming(model, options.tied)
-        self._logged: Logged | None = None
-        self._last_step: int | None = None
         self._warned_ring = False
         self._share = CaptureShare()
         self._steps_without_loss = 0
@@ -89,6 +87,7 @@ class Session:
         if model is not None and any(map(is_flattening, model.modules())):
             interceptions.append(FlatClipInterception)
         say_what_is_odd(model, self._optimizers, [each for series in self._series for each in series.layout.parameters])
+        sender.ask_health(weakref.WeakMethod(self._health))
         for series in self._series:
             registry.add(series.watch, interceptions)
             series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
@@ -101,11 +100,15 @@ class Session:
         kind = ReportedWatch if isinstance(group[0], ReportedSteps) else OptimizerWatch
         return kind(group[0], self._guard, budget, self._begin_step, self._emit, model=self._model)  # type: ignore[arg-type]  # each takes its own
 
+    def at_boundary(self, callback: Callable[[], None]) -> None:
+        """Has something called in the training thread after each step."""
+        self._series[0].at_boundary = callback
+
     @property
     def last_step(self) -> int | None:
         """Number of the latest step of the first optimizer, as the user counts."""
-        held = self._series[0].held
-        return self._last_step if held is None else held.step
+        first = self._series[0]
+        return first.last_step if first.held is None else first.held.step
 
     @property
     def next_step(self) -> int:
@@ -128,8 +131,18 @@ class Session:
         """Loss, data and number of one step; see the class for which."""
         if capturing():
             return
-        step = None if step is None else whole_step(step)
         first = self._series[0]
+        if first.plain is not None and first.plain.held:
+            if loss is not None and data is None and step is None and not skipped and first.plain.log(loss):
+                self._logs_after_steps = True
+                return
+            first.held = first.plain.unfold()
+        self._log(first, loss, data, step, skipped=skipped)
+
+    def _log(
+        self, first: Series, loss: Tensor | float | None, data: object, step: int | None, *, skipped: bool
+    ) -> None:
+        step = None if step is None else whole_step(step)
         if skipped:
             self._note(loss, data)
             if step is not None:
@@ -153,16 +166,16 @@ class Session:
             held.draft.data = identify_data(data) or held.draft.data
             return
         self._logs_after_steps = True
-        self._add(held, Logged(host_or_copy(loss), identify_data(data)))
+        held.add(Logged(host_or_copy(loss), identify_data(data)), first.readback)
         self._release(first)
 
     def _note(self, loss: Tensor | float | None, data: object) -> None:
-        noted = self._logged or Logged()
+        noted = self._series[0].logged or Logged()
         if loss is not None:
             noted.loss = host_or_copy(loss)
         if data is not None:
             noted.data = identify_data(data)
-        self._logged = noted
+        self._series[0].logged = noted
 
     def _renumber(self, next_step: int) -> None:
         first = self._series[0]
@@ -170,21 +183,6 @@ class Session:
         first.numbering.next_step = next_step
         for series in self._series[1:]:
             series.numbering.follow(first.numbering, rewound=rewound)
-
-    def _add(self, held: Held, logged: Logged) -> None:
-        draft, loss, data = held.draft, logged.loss, logged.data
-        if data is not None:
-            draft.data = data
-        if loss is not None:
-            draft.logged = True
-        if isinstance(loss, float):
-            draft.scalars[Quantity.LOSS] = loss
-        if not isinstance(loss, Tensor) and not isinstance(data, Tensor):
-            return
-        extra = Draft([], draft.source, draft.flags, 0.0, data=data)
-        if isinstance(loss, Tensor):
-            draft.device_scalars[Quantity.LOSS] = extra.device_scalars[Quantity.LOSS] = loss
-        held.transfers.append(send(self._series[0].readback, extra))
 
     # ------------------------------------------------------------------------------------------ what watches say
 
@@ -196,7 +194,7 @@ class Session:
         series = self._by_watch[id(watch)]
         if watch.layout is not series.layout or draft.pieces != series.pieces:
             self._announce(series, draft.pieces)
-        if not (series.plain and self._captures_layers):
+        if not (series.ships_plainly and self._captures_layers):
             draft.ships_rows = series.owns_rows and self._captures_layers
             draft.ships_local = self._captures_layers
             draft.replica = not series.owns_rows
@@ -213,29 +211,30 @@ class Session:
         if until is not None and step < until:
             series.watch.sample_next()
         series.held = Held(draft, step, series.catalog_version, len(series.layout), transfers, on_host)
-        if series.index != 0:
-            self._release(series)
-            return
-        self._last_step = step
-        logged, self._logged = self._logged, None
+        series.last_step = step
+        logged, series.logged = series.logged, None
         if logged is not None:
-            self._add(series.held, logged)
-        if series.held.draft.logged or not self._waits_for_loss():
+            series.held.add(logged, series.readback)
+        if series.held.draft.logged or not self._waits_for_loss(series):
             self._release(series)
-        if self.at_step_boundary is not None:
-            self.at_step_boundary()
+        series.be_plain(self._sender, plainly=self._captures_layers, waits=self._waits_for_loss(series))
+        if series.at_boundary is not None:
+            series.at_boundary()
 
-    def _waits_for_loss(self) -> bool:
-        return self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER
+    def _waits_for_loss(self, series: Series) -> bool:
+        """Only the first series has losses."""
+        return series.index == 0 and (self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER)
 
     def _release(self, series: Series) -> None:
         """Hands the step that waits to the sender."""
+        if series.plain is not None and series.plain.held:
+            self._steps_without_loss += 1
+            series.plain.release(None)
         held, series.held = series.held, None
         if held is None:
             return
-        if series.index == 0:
-            self._last_step = held.step
-            self._steps_without_loss += not held.draft.logged
+        series.last_step = held.step
+        self._steps_without_loss += series.index == 0 and not held.draft.logged
         number = series.numbering.settle(held.step)
         heading = Heading(
             series.index,
@@ -248,11 +247,13 @@ class Session:
         )
         pending = PendingStep(heading, held.draft, held.transfers, series.watch.suspicion, on_host=held.on_host)
         self._sender.offer(pending)
-        if number.sequence % _HEALTH_EVERY == 0:
-            watches = [each.watch for each in self._series]
-            seconds = sum(watch.hook_seconds for watch in watches)
-            share = self._share.observe(time.perf_counter(), seconds)
-            self._sender.report_health(seconds, sum(watch.hook_calls for watch in watches), share)
+
+    def _health(self) -> HookHealth:
+        """What our hooks cost; on the sender's thread."""
+        watches = [each.watch for each in self._series]
+        seconds = sum(watch.hook_seconds for watch in watches)
+        share = self._share.observe(time.perf_counter(), seconds)
+        return HookHealth(seconds, sum(watch.hook_calls for watch in watches), share)
 
     def _say_ring_full(self) -> None:
         if not self._warned_ring:

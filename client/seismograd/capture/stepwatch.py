@@ -2,7 +2,7 @@
 
 clip --> harvest --.
                    v
-step pre-hook --> draft --> step post-hook --> session
+step pre-hook --> draft --> step post-hook --> session        most steps on a host: plain.py
                    ^
 loss scaler -------' (a step that it skipped)
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from seismograd.capture.budget import Budget, Extra
 from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
-from seismograd.capture.harvest import Clip, Harvest
+from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import pieces_of
 from seismograd.capture.probes import Probes
@@ -28,6 +28,9 @@ from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Norms
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import NormSource, Quantity, RecordFlag
+
+if TYPE_CHECKING:
+    from seismograd.capture.plain import PlainSteps
 
 # Combining flags costs microseconds; most records have none.
 _NO_FLAG = RecordFlag(0)
@@ -57,23 +60,24 @@ class OptimizerWatch:
         self._whole = False  # the next step is for the flight recorder, whoever ships columns
         self.hook_seconds = 0.0
         self.hook_calls = 0
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._guard = guard
         self._budget = budget
         self._begins = begins
         self._emit = emit
         self._probes = Probes(guard, model)
-        self._harvest = Harvest(self.layout, self.suspicion)
+        self.harvest = Harvest(self.layout, self.suspicion)
+        self.plain: PlainSteps | None = None  # the next step may be one
         self._draft: Draft | None = None
-        self._in_step = False
+        self.in_step = False
         self._with_closure = False
         self._sampled: frozenset[Extra] = frozenset()
-        self._scale: Tensor | float | None = None
-        self._count = 0
+        self.scale: Tensor | float | None = None
+        self.count = 0
         self._count_at_scaler = -1
         self._probe: weakref.ref[Tensor] | None = None
-        self._last_end: float | None = None
-        self._cost = 0.0
+        self.last_end: float | None = None
+        self.cost = 0.0
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -88,7 +92,7 @@ class OptimizerWatch:
 
     def is_of(self, optimizer: object) -> bool:
         """Whether this is the optimizer watched."""
-        return optimizer is self._optimizer
+        return optimizer is self.optimizer
 
     def has_new_gradients(self) -> bool:
         """Whether a backward pass has made new gradients since the last step, as far as one parameter tells."""
@@ -100,12 +104,20 @@ class OptimizerWatch:
     # ------------------------------------------------------------------------------------ what training calls
 
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if not self.inert:
+        if not self.inert and (self.plain is None or not self.plain.begins(arguments, keywords)):
             self._timed(self._begin, arguments, keywords)
 
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
-        if not self.inert:
+        if self.inert:
+            return
+        if self.plain is None or not self.plain.under_way:
             self._timed(self._end)
+            return
+        try:
+            self.plain.ended()
+        except Exception as error:  # noqa: BLE001 - as in _timed
+            self.inert = True
+            self._guard.failed("capture", error)
 
     # torch.compile reads this when it traces a step: the hooks are called as they are, not traced into the graph.
     for _hook in (_before_step, _after_step):
@@ -119,12 +131,12 @@ class OptimizerWatch:
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
         if self._takes_norms():
-            self._timed(self._harvest.add, parameters, gradients, norms)
+            self._timed(self.harvest.add, parameters, gradients, norms)
 
     def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
         if self._takes_norms():
-            self._timed(self._harvest.add_gradients, gradients, norms)
+            self._timed(self.harvest.add_gradients, gradients, norms)
 
     def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
         """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
@@ -137,7 +149,7 @@ class OptimizerWatch:
 
     def unscaled(self) -> None:
         """The loss scaler has divided the gradients by its scale."""
-        self._guard("loss scaler", self._harvest.gradients_changed)
+        self._guard("loss scaler", self.harvest.gradients_changed)
 
     def scaler_ended(self) -> None:
         """The loss scaler is done with the optimizer, which it may have skipped."""
@@ -149,15 +161,17 @@ class OptimizerWatch:
 
     def _takes_norms(self) -> bool:
         """Inside a step the norms are taken already, unless a closure makes the gradients there."""
-        return not capturing() and (self._with_closure or not self._in_step)
+        return not capturing() and (self._with_closure or not self.in_step)
 
     def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
-        clip = self._harvest.clipped(parameters, threshold, total)
-        if self._draft is not None and self._in_step:
+        clip = self.harvest.clipped(parameters, threshold, total)
+        if self.in_step and self.plain is not None and self.plain.under_way:
+            self._draft = self.plain.give_up()
+        if self._draft is not None and self.in_step:
             # A clip in somebody's own step hook: the norms of this step were taken just before it.
-            self._harvest.forget()
+            self.harvest.forget()
             if clip is not None:
-                self._add_clip(self._draft, clip, modified=False)
+                self._draft.add_clip(clip, modified=False)
 
     def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
         began = time.perf_counter()
@@ -167,7 +181,7 @@ class OptimizerWatch:
             self.inert = True
             self._guard.failed("capture", error)
         took = time.perf_counter() - began
-        self._cost += took
+        self.cost += took
         self.hook_seconds += took
         self.hook_calls += 1
 
@@ -177,7 +191,7 @@ class OptimizerWatch:
         if capturing():
             return
         self._begins(self)
-        self._in_step = True
+        self.in_step = True
         closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
         # With a closure the gradients come into being inside the step: they are measured when it ends.
         self._with_closure = closure is not None
@@ -186,99 +200,75 @@ class OptimizerWatch:
             self._probes.before_step(self.layout, self._sampled)
 
     def _end(self) -> None:
-        if not self._in_step:
+        if not self.in_step:
             return
         draft = self._draft if self._draft is not None else self._make_draft()
-        self._in_step, self._draft = False, None
+        self.in_step, self._draft = False, None
         self._probes.after_step(draft)
         self._finish(draft)
 
+    def remember_gradient(self) -> None:
+        """From now on other gradients are new ones."""
+        last = self.layout.parameters[-1].grad if self.layout.parameters else None
+        self._probe = None if last is None else weakref.ref(last)
+
     def _make_draft(self, source: NormSource | None = None, flag: RecordFlag | None = None) -> Draft:
-        if self.layout.outgrown(self._optimizer):
-            self.layout = Layout(self._optimizer)
-            self._harvest = Harvest(self.layout, self.suspicion)
-        taken = self._harvest.take()
+        if self.layout.outgrown(self.optimizer):
+            self.layout = Layout(self.optimizer)
+            self.harvest = Harvest(self.layout, self.suspicion)
+            self.plain = None
+        taken = self.harvest.take()
         flags = _NO_FLAG if flag is None else flag
         pieces = pieces_of(self.layout, taken.parts)
         if pieces is not None and (any(piece.partial for piece in pieces) or any(part.rounded for part in taken.parts)):
             flags |= RecordFlag.INEXACT
         draft = Draft(taken.parts, source or taken.source, flags, time.time(), pieces=pieces)
         if taken.clip is not None:
-            self._add_clip(draft, taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
-        self._add_rate_and_scale(draft)
+            draft.add_clip(taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
+        draft.add_rate_and_scale(self.optimizer, self.scale)
         return draft
-
-    def _add_clip(self, draft: Draft, clip: Clip, *, modified: bool) -> None:
-        if clip.threshold is None:
-            return
-        draft.scalars[Quantity.CLIP_THRESHOLD] = clip.threshold
-        if modified or clip.total is None:
-            return  # what the clip used is not what the step uses
-        if isinstance(clip.total, Tensor):
-            draft.device_scalars[Quantity.REPORTED_NORM] = clip.total
-        else:
-            draft.scalars[Quantity.REPORTED_NORM] = clip.total
-
-    def _add_rate_and_scale(self, draft: Draft) -> None:
-        groups = self._optimizer.param_groups
-        rate = groups[0].get("lr") if groups else None
-        if isinstance(rate, Tensor) and rate.device.type != "cpu":
-            draft.device_scalars[Quantity.LEARNING_RATE] = rate.detach().clone()
-        elif rate is not None:
-            draft.scalars[Quantity.LEARNING_RATE] = float(rate)
-        if isinstance(self._scale, Tensor):
-            draft.device_scalars[Quantity.LOSS_SCALE] = self._scale
-        elif self._scale is not None:
-            draft.scalars[Quantity.LOSS_SCALE] = self._scale
-        # Fused optimizers unscale inside their kernel and decide there whether to skip.
-        draft.gradient_scale = host_number(getattr(self._optimizer, "grad_scale", None))
-        draft.found_inf = getattr(self._optimizer, "found_inf", None)
-        draft.local_scale = self._scale
 
     def _finish(self, draft: Draft) -> None:
         now = time.perf_counter()
-        if self._last_end is not None:
-            seconds = now - self._last_end
+        if self.last_end is not None:
+            seconds = now - self.last_end
             draft.scalars[Quantity.STEP_SECONDS] = seconds
             self._budget.step_took(max(seconds - self._probes.seconds, 0.0))
-        self._last_end = now
+        self.last_end = now
         if self.shared_model:
             inside = self._probes.add_local(draft)
-            self._cost += inside
+            self.cost += inside
             self.hook_seconds += inside
         if self._sampled:
             self._probes.add_largest(draft)
-        draft.scalars[Quantity.CAPTURE_SECONDS] = self._cost
+        draft.scalars[Quantity.CAPTURE_SECONDS] = self.cost
         if self._probes.costs:
             self._budget.samples_took(self._probes.take_costs())
-        self._cost = 0.0
-        self._count += 1
-        self._sampled, self._whole = self._budget.samples(self._count), False
-        if self._sampled or self._harvest.examine is not None:
-            self._examine_largest()
-        last = self.layout.parameters[-1].grad if self.layout.parameters else None
-        self._probe = None if last is None else weakref.ref(last)
+        self.cost = 0.0
+        self.count += 1
+        self._choose_samples()
+        self.remember_gradient()
         self._emit(self, draft)
         self._arm_local()
 
     # ----------------------------------------------------------------------------------------------- loss scaler
 
     def _note_scale(self, scale: Tensor | None) -> None:
-        self._count_at_scaler = self._count
+        self._count_at_scaler = self.count
         # The scaler changes its own tensor in place before the value has travelled.
-        self._scale = None if scale is None or capturing() else host_number(scale.detach().clone())
+        self.scale = None if scale is None or capturing() else host_number(scale.detach().clone())
 
     def _end_scaler(self) -> None:
-        if self._count == self._count_at_scaler and not self._in_step:
+        if self.count == self._count_at_scaler and not self.in_step:
             self._skip(NormSource.SCALER_SKIP, RecordFlag.SKIPPED_BY_SCALER)
-        self._scale = None
+        self.scale = None
         self._count_at_scaler = -1
 
     def _skip(self, source: NormSource | None, flag: RecordFlag) -> None:
         if capturing():
             return
         self._begins(self)
-        if source is NormSource.SCALER_SKIP and self._harvest.is_empty:
+        if source is NormSource.SCALER_SKIP and self.harvest.is_empty:
             # The scaler has waited for the device already, and skips are rare: count every kind in every gradient.
             self.suspicion.columns = frozenset(range(len(self.layout)))
         self._finish(self._make_draft(source, flag))
@@ -291,6 +281,26 @@ class OptimizerWatch:
         self._examine_largest()
         self._arm_local()
 
+    def _choose_samples(self) -> None:
+        self._sampled, self._whole = self._budget.samples(self.count), False
+        if self._sampled or self.harvest.examine is not None:
+            self._examine_largest()
+
+    def be_plain(self, plain: PlainSteps) -> None:
+        """Steps may be plain until something is to be sampled."""
+        usual = not self._sampled and self.harvest.examine is None and not self.suspicion.columns
+        self.plain = plain if usual and self.scale is None else None
+        plain.until = self._budget.next_sample(self.count)
+
+    def look_ahead(self, *, whole: bool) -> None:
+        """Behind a plain step: the next one may be to be sampled, by its turn, or as `whole` as it can bear."""
+        self._choose_samples()
+        if whole:
+            self.sample_next()
+        if self.plain is not None:
+            self.be_plain(self.plain)
+        self._arm_local()
+
     def sample_next(self) -> None:
         """The next step is to be sampled as whole as it can bear, whatever its turn would be."""
         self._sampled, self._whole = self._sampled | self._budget.all_of_it(), True
@@ -299,7 +309,7 @@ class OptimizerWatch:
     def _examine_largest(self) -> None:
         """Looks for the largest elements wherever norms are taken for a sampled step."""
         wanted = Extra.LARGEST in self._sampled and (self.samples_weights or self._whole)
-        self._harvest.examine = self._probes.examine if wanted else None
+        self.harvest.examine = self._probes.examine if wanted else None
 
     def _arm_local(self) -> None:
         """Watches the next backward pass for local gradients, if they are sampled and other ranks will mix them."""

@@ -175,8 +175,8 @@ class JointWatch(OptimizerWatch):
         source = max(self._sources, key=_DOUBTS.index)
         draft = Draft(self._parts, source, RecordFlag(0) if exact else RecordFlag.INEXACT, time.time(), pieces=pieces)
         if self._clip is not None:
-            self._add_clip(draft, self._clip, modified=True)
-        self._add_rate_and_scale(draft)
+            draft.add_clip(self._clip, modified=True)
+        draft.add_rate_and_scale(self.optimizer, self.scale)
         self._expected = frozenset(self._stepped)
         self._stepped, self._parts, self._sources, self._clip = set(), [], set(), None
         self._probes.after_step(draft)

@@ -6,8 +6,9 @@ The training thread puts in (appending to a deque is atomic); the sender's threa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from seismograd.outbox.encode import encode_catalog
 from seismograd.outbox.queue import QueueTotals
@@ -29,6 +30,14 @@ class _Waiting:
     frame: int | None = None  # number of the frame that carried it on this connection
 
 
+class HookHealth(NamedTuple):
+    """What our hooks cost: running totals since the process began, and their recent share of the step time."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    share: float = 0.0  # 0 = not known yet
+
+
 class Extras:
     """Everything that one rank tells the server besides records."""
 
@@ -39,9 +48,7 @@ class Extras:
         self._reached: dict[int, int] = {}  # optimizer -> newest version that a record in the queue has used
         self._checkpoints: deque[_Waiting] = deque(maxlen=_MOST_CHECKPOINTS)
         self._outcomes: deque[_Waiting] = deque(maxlen=_MOST_OUTCOMES)
-        self._hook_seconds = 0.0
-        self._hook_calls = 0
-        self._capture_share = 0.0
+        self.health: Callable[[], Callable[[], HookHealth] | None] = lambda: None  # whom to ask, as in `Sender`
         self._health_sent_at = float("-inf")
         self.clock_skew_seconds = 0.0
 
@@ -50,10 +57,6 @@ class Extras:
     def add(self, arrival: Catalog | telemetry.CheckpointEvent | telemetry.DirectiveOutcome) -> None:
         """Takes something to tell; never blocks."""
         self._arriving.append(arrival)
-
-    def report_health(self, hook_seconds: float, hook_calls: int, capture_share: float = 0.0) -> None:
-        """Running totals since the process began, and the recent share of the step time; 0 = not known."""
-        self._hook_seconds, self._hook_calls, self._capture_share = hook_seconds, hook_calls, capture_share
 
     # -------------------------------------------------------------------------------------- the sender's thread
 
@@ -123,14 +126,15 @@ class Extras:
         if now - self._health_sent_at < _HEALTH_SECONDS:
             return
         self._health_sent_at = now
+        hooks = (self.health() or HookHealth)()
         frame.health.add(
             rank_handle=rank_handle,
             dropped_records=totals.dropped,
             queued_bytes=totals.queued_bytes,
             spool_bytes=totals.spool_bytes,
-            hook_seconds=self._hook_seconds,
-            hook_calls=self._hook_calls,
-            capture_share=self._capture_share,
+            hook_seconds=hooks.seconds,
+            hook_calls=hooks.calls,
+            capture_share=hooks.share,
             clock_skew_seconds=self.clock_skew_seconds,
         )
 

@@ -29,19 +29,19 @@ class MemoryQueue:
     """Implements Queue. `limit_bytes` bounds the memory of all records that are not durable."""
 
     def __init__(self, limit_bytes: int, wake_after: int) -> None:
-        self._limit = limit_bytes
-        self._wake_after = wake_after
+        self.limit_bytes = limit_bytes
+        self.wake_after = wake_after
         # Re-entrant, because a signal handler of the user's may call into the monitor in the middle of an offer.
         self._lock = threading.RLock()
         # Appending to a deque is atomic: the training thread takes the lock only when memory is full. A lock that the
         # sender holds would cost it a switch of threads, which is a hundred times the work done here.
-        self._inbox: deque[StepRecord | PendingRecord] = deque()
-        self._typical_size = _FIRST_SIZE
+        self.inbox: deque[StepRecord | PendingRecord] = deque()
+        self.typical_size = _FIRST_SIZE
         self._streams: dict[StreamName, StreamLog] = {}
         self._guards: dict[StreamName, AnomalyGuard] = {}
         self._ordinary: OrderedDict[_Place, Item] = OrderedDict()  # both in order of arrival, so oldest first
         self._anomalous: OrderedDict[_Place, Item] = OrderedDict()
-        self._bytes = 0  # of the items; the inbox is estimated
+        self.occupied = 0  # of the items; the inbox is estimated
         self._looked_at = 0  # records that have left the inbox
         self._delivered = 0
         self._dropped: Counter[str] = Counter()
@@ -53,36 +53,36 @@ class MemoryQueue:
 
     def expect(self, parameters: int) -> None:
         """How many parameters a record will cover: a first guess at its size."""
-        self._typical_size = max(_FIRST_SIZE, RECORD_OVERHEAD + parameters * _BYTES_PER_PARAMETER)
+        self.typical_size = max(_FIRST_SIZE, RECORD_OVERHEAD + parameters * _BYTES_PER_PARAMETER)
 
     def offer(self, record: StepRecord | PendingRecord) -> bool:
         """Takes a record, never blocks. True = the sender should look at once."""
-        self._inbox.append(record)
-        arrived = len(self._inbox)
-        if self._bytes + arrived * self._typical_size > self._limit:
+        self.inbox.append(record)
+        arrived = len(self.inbox)
+        if self.occupied + arrived * self.typical_size > self.limit_bytes:
             with self._lock:
                 self.make_room()
-        return arrived == self._wake_after or _is_known_anomalous(record)
+        return arrived == self.wake_after or _is_known_anomalous(record)
 
     def make_room(self) -> None:
         """Under the lock: drops records until what is left fits."""
-        while self._bytes + len(self._inbox) * self._typical_size > self._limit:
+        while self.occupied + len(self.inbox) * self.typical_size > self.limit_bytes:
             if self._ordinary:
                 self._forget(self._ordinary.popitem(last=False))
             elif (index := self._oldest_ordinary_arrival()) is not None:
                 self._drop_arrival(index, "queue_full")
             elif self._anomalous:
                 self._forget(self._anomalous.popitem(last=False))
-            elif self._inbox:
+            elif self.inbox:
                 self._drop_arrival(0, "queue_full")
             else:
                 return
 
     def _oldest_ordinary_arrival(self) -> int | None:
-        return next((index for index, record in enumerate(self._inbox) if not _is_known_anomalous(record)), None)
+        return next((index for index, record in enumerate(self.inbox) if not _is_known_anomalous(record)), None)
 
     def _drop_arrival(self, index: int, reason: str) -> None:
-        del self._inbox[index]
+        del self.inbox[index]
         self._looked_at += 1
         self._lose(reason)
 
@@ -94,7 +94,7 @@ class MemoryQueue:
     def _forget(self, entry: tuple[_Place, Item]) -> None:
         (stream, sequence), item = entry
         _, on_its_way = self._streams[stream].forget(sequence)
-        self._bytes -= item.size
+        self.occupied -= item.size
         if not on_its_way:
             self._dropped["queue_full"] += 1
             self._leave_unsent(item)
@@ -104,8 +104,8 @@ class MemoryQueue:
     def absorb(self, now: float) -> bool:
         """Resolves what is ready, in order. True = something was resolved."""
         resolved = False
-        while self._inbox:
-            arrival = self._inbox[0]
+        while self.inbox:
+            arrival = self.inbox[0]
             try:
                 ready = isinstance(arrival, StepRecord) or arrival.ready()
             except Exception:  # noqa: BLE001  # a broken device must not stop the records that did arrive
@@ -113,9 +113,9 @@ class MemoryQueue:
             if not ready:
                 break
             with self._lock:
-                if not self._inbox or self._inbox[0] is not arrival:
+                if not self.inbox or self.inbox[0] is not arrival:
                     continue  # dropped for want of room in the meantime
-                self._inbox.popleft()
+                self.inbox.popleft()
                 self._looked_at += 1
             self._resolve(arrival, now)
             resolved = True
@@ -143,7 +143,7 @@ class MemoryQueue:
             return
         with self._lock:
             # Slowly downwards: a sampled record is large, and the next one is never far.
-            self._typical_size = max(size, self._typical_size - self._typical_size // 16)
+            self.typical_size = max(size, self.typical_size - self.typical_size // 16)
             self._insert(stream, record.sequence, Item(record, size, anomalous, now))
             self.make_room()
 
@@ -165,7 +165,7 @@ class MemoryQueue:
         """Under the lock: puts a record that has arrived into memory."""
         log = self._log_of(stream)
         log.items[sequence] = item
-        self._bytes += item.size
+        self.occupied += item.size
         log.expected = sequence + 1
         (self._anomalous if item.anomalous else self._ordinary)[stream, sequence] = item
         self._unsent_records += 1
@@ -186,7 +186,7 @@ class MemoryQueue:
 
     def has_pending(self) -> bool:
         """Whether records wait for their device."""
-        return bool(self._inbox)
+        return bool(self.inbox)
 
     def unsent(self) -> Unsent:
         """What waits to be sent."""
@@ -280,7 +280,7 @@ class MemoryQueue:
     def _release(self, stream: StreamName, items: list[tuple[int, Item]]) -> None:
         for sequence, item in items:
             del (self._anomalous if item.anomalous else self._ordinary)[stream, sequence]
-            self._bytes -= item.size
+            self.occupied -= item.size
 
     def _recount_unsent(self) -> None:
         items = [item for log in self._streams.values() for item in log.items.values()]
@@ -291,7 +291,7 @@ class MemoryQueue:
     def discard_all(self, reason: str) -> None:
         """Gives everything up, and counts it."""
         with self._lock:
-            while self._inbox:
+            while self.inbox:
                 self._drop_arrival(0, reason)
             for stream, log in self._streams.items():
                 self.discard(stream, 0, log.expected, reason)
@@ -310,9 +310,9 @@ class MemoryQueue:
         with self._lock:
             # Forgotten ones count: their ack may still come.
             forgotten = sum(end - first for log in self._streams.values() for first, end in log.forgotten)
-            waiting = len(self._inbox) + len(self._ordinary) + len(self._anomalous) + forgotten
-            queued_bytes = self._bytes + len(self._inbox) * self._typical_size
-            offered = self._looked_at + len(self._inbox)
+            waiting = len(self.inbox) + len(self._ordinary) + len(self._anomalous) + forgotten
+            queued_bytes = self.occupied + len(self.inbox) * self.typical_size
+            offered = self._looked_at + len(self.inbox)
             return QueueTotals(offered, self._delivered, add_up(self._dropped), waiting, queued_bytes)
 
 

@@ -21,6 +21,7 @@ VERSION = 1  # of this layout; another one is not read
 # version, kind, source, what is there | flags, scalars, tensors, unused | optimizer, branch, catalog | columns,
 # non-finite parameters, bytes of data ids | sequence, step, digest | time, total norm
 _FIXED = struct.Struct("<BBBBHHHHIIIIIIQqQdd")
+IDENTITY_AT = struct.calcsize("<BBBBHHHHIIIIII")  # of the sequence, with which that begins which differs by step
 _HAS_NORMS, _HAS_TOTAL, _HAS_DIGEST, _HAS_NONFINITE, _HAS_DATA = 1, 2, 4, 8, 16
 _TRAVELS = 32  # two bits from here on
 _STEP = int(RecordKind.STEP)
@@ -100,6 +101,11 @@ def pack_step(
     who = (optimizer, branch, catalog_version, columns, 0, len(ids), sequence, step, 0, time, 0.0)
     table = _table(f"<{count}H{count}d").pack(*scalars, *scalars.values()) if count else b""
     return PackedRecord(optimizer, sequence, step, b"".join((_FIXED.pack(*what, *who), table, norms.tobytes(), ids)))
+
+
+def norms_at(scalars: int) -> int:
+    """Where the norms begin in what `pack_step` gives, for so many scalars."""
+    return _FIXED.size + _table(f"<{scalars}H{scalars}d").size
 
 
 def pack(record: StepRecord) -> bytes:

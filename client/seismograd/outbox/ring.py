@@ -38,6 +38,9 @@ _BYTES_PER_STEP = 512
 _LEAST_BYTES = 4 * 1024 * 1024
 
 
+_new = tuple.__new__  # a named tuple without the function that checks its arguments: one is made each step
+
+
 class _Place(NamedTuple):
     sequence: int
     step: int
@@ -113,7 +116,10 @@ class Ring:
 
     def write_packed(self, sequence: int, step: int, packed: bytes) -> bool:
         """The same for a record that is packed already."""
-        entry = frame(RECORD_TAG, packed)
+        return self.write_entry(sequence, step, frame(RECORD_TAG, packed))
+
+    def write_entry(self, sequence: int, step: int, entry: bytes | memoryview) -> bool:
+        """The same for one that is framed as well."""
         size = len(entry)
         places = self._places
         if size > self._size or (places and sequence <= places[-1].sequence):
@@ -130,7 +136,7 @@ class Ring:
         self._map[begin:end] = entry
         self._head = end
         self._used += size
-        places.append(_Place(sequence, step, begin, end))
+        places.append(_new(_Place, (sequence, step, begin, end)))
         return True
 
     def _drop_oldest(self) -> None:

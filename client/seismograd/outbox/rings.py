@@ -17,22 +17,22 @@ class Rings:
     """The flight recorder of a process: `of(optimizer)` gives a ring to read."""
 
     def __init__(self) -> None:
-        self._rings: dict[int, Ring] = {}
+        self.by_optimizer: dict[int, Ring] = {}  # to be looked into; a ring may be replaced at any time
 
     def __iter__(self) -> Iterator[tuple[int, Ring]]:
-        return iter(sorted(self._rings.items()))
+        return iter(sorted(self.by_optimizer.items()))
 
     def of(self, optimizer: int) -> Ring | None:
         """The ring of an optimizer; None before its first record, and where there is none."""
-        return self._rings.get(optimizer)
+        return self.by_optimizer.get(optimizer)
 
     def add(self, optimizer: int, ring: Ring) -> None:
         """Gives an optimizer its ring, before its first record."""
-        self._rings[optimizer] = ring
+        self.by_optimizer[optimizer] = ring
 
     def offer(self, record: StepRecord | PackedRecord) -> bool:
         """The thread that offers: writes the record if it is the next one. Returns whether it did."""
-        ring = self._rings.get(record.optimizer)
+        ring = self.by_optimizer.get(record.optimizer)
         if ring is None or record.sequence != ring.end:
             return False
         if isinstance(record, PackedRecord):
@@ -41,7 +41,7 @@ class Rings:
 
     def keep(self, record: StepRecord) -> bool:
         """The sender's thread, in order: writes the record unless it is there. Returns whether it is there."""
-        ring = self._rings.get(record.optimizer)
+        ring = self.by_optimizer.get(record.optimizer)
         if ring is None or record.kind is not RecordKind.STEP:
             return False
         return record.sequence < ring.end or ring.write(record)

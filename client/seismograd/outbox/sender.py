@@ -18,7 +18,8 @@ from typing import Literal
 from seismograd.options import Options
 from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.encode import encode_answer
-from seismograd.outbox.extras import Extras
+from seismograd.outbox.express import Express
+from seismograd.outbox.extras import Extras, HookHealth
 from seismograd.outbox.grpc_transport import GrpcTransport
 from seismograd.outbox.journal import Note, note_answer, note_catalog, note_checkpoint, note_ending, note_identity
 from seismograd.outbox.pending import PendingRecord
@@ -75,8 +76,8 @@ class Sender:
             self._recording = Recording(options, self._queue, self._clock, self._mailbox.put)
         self._shipper: Shipper | None = None
         self._thread: threading.Thread | None = None
-        self._dozing = False
-        self._closed = False
+        self.dozing = False
+        self.closed = False
         self._known_at_once = False
         self._report: FlushReport | None = None
 
@@ -119,17 +120,17 @@ class Sender:
 
     def offer(self, record: StepRecord | PendingRecord) -> None:
         """Takes a record. Never blocks, never raises; when memory is full, something is dropped and counted."""
-        if self._is_inert() or self._closed:
+        if self._is_inert() or self.closed:
             return
         try:
             if self._thread is None:
                 self._start()
             urgent = self._queue.offer(record)
-            if urgent or self._dozing:
-                self._dozing = False
+            if urgent or self.dozing:
+                self.dozing = False
                 self._mailbox.put(None)
         except Exception:  # noqa: BLE001  # training first: nothing that goes wrong here may reach it
-            self._inert = True
+            self._inert = self.closed = True
             _log.exception("a defect in the sender; training goes on without telemetry")
 
     def catalog_changed(self, catalog: Catalog) -> None:
@@ -161,10 +162,15 @@ class Sender:
             self._note(note_answer(outcome))
             self._mailbox.put(None)
 
-    def report_health(self, hook_seconds: float, hook_calls: int, capture_share: float = 0.0) -> None:
-        """Running totals of the time spent in hooks, since the process began, and its recent share of the step time."""
-        if not self._is_inert():
-            self._extras.report_health(hook_seconds, hook_calls, capture_share)
+    def express(self) -> Express | None:
+        """The short way for steps that are packed already; None before there is one."""
+        if self._thread is None or self._shipper is None or self._is_inert():
+            return None
+        return Express(self, self._queue, self._shipper.recorder, self._mailbox.put)
+
+    def ask_health(self, health: Callable[[], Callable[[], HookHealth] | None]) -> None:
+        """Where to ask what the hooks cost: on the sender's thread, once a second, as long as there is somebody."""
+        self._extras.health = health
 
     def take_notices(self) -> list[AlertNotice]:
         """Alerts that arrived since the last call."""
@@ -214,7 +220,7 @@ class Sender:
             return FlushReport()
         if self._report is not None:
             return self._report
-        self._closed = True
+        self.closed = True
         timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
         if self._thread is not None and self._shipper is not None:
             deadline = self._clock.monotonic() + timeout * (1.0 - _FINISH_MARGIN)
@@ -285,7 +291,7 @@ class Sender:
                 self._recover(shipper)
             if shipper.phase is Phase.DONE or failures >= _MOST_FAILED_TURNS:
                 break
-        self._closed = True
+        self.closed = True
         if recording is not None and shipper is not None:
             recording.end(settled=shipper.settled)
         self._finished.put(None)
@@ -299,8 +305,8 @@ class Sender:
     def _wait(self, delay: float) -> None:
         """Until something arrives or the delay is over; then makes all calls that are there."""
         # A turn that comes soon anyway is not worth a wake-up, which costs the training thread ten times its offer.
-        self._dozing = delay > 2 * POLL_SECONDS
-        if self._dozing and self._queue.has_pending():
+        self.dozing = delay > 2 * POLL_SECONDS
+        if self.dozing and self._queue.has_pending():
             # Offered between the last look and the flag: nobody will wake us for it.
             delay = POLL_SECONDS
         try:
@@ -310,4 +316,4 @@ class Sender:
                     call()
                 call = self._mailbox.get_nowait()
         except queue.Empty:
-            self._dozing = False
+            self.dozing = False

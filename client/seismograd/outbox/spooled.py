@@ -38,7 +38,7 @@ _CROWDED, _URGENT = 0.5, 0.75
 _PORTION = 256
 _REFILL = 512  # records that come back into memory in one turn: some milliseconds of work
 # The share of memory from which on the ring alone takes what arrives; the rest is for one large record.
-_FULL = 0.75
+FULL = 0.75
 
 
 class SpooledQueue(MemoryQueue):
@@ -74,8 +74,8 @@ class SpooledQueue(MemoryQueue):
         return super().offer(record)
 
     def _is_full(self) -> bool:
-        used = self._bytes + (len(self._inbox) + 1) * self._typical_size
-        return used > _FULL * self._limit and self.disk is not None and self.disk.usable
+        used = self.occupied + (len(self.inbox) + 1) * self.typical_size
+        return used > FULL * self.limit_bytes and self.disk is not None and self.disk.usable
 
     def make_room(self) -> None:
         """Under the lock: while there is a disk, memory is not filled beyond its limit in the first place."""
@@ -132,7 +132,7 @@ class SpooledQueue(MemoryQueue):
             self._anomalies.setdefault(stream, set()).add(sequence)
         ring = self._ring(stream)
         behind = self._backlog[stream] > 0
-        full = self._hoards or self._bytes >= self._window
+        full = self._hoards or self.occupied >= self._window
         if not behind and not (full and self.disk.usable):
             super().place(stream, sequence, item)
         elif ring is not None and ring.oldest <= sequence < ring.end:
@@ -242,7 +242,7 @@ class SpooledQueue(MemoryQueue):
                 if self._backlog[stream] == 0:
                     log.expected = log.arrived  # only gaps lie between
         for stream in sorted(stream for stream, count in self._backlog.items() if count > 0):
-            while self._backlog[stream] > 0 and loaded < _REFILL and not self._hoards and self._bytes < self._window:
+            while self._backlog[stream] > 0 and loaded < _REFILL and not self._hoards and self.occupied < self._window:
                 loaded += self._load(stream, _REFILL - loaded, now)
         return loaded > 0
 
@@ -254,7 +254,7 @@ class SpooledQueue(MemoryQueue):
                 self._lose_range(stream, log.expected, log.arrived)
                 log.expected = log.arrived
                 return 0
-            for spooled in takewhile(lambda _: self._bytes < self._window, chunk):
+            for spooled in takewhile(lambda _: self.occupied < self._window, chunk):
                 # Neither what was written twice, because the first time failed, nor what was given up before.
                 if spooled.sequence < log.expected or not log.without_gaps(spooled.sequence, spooled.sequence + 1):
                     continue

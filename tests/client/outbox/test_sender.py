@@ -18,6 +18,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from seismograd.options import Options
+from seismograd.outbox.extras import HookHealth
 from seismograd.outbox.sender import Phase, Sender
 from seismograd.record import AlertNotice, Directive, DirectiveAnswer, DirectiveKind, Nonfinite, RecordKind
 from seismograd.testing import Ledger, RecordingServer, RecordingTransport
@@ -158,7 +159,7 @@ def test_checkpoints_health_alerts_and_directives_pass(server: RecordingServer, 
     directive = Directive("d1", DirectiveKind.STOP, "runaway", "a1", 0, 0)
     sender = started(server.address)
     server.ledger.notify([notice], [directive])
-    sender.report_health(0.5, 10)
+    sender.ask_health(lambda: lambda: HookHealth(0.5, 10))
     sender.checkpoint_saved(10, "/checkpoints/10.pt")
     sender.offer(make_record(0, nonfinite=NONFINITE))
     wait_until(lambda: sender.state.acknowledged == 1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seismograd.options import Options
-from seismograd.outbox.extras import Extras
+from seismograd.outbox.extras import Extras, HookHealth
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.report import Phase
 from seismograd.outbox.rings import Rings
@@ -272,7 +272,7 @@ def test_a_silent_evaluation_gives_a_sign_of_life() -> None:
 def test_health_travels_at_most_once_a_second_with_running_totals() -> None:
     bench = Bench()
     stream = bench.connect()
-    bench.extras.report_health(0.25, 100, 0.03)
+    bench.extras.health = lambda: lambda: HookHealth(0.25, 100, 0.03)
     for sequence in range(3):
         bench.offer(make_record(sequence, nonfinite=NONFINITE))
         bench.turn(0.6)

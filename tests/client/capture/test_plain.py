@@ -1,0 +1,243 @@
+"""Plain steps take a short way; it gives what the long way gives, whatever the job does between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import seismograd
+from seismograd.capture import plain as plain_module
+from seismograd.capture.plain import PlainSteps
+from seismograd.outbox.frames import frame
+from seismograd.outbox.packing import Heading, pack, pack_step
+from seismograd.outbox.ring import RECORD_TAG
+from seismograd.outbox.template import Template
+from seismograd.record import NormSource, Quantity, RecordFlag, StepRecord
+from seismograd.testing import RecordingTransport
+from tests.client.capture.conftest import Watched
+
+Watch = Callable[..., Watched]
+
+# What a job may do in one iteration. Most are ordinary, so that plain and other steps alternate.
+HABITS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "clip": st.sampled_from([None, None, 1e-3, 1e3, "torch", "twice", "in two"]),
+            "log": st.sampled_from(["after", "after", "before", "never", "behind the next backward", "twice"]),
+            "said": st.sampled_from([{}, {}, {}, {"batch": "b7"}, {"step": 3}, {"step": 40}]),
+            "oddity": st.sampled_from(
+                [None] * 6
+                + ["zero", "nan", "missing", "changed", "closure", "rate", "skipped", "grown", "two backwards"]
+            ),
+        }
+    ),
+    min_size=3,
+    max_size=14,
+)
+TIMES = {Quantity.STEP_SECONDS, Quantity.CAPTURE_SECONDS}
+
+
+def train(habits: list[dict[str, Any]], *, short: bool, **options: Any) -> tuple[list[StepRecord], int]:
+    """Trains with these habits; the records, and how many of the steps were plain ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    transport = RecordingTransport()
+    ended = PlainSteps.ended
+    plain = count()
+
+    def count_and_end(self: PlainSteps) -> None:
+        next(plain)
+        ended(self)
+
+    with mock.patch.object(PlainSteps, "ended", count_and_end):
+        options = {"sample_every": 7, "sample_first": 0} | options
+        monitor = seismograd.watch(model, optimizer, project="p", run="r", transport=transport, **options)
+        if short:
+            iterate(habits, model, optimizer, monitor)
+        else:
+            with mock.patch("seismograd.capture.series.can_be_plain", return_value=False):
+                iterate(habits, model, optimizer, monitor)
+        assert monitor.active
+        assert monitor.finish(timeout_seconds=20.0).complete
+    return transport.ledger.records(), next(plain)
+
+
+def iterate(
+    habits: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer, monitor: seismograd.Monitor
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    late = None
+    for number, habit in enumerate(habits):
+        if habit["log"] == "before":
+            monitor.log(loss=float(number), **habit["said"])
+        optimizer.zero_grad()
+        for _ in range(2 if habit["oddity"] == "two backwards" else 1):
+            model(torch.randn(5, 3, generator=generator)).pow(2).mean().backward()
+        if late is not None:
+            monitor.log(loss=late)
+        late = float(number) if habit["log"] == "behind the next backward" else None
+        change(habit["oddity"], model, optimizer)
+        clip(habit["clip"], list(model.parameters()))
+        step(habit["oddity"], model, optimizer, monitor)
+        if habit["log"] in ("after", "twice"):
+            monitor.log(loss=torch.tensor(float(number)), **habit["said"])
+        if habit["log"] == "twice":
+            monitor.log(loss=-1.0)
+
+
+def change(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    first, second = list(model.parameters())[:2]
+    assert first.grad is not None
+    if how == "zero":
+        first.grad.zero_()
+    elif how == "nan":
+        first.grad[0, 0] = math.nan
+    elif how == "missing":
+        second.grad = None
+    elif how == "rate":
+        optimizer.param_groups[0]["lr"] *= 0.5
+    elif how == "grown":
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+
+
+def step(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: seismograd.Monitor) -> None:
+    first = next(model.parameters())
+    if how == "changed" and first.grad is not None:
+        first.grad.mul_(0.5)
+    if how == "skipped":
+        monitor.log(loss=0.5, skipped=True)
+    elif how == "closure":
+        optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type,return-value]  # torch says float, takes tensors
+    else:
+        optimizer.step()
+
+
+def clip(how: object, parameters: list[nn.Parameter]) -> None:
+    if how == "torch":
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+    elif how == "twice":
+        seismograd.clip_grad_norm_(parameters, 0.5)
+        seismograd.clip_grad_norm_(parameters, 0.1)
+    elif how == "in two":
+        for half in (parameters[:1], parameters[1:]):
+            seismograd.clip_grad_norm_(half, 0.1)
+    elif isinstance(how, float):
+        seismograd.clip_grad_norm_(parameters, how)
+
+
+def timeless(record: StepRecord) -> bytes:
+    """The record but for what a clock said."""
+    scalars = {quantity: 0.0 if quantity in TIMES else value for quantity, value in record.scalars.items()}
+    return pack(replace(record, time_unix_seconds=0.0, scalars=scalars))
+
+
+@settings(max_examples=40, deadline=None)
+@given(HABITS)
+def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[str, Any]]) -> None:
+    shortly, _ = train(habits, short=True)
+    at_length, plain = train(habits, short=False)
+
+    assert plain == 0
+    assert list(map(timeless, shortly)) == list(map(timeless, at_length))
+
+
+@pytest.mark.parametrize("how", [None, 1e-3, 1e3, "torch"])
+@pytest.mark.parametrize("log", ["after", "before", "never"])
+def test_ordinary_steps_are_plain_ones(how: object, log: str) -> None:
+    habits = [{"clip": how, "log": log, "said": {}, "oddity": None}] * 40
+
+    records, plain = train(habits, short=True, sample_every=0)
+
+    assert len(records) == 40
+    # The sender's thread begins with the first record. And as long as a loss is expected in vain, the step that misses
+    # it is ended by the next one, on the long way.
+    assert plain >= (18 if log == "never" else 38)
+
+
+@pytest.mark.parametrize("with_loss", [False, True])
+@given(
+    norms=st.lists(st.floats(2.0**-99, 2.0**99, width=32), min_size=1, max_size=9),
+    numbers=st.tuples(st.integers(0, 2**40), st.integers(-(2**40), 2**40), st.floats(0, 1e10)),
+)
+def test_a_template_gives_the_bytes_of_the_record_that_it_stands_for(
+    with_loss: bool, norms: list[float], numbers: tuple[int, int, float]
+) -> None:
+    sequence, step, when = numbers
+    row = np.array(norms, np.float32)
+    scalars = {Quantity.LEARNING_RATE: 0.1, Quantity.STEP_SECONDS: 2.0} | ({Quantity.LOSS: 3.5} if with_loss else {})
+    heading = Heading(2, 3, sequence, step, when, 1, len(row))
+    packed = pack_step(heading, NormSource.CLIP, RecordFlag.CLIPPED, row, scalars, data_ids=None)
+    template = Template(heading._replace(sequence=0, step=0), NormSource.CLIP, RecordFlag.CLIPPED, list(scalars))
+
+    template.fill(7, 8, 9.0, tuple(range(len(scalars))), memoryview(np.zeros_like(row).data).cast("B"))
+    record = template.fill(sequence, step, when, tuple(scalars.values()), memoryview(row.data).cast("B"))
+
+    assert record == packed
+    assert bytes(template.entry) == frame(RECORD_TAG, packed.data)
+
+
+def test_a_plain_step_is_in_the_ring_when_the_step_is_over_and_when_its_loss_was_logged(watch: Watch) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = watch(model, optimizer, sample_every=0, sample_first=0)
+    session: Any = watched.monitor._session
+    for step in range(6):
+        optimizer.zero_grad()
+        model(torch.ones(2)).sum().backward()
+        optimizer.step()
+        watched.monitor.log(loss=float(step))
+
+        ring = session._sender.rings.of(0)
+        assert [record.scalars[Quantity.LOSS] for record in ring.sequences(step, step + 1)] == [float(step)]
+    assert session._series[0].watch.plain is not None
+
+
+def test_what_a_job_clips_within_the_step_belongs_to_that_step(watch: Watch) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = watch(model, optimizer, sample_every=0, sample_first=0)
+
+    def clip_late(*_: object) -> None:
+        seismograd.clip_grad_norm_(model.parameters(), 0.5)
+
+    optimizer.register_step_pre_hook(clip_late)
+    for step in range(6):
+        optimizer.zero_grad()
+        (model(torch.ones(2)).sum() * (step + 1)).backward()
+        optimizer.step()
+        watched.monitor.log(loss=float(step))
+
+    records = watched.records()
+    assert [record.scalars[Quantity.CLIP_THRESHOLD] for record in records] == [0.5] * 6
+    norms = [float(np.linalg.norm(record.gradient_norms)) for record in records if record.gradient_norms is not None]
+    np.testing.assert_allclose(norms, [math.sqrt(3.0) * (step + 1) for step in range(6)], rtol=1e-6)
+
+
+def test_gradients_that_are_never_plain_are_not_measured_twice_for_long(watch: Watch) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = watch(model, optimizer, sample_every=0, sample_first=0)
+    tried = count()
+    with mock.patch.object(plain_module, "_norm", side_effect=lambda *_, **__: next(tried)):
+        for step in range(40):
+            optimizer.zero_grad()
+            (model(torch.ones(2)).sum() * 0.0).backward()
+            optimizer.step()
+            watched.monitor.log(loss=float(step))
+
+    records = watched.records()
+    assert len(records) == 40
+    assert all(record.gradient_norms is not None and not record.gradient_norms.any() for record in records)
+    assert next(tried) <= 16
