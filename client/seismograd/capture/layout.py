@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seismograd.capture.norms import MANY_SMALL, SMALL, accumulation
+from seismograd.capture.norms import accumulation
 from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
 from seismograd.capture.placement import Placement
 from seismograd.record import Catalog, Composition, Parameter
@@ -107,14 +107,6 @@ class Layout:
         self.device = device
         self.accumulation = accumulation(dtype, device)
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
-        # Places of small and large tensors, where there are enough small ones for numpy to take a share of the work.
-        self.small: list[int] = []
-        self.large: list[int] = []
-        if self.uniform and device.type == "cpu" and dtype in (torch.float32, torch.float64):
-            for place, parameter in enumerate(self.parameters):
-                (self.small if parameter.numel() <= SMALL else self.large).append(place)
-        if len(self.small) < MANY_SMALL:
-            self.small, self.large = [], []
 
     def __len__(self) -> int:
         """Number of columns, t."""

@@ -5,12 +5,10 @@ Pure functions over tensors; nothing here synchronises a device but `census`, wh
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._foreach_utils import _device_has_foreach_support, _group_tensors_by_device_and_dtype
@@ -22,12 +20,6 @@ foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # noqa: S
 foreach_multiply: Callable[..., None] = torch._foreach_mul_
 group_by_kind: Callable[..., dict[tuple[torch.device, torch.dtype], Any]] = _group_tensors_by_device_and_dtype
 has_foreach: Callable[[torch.device], bool] = _device_has_foreach_support
-
-# Up to this size numpy's BLAS computes a dot product without waking threads of its own, which would spin for
-# milliseconds beside those of training.
-SMALL = 10_000
-# Fewer small tensors than these are not worth the way through numpy, whose code is cold after a training step.
-MANY_SMALL = 32
 
 # The types of gradients that need no care: no DTensor, no other subclass.
 PLAIN: frozenset[type] = frozenset({Tensor})
@@ -83,20 +75,6 @@ def together(values: Sequence[Tensor]) -> Tensor:
     """Tensors without dimensions as one, [k], where the first is; float64 if one of them is, else float32."""
     wide = torch.float64 if any(value.dtype is torch.float64 for value in values) else torch.float32
     return torch.stack([value.to(values[0].device, wide, non_blocking=True) for value in values])
-
-
-def host_norms(gradients: list[Tensor], small: list[int], large: list[int]) -> list[float]:
-    """The same for host tensors of one native type, their places sorted by size (see SMALL), without a tensor.
-
-    A dot product over numpy's view of a small tensor costs a third of what torch's dispatch of a norm does.
-    """
-    norms = [0.0] * len(gradients)
-    for place, view in zip(small, [gradients[place].numpy() for place in small], strict=True):
-        norms[place] = math.sqrt(np.vdot(view, view))
-    if large:
-        for place, norm in zip(large, foreach_norm([gradients[place] for place in large], 2.0), strict=True):
-            norms[place] = float(norm)
-    return norms
 
 
 def accumulation(dtype: torch.dtype, device: torch.device) -> torch.dtype | None:

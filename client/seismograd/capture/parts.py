@@ -20,7 +20,6 @@ from seismograd.capture.norms import (
     census,
     device_census,
     has_foreach,
-    host_norms,
     norm_of,
     stacked_norms,
 )
@@ -129,7 +128,8 @@ def measure(
     types = set(map(type, gradients))
     if layout.uniform and types == {Tensor}:
         try:
-            return [_measure_uniform(layout, parameters, gradients, columns, suspects)]  # type: ignore[arg-type]  # none is None
+            norms = stacked_norms(gradients, layout.accumulation)  # type: ignore[arg-type]  # none is None
+            return [make_part(parameters, gradients, columns, norms, suspects)]  # type: ignore[arg-type]  # as above
         except (NotImplementedError, RuntimeError, TypeError):
             layout.uniform = False  # a sparse gradient, or a model that was moved to another type
     owned = range(len(layout)) if columns is None else columns
@@ -177,21 +177,6 @@ def take_over(
         _examine(part, chosen, suspects)
         parts.append(part)
     return parts
-
-
-def _measure_uniform(
-    layout: Layout,
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    columns: list[int] | None,
-    suspects: frozenset[int],
-) -> Part:
-    if layout.small and columns is None:
-        values = host_norms(gradients, layout.small, layout.large)
-        part = Part(None, torch.from_numpy(np.array(values)), parameters, gradients)
-        _look_closer(part, gradients, values)
-        return part
-    return make_part(parameters, gradients, columns, stacked_norms(gradients, layout.accumulation), suspects)
 
 
 class _Present(NamedTuple):
