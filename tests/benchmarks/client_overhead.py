@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,15 +31,16 @@ MODELS = ("gpt", "lstm", "mlp")
 WARM_UP_STEPS = 40
 BLOCK_STEPS = {"gpt": 10, "lstm": 40, "mlp": 100}
 # Steps of each arm in turn: enough for medians that agree within a few per cent.
-TURNS = {"gpt": 60, "lstm": 200, "mlp": 300}
-# A peer that takes as long as the training itself needs no more rounds to be told from one that does not.
+TURNS = {"gpt": 60, "lstm": 200, "mlp": 800}
+# A peer that takes as long as the training itself needs no more and no longer rounds to be told from one that does not.
 PEER_REPETITIONS = 3
+PEER_BLOCK_STEPS = {"gpt": 4, "lstm": 12, "mlp": 40}
 
 Blocks = dict[str, list[list[float]]]
 
 
 def worker(arm_name: str, model_name: str, server: str) -> None:
-    """Trains one block of steps for every line on stdin; answers with the seconds of each step as JSON."""
+    """Trains as many steps as each line on stdin says; answers with the seconds of each step as JSON."""
     import torch
 
     from tests.benchmarks.workloads import make
@@ -66,8 +67,8 @@ def worker(arm_name: str, model_name: str, server: str) -> None:
 
     train(WARM_UP_STEPS if arm_name in OURS else 3)
     print("ready", flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(train(BLOCK_STEPS[model_name])), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(train(int(line))), flush=True)
     arm.finish()
 
 
@@ -81,7 +82,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            # What peers warn their users of is not for readers of these tables.
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONWARNINGS": "ignore"} if arm in PEERS else {}),
         )
         self._answer()
 
@@ -92,10 +94,10 @@ class Worker:
             raise RuntimeError("a worker ended early; its error is above")
         return line
 
-    def block(self) -> list[float]:
-        """Seconds of each step of one block."""
+    def block(self, steps: int) -> list[float]:
+        """Seconds of each of so many steps."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         answer: list[float] = json.loads(self._answer())
         return answer
@@ -107,15 +109,12 @@ class Worker:
         self._process.wait(timeout=60)
 
 
-def side_by_side(names: Iterable[str], model: str, server: str, repetitions: int) -> Blocks:
-    """Blocks of step times by arm, taken in turn."""
-    workers = {name: Worker(name, model, server) for name in names}
+def in_turn(workers: Mapping[str, Worker], steps: int, repetitions: int) -> Blocks:
+    """Blocks of step times by arm."""
     blocks: Blocks = {name: [] for name in workers}
     for _ in range(repetitions):
         for name, one in workers.items():
-            blocks[name].append(one.block())
-    for one in workers.values():
-        one.close()
+            blocks[name].append(one.block(steps))
     return blocks
 
 
@@ -144,18 +143,25 @@ def row_of(name: str, blocks: Blocks, more: float, clip: float | None) -> list[s
 
 def report(model: str, server: str, repetitions: int, peers: Iterable[str]) -> None:
     """Measures and prints the table of one model."""
-    blocks = side_by_side(OURS, model, server, repetitions)
+    workers = {name: Worker(name, model, server) for name in OURS}
+    blocks = in_turn(workers, BLOCK_STEPS[model], repetitions)
     ours = added(blocks)
     clip = ours["torch_clip"]
     rows = [row_of(name, blocks, ours[name], clip) for name in OURS]
+    bare = workers.pop("bare")
+    for one in workers.values():
+        one.close()
     for peer in peers:
-        # With a bare arm of its own, since a peer's services in the background would slow down everyone's.
+        # One at a time, since its services in the background would slow down everyone's.
         try:
-            beside = side_by_side(("bare", peer), model, server, PEER_REPETITIONS)
+            worker = Worker(peer, model, server)
+            beside = in_turn({"bare": bare, peer: worker}, PEER_BLOCK_STEPS[model], PEER_REPETITIONS)
         except RuntimeError:
             print(f"  {peer}: not installed, or it failed (above)")
             continue
+        worker.close()
         rows.append(row_of(peer, beside, added(beside)[peer], clip))
+    bare.close()
     header = ["arm", "added us/step", "x torch's clip", "x bare step", "p50 ms", "p99 ms"]
     table(f"Client overhead side by side, {model}", header, rows)
 
@@ -230,7 +236,7 @@ def server_on_another_core() -> Iterator[str]:
 def main() -> None:
     """Prints the tables for the three models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out: minutes less")
     parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
