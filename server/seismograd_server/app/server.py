@@ -166,7 +166,7 @@ class Server:
         task = asyncio.create_task(worker.run(), name="notify")
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(worker.stop)
-        self._start_maintenance()
+        self._start_maintenance(log)
 
     async def _open_database(self, http_socket: socket.socket) -> Database:
         """The database, as soon as nobody else has it if this is a standby, at once or not at all otherwise."""
@@ -187,10 +187,16 @@ class Server:
             pass  # gRPC itself says only that it failed
         return opened()
 
-    def _start_maintenance(self) -> None:
+    def _start_maintenance(self, log: Log) -> None:
         found = chores(self._database, self.settings, self.instruments, self._failure_point)
         found = [*([self._rules] if self._rules is not None else []), *found]
-        maintenance = Maintenance(found, self.instruments, self._clock, on_fatal=self._failing_from_threads())
+        maintenance = Maintenance(
+            found,
+            self.instruments,
+            self._clock,
+            load=lambda: log.load.share,
+            on_fatal=self._failing_from_threads(),
+        )
         maintenance.start()
         self._stack.push_async_callback(asyncio.to_thread, maintenance.stop)
 

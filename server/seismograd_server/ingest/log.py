@@ -21,6 +21,7 @@ import structlog
 from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError
 from seismograd_server.ingest.calls import Call, give, prepared
 from seismograd_server.ingest.limits import IngestLimits
+from seismograd_server.ingest.load import Load
 from seismograd_server.ingest.storing import Storing
 from seismograd_server.ingest.stream import Frame, Outcome, Stream
 from seismograd_server.instruments import Instruments
@@ -88,6 +89,7 @@ class Log:
         self._room = asyncio.Event()
         self._room.set()
         self._streams: set[Stream] = set()
+        self.load = Load()
         self._heard_at = 0.0
         self._judges_from = 0.0  # while frames come
         self._looked: tuple[float, float] | None = None  # both clocks at the last tick
@@ -192,7 +194,9 @@ class Log:
                 rest = _PACED_SECONDS if self._pipeline.waits else _IDLE_SECONDS
                 if not behind and self._work.wait(rest):
                     self._stopping.wait(self._settings.tick_seconds)
-                behind = self._tick(full=behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes)
+                full = behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes
+                with self.load.working():
+                    behind = self._tick(full=full)
             self._tick()
             self._pipeline.stop(self._clock())
         except StorageError as error:

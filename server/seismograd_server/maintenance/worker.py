@@ -2,7 +2,8 @@
 
     chore.step(now) --more?--> the next chore --all idle--> rest
 
-A chore reads and encodes outside of the writer's turn, and takes that only for a short transaction, so that no ack
+While ingest is busy, maintenance takes a tenth of the time: what it puts in order is stored and safe, and can wait. A
+chore reads and encodes outside of the writer's turn, and takes that only for a short transaction, so that no ack
 waits for it. Whatever it has not finished when the server dies it begins again: chores are idempotent.
 """
 
@@ -22,6 +23,9 @@ _log = structlog.get_logger(__name__)
 
 # Between two looks when there was nothing to do; what is stored meanwhile can wait so long to be put in order.
 _REST_SECONDS = 1.0
+# While ingest works for more than this share of its time, maintenance leaves it nearly all of the interpreter.
+_BUSY = 0.5
+_SHARE = 0.1
 # A chore that has failed is tried again after this, so that its trouble fills neither a core nor the log.
 _FAILED_SECONDS = 60.0
 
@@ -52,11 +56,14 @@ class Maintenance:
         instruments: Instruments,
         clock: Callable[[], float] = time.time,
         *,
+        load: Callable[[], float] = lambda: 0.0,
         on_fatal: Callable[[SeismogradError], None] = lambda error: None,  # noqa: ARG005 (nobody to tell)
     ) -> None:
+        """Take the chores; `load` is the share of its time that ingest works, 0 to 1."""
         self._chores = list(chores)
         self._instruments = instruments
         self._clock = clock
+        self._load = load
         self._on_fatal = on_fatal
         self._failed_at: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -111,7 +118,12 @@ class Maintenance:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                if not self.round():
+                began = time.perf_counter()
+                more = self.round()
+                took = time.perf_counter() - began
+                if not more:
                     self._stopping.wait(_REST_SECONDS)
+                elif self._load() > _BUSY:
+                    self._stopping.wait(took * (1.0 - _SHARE) / _SHARE)
         except StorageFencedError as error:
             self._on_fatal(error)
