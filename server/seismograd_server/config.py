@@ -151,6 +151,13 @@ class RulesTable(Table):
     file: Path | None = None
 
 
+class Storage(Table):
+    """How exact norms by layer are kept once a run has gone on; with fewer than eight bits, charts would show it."""
+
+    mantissa_bits: Annotated[int, BeforeValidator(lambda v: 23 if v == "lossless" else v), Field(ge=8, le=23)] = 12
+    lossless_projects: tuple[str, ...] = ()  # whose norms keep every bit
+
+
 class Settings(BaseSettings):
     """Every setting of the server. Make it with `load_settings`."""
 
@@ -159,9 +166,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("seismograd-data")
-    database_url: Annotated[str, Field(repr=False)] = (
-        ""  # empty = SQLite in data_dir; postgresql://user:password@host:port/database
-    )
+    database_url: Annotated[str, Field(repr=False)] = ""  # empty = SQLite in data_dir; or postgresql://user@host/name
     grpc_listen: ListenAddress = Address("127.0.0.1", 7450)
     http_listen: ListenAddress = Address("127.0.0.1", 7451)
     insecure_i_know: bool = False  # listen beyond this machine although nothing is encrypted and nobody is asked
@@ -180,6 +185,7 @@ class Settings(BaseSettings):
     capture: Capture = Capture()
     retention: Retention = Retention()
     rules: RulesTable = RulesTable()
+    storage: Storage = Storage()
 
     @property
     def database(self) -> str:
@@ -298,6 +304,7 @@ def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
         "rules": RulesTable,
         "retention": Retention,
         "projects": Kept,
+        "storage": Storage,
         "alertmanagers": Alertmanager,
         "webhooks": Webhook,
     }

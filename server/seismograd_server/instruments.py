@@ -129,6 +129,24 @@ class Instruments:
             "When the oldest run that is kept ended; now, when none has.",
             registry=registry,
         )
+        self.compaction_rows = Counter(
+            "seismograd_compaction_rows_total",
+            "Stored rows that became part of larger ones.",
+            ["kind"],
+            registry=registry,
+        )
+        self.compaction_bytes = Counter(
+            "seismograd_compaction_bytes_total",
+            "Bytes of rows before they were merged and after.",
+            ["kind", "when"],
+            registry=registry,
+        )
+        self.storage_damaged = Counter(
+            "seismograd_storage_damaged_total",
+            "Stored rows found whose bytes are not what was written.",
+            ["what"],
+            registry=registry,
+        )
         self.detector_lag = Gauge(
             "seismograd_detector_lag_seconds",
             "Age of the oldest durable record that no detector has judged.",
@@ -197,5 +215,11 @@ class Instruments:
         for reason in ("age", "size"):
             self.retention_deleted_runs.labels(reason=reason)
         self.storage_writable.set(1)
+        for kind in ("step", "detail", "closed"):
+            self.compaction_rows.labels(kind=kind)
+            for when in ("before", "after"):
+                self.compaction_bytes.labels(kind=kind, when=when)
+        for what in ("segment", "closed_block"):
+            self.storage_damaged.labels(what=what)
         self.detector_lag.labels(shard="0").set(0)
         self.log_pending_messages.labels(partition="0").set(0)

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "server": "tests.benchmarks.server_throughput",
     "signatures": "tests.benchmarks.detection",
     "causes": "tests.benchmarks.detection.causes",
+    "storage": "tests.benchmarks.storage_bytes",
 }
 
 

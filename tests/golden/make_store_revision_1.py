@@ -37,6 +37,7 @@ from seismograd_server.model import (
     Transition,
 )
 from seismograd_server.store.database import Transaction
+from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.store.progress import Progress
 from tests.golden.store_file import make
@@ -72,7 +73,7 @@ def fill(transaction: Transaction) -> None:
     transaction.segments.append([_batch(handle)], received_at=1_700_000_001.0)
     transaction.segments.drop([DroppedRange(StreamKey(handle, 0, RecordKind.STEP), 3, 2, "queue_full")])
     ordinal = transaction.steps.append(run_id, launch_row, 0, _block())
-    transaction.detectors.save_all([(run_id, 0, ordinal, b"state")], now=1_700_000_003.0)
+    transaction.detectors.save_all([DetectorCheckpoint(run_id, 0, ordinal, b"state")], now=1_700_000_003.0)
     transaction.alerts.apply([_transition(run_id)])
     transaction.outbox.add([OutboxEntry(None, "pager", "alert-1", 1.0, 2.0, 0, "{}", "", "alert-1/0/pager")])
     transaction.runs.progress([Progress(run_id, last_step=2, closed_steps=3, last_record_at=1_700_000_001.0)])

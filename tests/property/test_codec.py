@@ -81,6 +81,7 @@ def batches(draw: st.DrawFn) -> StepBatch:
         scalars=scalars,
         tensors=tensors,
         data_ids=draw(st.dictionaries(st.integers(0, count - 1), st.text(max_size=8), max_size=3)),
+        rounded=draw(st.booleans()),
     )
 
 

@@ -86,7 +86,13 @@ def streams(draw: st.DrawFn) -> list[StepBatch]:
     for batch in draw(st.lists(batches(), min_size=1, max_size=3)):
         sequence += draw(st.sampled_from([0, 0, 3]))
         steps = step + np.arange(batch.count, dtype=np.int64)
-        changes: dict[str, Any] = {"rank_handle": 1, "optimizer": 0, "kind": RecordKind.STEP, "branch": 0}
+        changes: dict[str, Any] = {
+            "rank_handle": 1,
+            "optimizer": 0,
+            "kind": RecordKind.STEP,
+            "branch": 0,
+            "rounded": False,
+        }
         version = batch.catalog_version % 2
         whole = replace(batch, **changes, catalog_version=version, first_sequence=sequence, steps=steps)
         cuts = sorted({0, batch.count, *draw(st.lists(st.integers(0, batch.count), max_size=3))})

@@ -193,3 +193,17 @@ def test_what_is_kept_may_differ_by_project_and_a_typing_error_in_it_is_named(co
     config.write_text('[retention.projects."speech"]\nkeep_dayz = 5\n')
     with pytest.raises(ConfigError, match=r"retention\.projects\.speech\.keep_dayz: did you mean keep_days"):
         load_settings(config)
+
+
+@pytest.mark.parametrize(("text", "bits"), [("10", 10), ('"lossless"', 23)])
+def test_norms_are_kept_as_exactly_as_one_asks_for(config: Path, text: str, bits: int) -> None:
+    config.write_text(f'[storage]\nmantissa_bits = {text}\nlossless_projects = ["mt"]\n')
+    storage = load_settings(config).storage
+    assert (storage.mantissa_bits, storage.lossless_projects) == (bits, ("mt",))
+
+
+@pytest.mark.parametrize("text", ["7", "24", '"exact"'])
+def test_a_mantissa_that_does_not_exist_is_refused(config: Path, text: str) -> None:
+    config.write_text(f"[storage]\nmantissa_bits = {text}\n")
+    with pytest.raises(ConfigError, match=r"storage\.mantissa_bits: "):
+        load_settings(config)

@@ -14,6 +14,7 @@ from seismograd_server.model import RunState
 from seismograd_server.pipeline import Pipeline, PipelineSettings
 from seismograd_server.pipeline.series import SavedState
 from seismograd_server.store.database import Database
+from seismograd_server.store.detectors import DetectorCheckpoint
 from tests.support.synthetic import (
     NOW,
     SyntheticRun,
@@ -258,7 +259,7 @@ def test_a_checkpoint_that_cannot_be_read_costs_a_replay_from_the_start_and_noth
         machine.pipeline.detect(NOW + start)
     before = engine_state(machine.pipeline)
     with machine.database.begin() as transaction:
-        transaction.detectors.save_all([(1, 0, 3, b"of another version")], NOW)
+        transaction.detectors.save_all([DetectorCheckpoint(1, 0, 3, b"of another version")], NOW)
     machine.kill()
     after = engine_state(machine.pipeline)
     assert after.watch == before.watch

@@ -26,6 +26,7 @@ from seismograd_server.pipeline import PipelineSettings
 from seismograd_server.pipeline.ranks import Sender
 from seismograd_server.pipeline.series import Series
 from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.progress import Progress
 from tests.support.closed import layout, run_of
 from tests.support.synthetic import parameters
@@ -79,7 +80,7 @@ def write(database: Database, long: LongRun, started: float) -> None:
         transaction.runs.progress([Progress(1, long.steps - 1, long.steps, started + long.steps)])
         rank = transaction.runs.ranks(launch.launch_row)[0]
         state = _state(transaction, launch, rank, block, ordinal)
-        transaction.detectors.save_all([(1, 0, ordinal, state)], started + long.steps)
+        transaction.detectors.save_all([DetectorCheckpoint(1, 0, ordinal, state)], started + long.steps)
 
 
 def _open(transaction: Transaction, long: LongRun, rank: int, now: float) -> int:

@@ -12,6 +12,7 @@ from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import LogSettings
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import Chore
+from seismograd_server.maintenance.compaction import Compaction, CompactionSettings
 from seismograd_server.maintenance.retention import Keep, Retention, RetentionPolicy
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
@@ -109,8 +110,15 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
 def chores(
     database: Database, settings: Settings, instruments: Instruments, failure_point: FailurePoint
 ) -> list[Chore]:
-    """What is done to stored data, in the order in which it is done."""
+    """What is done to stored data, in the order in which it is done: summaries see what compaction rounds later."""
     return [
         Retention(database, retention_policy(settings), instruments, failure_point),
         Summarising(database, failure_point),
+        Compaction(database, instruments, compaction_settings(settings), failure_point),
     ]
+
+
+def compaction_settings(settings: Settings) -> CompactionSettings:
+    """How exact norms are kept."""
+    storage = settings.storage
+    return CompactionSettings(storage.mantissa_bits, frozenset(storage.lossless_projects))

@@ -139,11 +139,13 @@ def _first_position(part: Part) -> int:
 
 
 def _gradient_norms(closing: Closing, plan: Plan) -> list[Reported]:
-    return [
-        Reported(part.rank, part.positions, plan.slots[part.rank], part.batch.gradient_norms[part.start : part.stop])
-        for part in closing.parts
-        if part.batch.gradient_norms is not None
-    ]
+    reported = []
+    for part in closing.parts:
+        norms = part.batch.gradient_norms
+        if norms is not None:
+            values, slots = norms[part.start : part.stop], plan.slots[part.rank]
+            reported.append(Reported(part.rank, part.positions, slots, values, part.batch.rounded))
+    return reported
 
 
 def _sampled(closing: Closing, plan: Plan, quantity: Quantity) -> Float32:

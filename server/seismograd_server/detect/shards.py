@@ -17,12 +17,16 @@ _CUBE_VALUES = 2**22
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reported:
-    """What one rank reports on some layers: `values` float32[k, m] at k positions of the block, for `slots` [m]."""
+    """What one rank reports on some layers: `values` float32[k, m] at k positions of the block, for `slots` [m].
+
+    `rounded` values are good for showing and composing, and cannot be compared with those of a replica.
+    """
 
     rank: int
     positions: slice | Int64
     slots: Int64
     values: Float32
+    rounded: bool = False
 
 
 def layers_of(plan: Plan, reported: Sequence[Reported], count: int) -> tuple[Float64, Float32]:

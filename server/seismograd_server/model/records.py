@@ -111,6 +111,8 @@ class StepBatch:
     scalars: Mapping[Quantity, ScalarColumn]
     tensors: Mapping[Quantity, TensorColumn]
     data_ids: Mapping[int, str]  # row -> what the step saw
+    # Whether `gradient_norms` were rounded to take less room: then they are no longer those that a digest is of.
+    rounded: bool = False
 
     @property
     def count(self) -> int:

@@ -14,6 +14,7 @@ from seismograd_server.pipeline.engine import Ending, Judged, PipelineSettings, 
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.naming import name_all
 from seismograd_server.store.database import Transaction
+from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.store.progress import Progress
 
@@ -207,6 +208,11 @@ def save_states(transaction: Transaction, series_of: Iterable[tuple[RunEngine, i
     for engine, optimizer in series_of:
         series = engine.series[optimizer]
         if series.ordinal:
-            saved.append((engine.run_id, optimizer, series.ordinal, series.state(last_segment).to_bytes()))
+            state = series.state(last_segment)
+            saved.append(
+                DetectorCheckpoint(
+                    engine.run_id, optimizer, series.ordinal, state.to_bytes(), state.attempt, state.segment
+                )
+            )
             series.saved_at, series.unsaved_steps = now, 0
     transaction.detectors.save_all(saved, now)

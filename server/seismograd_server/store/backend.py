@@ -48,8 +48,8 @@ class Backend(Protocol):
         """From now on tell, at most once, when another server is found to have taken the database over."""
         ...
 
-    def reclaim(self, connection: Connection, max_bytes: int) -> int:
-        """Give up to so many freed bytes back to the file system; the number of bytes given back."""
+    def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
+        """Give up to so many freed bytes back to the file system, but keep some; the number of bytes given back."""
         ...
 
     def size_bytes(self) -> int:

@@ -1,10 +1,11 @@
-"""A closed block to bytes and back, without the per-layer norms: those are recomposed from segments. Pure.
+"""Closed blocks to bytes and back, without the per-layer norms: those are recomposed from segments. Pure.
 
 A column in which nothing is known is left out, so that what was never logged costs nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from seismograd_server.model import (
     UInt16,
 )
 from seismograd_server.store.columns import Column, pack, unpack
+from seismograd_server.store.dense import pack_dense, unpack_dense
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +78,43 @@ class StepChunk:
         return replace(self, **columns, nonfinite_layers=layers, replica_gaps=gaps)
 
 
+def join_chunks(chunks: Sequence[StepChunk]) -> StepChunk:
+    """Consecutive chunks of one launch and branch as one, with the last one's ordinal."""
+    if len(chunks) == 1:
+        return chunks[0]
+    columns: dict[str, Any] = {
+        field.name: np.concatenate([getattr(chunk, field.name) for chunk in chunks])
+        for field in fields(StepChunk)
+        if isinstance(getattr(chunks[0], field.name), np.ndarray)
+    }
+    starts = np.cumsum([0, *(chunk.count for chunk in chunks)]).tolist()
+    parts = list(zip(starts, chunks, strict=False))
+    layers = tuple(replace(each, row=start + each.row) for start, chunk in parts for each in chunk.nonfinite_layers)
+    gaps = tuple(replace(each, row=start + each.row) for start, chunk in parts for each in chunk.replica_gaps)
+    return replace(chunks[-1], **columns, nonfinite_layers=layers, replica_gaps=gaps)
+
+
+def narrow(chunk: StepChunk) -> StepChunk:
+    """The same with what was measured or composed from float32 as exact as a float32 is: 2^-24 of the value.
+
+    What a job set itself (rates, scales, thresholds), losses and times stay as they are; so does a number beyond the
+    range of normal float32.
+    """
+    return replace(
+        chunk,
+        global_norm=_narrowed(chunk.global_norm),
+        clip_coefficient=_narrowed(chunk.clip_coefficient),
+        step_seconds=_narrowed(chunk.step_seconds),
+    )
+
+
+def _narrowed(values: Float64) -> Float64:
+    limits = np.finfo(np.float32)
+    size = np.abs(values)
+    fits = (size >= limits.smallest_normal) & (size < limits.max)
+    return np.where(fits, np.where(fits, values, 0.0).astype(np.float32).astype(np.float64), values)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Closing:
     """The event that closed some steps: which, and with which ranks; what a replay repeats exactly."""
@@ -115,12 +154,16 @@ _SERIES = {
 }
 
 
-def encode_block(block: ClosedBlock) -> bytes:
-    """Serialise all of a block but its layout and its norms by layer.
+def encode_block(block: ClosedBlock | StepChunk, *, dense: bool = False) -> bytes:
+    """Serialise all of a block but its layout and its norms by layer; dense: few bytes, and a checksum.
 
     Raises:
         ValueError: a column whose type is not the one that ClosedBlock declares.
     """
+    return pack_dense(_columns(block)) if dense else pack(_columns(block))
+
+
+def _columns(block: ClosedBlock | StepChunk) -> list[tuple[int, Column]]:
     columns: list[tuple[int, Column]] = [
         (_STEPS, block.steps),
         (_RANKS, np.array([block.ranks_present.shape[1]], np.int64)),
@@ -156,16 +199,18 @@ def encode_block(block: ClosedBlock) -> bytes:
     if block.replica_gaps:
         gaps = [(each.row, each.rank, each.gap) for each in block.replica_gaps]
         columns.append((_REPLICA_GAPS, np.array(gaps, np.float64)))
-    return pack(columns)
+    return columns
 
 
-def decode_block(data: bytes, *, ordinal: int, attempt: int, branch: int, launch_row: int) -> StepChunk:
+def decode_block(
+    data: bytes, *, ordinal: int, attempt: int, branch: int, launch_row: int, dense: bool = False
+) -> StepChunk:
     """What `encode_block` kept.
 
     Raises:
         ValueError: the bytes are damaged.
     """
-    columns = unpack(data)
+    columns = unpack_dense(data)[0] if dense else unpack(data)
     try:
         steps, shape = columns[_STEPS], (len(columns[_STEPS]), int(columns[_RANKS][0]))
         rank_norm = np.full(shape, np.nan)

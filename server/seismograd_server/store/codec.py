@@ -89,6 +89,7 @@ def _columns(batch: StepBatch) -> list[tuple[int, Column]]:
         batch.branch,
         batch.first_sequence,
         batch.catalog_version,
+        *([1] if batch.rounded else []),
     )
     columns: list[tuple[int, Column]] = [
         (_HEAD, np.array(head, np.int64)),
@@ -120,7 +121,7 @@ def _columns(batch: StepBatch) -> list[tuple[int, Column]]:
 
 def _batch(columns: Mapping[int, Column]) -> StepBatch:
     try:
-        handle, optimizer, kind, branch, first_sequence, catalog_version = columns[_HEAD].tolist()
+        handle, optimizer, kind, branch, first_sequence, catalog_version, *rounded = columns[_HEAD].tolist()
         nonfinite = Nonfinite(*(columns[identifier] for identifier in _NONFINITE)) if _NONFINITE[0] in columns else None
         scalars = {
             quantity: ScalarColumn(columns[base], columns[base + 1])
@@ -151,6 +152,7 @@ def _batch(columns: Mapping[int, Column]) -> StepBatch:
             scalars=scalars,
             tensors=tensors,
             data_ids=data_ids,
+            rounded=bool(rounded),
         )
     except (KeyError, AttributeError) as error:
         raise ValueError(f"stored batch lacks something: {error}") from error
@@ -187,6 +189,7 @@ def slice_batch(batch: StepBatch, start: int, stop: int) -> StepBatch:
         scalars=_slice_scalars(batch.scalars, start, stop),
         tensors=_slice_tensors(batch.tensors, start, stop),
         data_ids={row - start: ids for row, ids in batch.data_ids.items() if start <= row < stop},
+        rounded=batch.rounded,
     )
 
 

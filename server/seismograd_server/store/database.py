@@ -156,14 +156,15 @@ class Database:
             return False
         return True
 
-    def reclaim(self, max_bytes: int = 64 * 2**20) -> int:
+    def reclaim(self, max_bytes: int = 64 * 2**20, *, keep_bytes: int = 0) -> int:
         """Give pages that deletions have freed back to the file system, and tell how many bytes that were.
 
-        Bounded, because it holds up the writer; call again while it returns something. PostgreSQL needs no such
-        call (its autovacuum lets the space be used again) and returns 0.
+        Bounded, because it holds up the writer; call again while it returns something. So much as `keep_bytes` of free
+        pages stays in the file for what is written next. PostgreSQL needs no such call (its autovacuum lets the space
+        be used again) and returns 0.
         """
         with self.begin() as transaction:
-            return self._backend.reclaim(transaction.connection, max_bytes)
+            return self._backend.reclaim(transaction.connection, max_bytes, keep_bytes)
 
     def size_bytes(self) -> int:
         """Bytes on disk. Raises StorageError."""

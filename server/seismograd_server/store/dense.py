@@ -2,8 +2,9 @@
 
     magic, size, number of columns | per column: id, type, dimensions, method, two lengths, size | bodies | CRC-32
 
-Little-endian. Numbers are coded by pcodec, bytes by zlib; tables column by column, because what follows one another in
-a column resembles each other. Readers skip ids that they do not know.
+Little-endian. Numbers are coded by pcodec, bytes by zlib, tables of norms as `tables.py` says; tables of other numbers
+column by column, because what follows one another in a column resembles each other. Readers skip ids that they do not
+know.
 """
 
 from __future__ import annotations
@@ -13,23 +14,18 @@ import zlib
 from collections.abc import Iterable
 
 import numpy as np
-from pcodec import ChunkConfig, DeltaSpec, standalone
+from pcodec import ChunkConfig, standalone
 
 from seismograd_server.store.columns import DTYPES, TYPE_CODES, Column
+from seismograd_server.store.tables import LEVEL, pack_table, unpack_table
 
 _MAGIC = b"SGD1"
 _HEADER = struct.Struct("<4sII")
 _ENTRY = struct.Struct("<HBBBIII")
 _CHECKSUM = struct.Struct("<I")
 # How a body is coded: on disk, never reuse one.
-_PLAIN, _PCODEC, _ZLIB = 0, 1, 2
-# Its default: beyond it pcodec takes a multiple of the time for a few thousandths of the bytes.
-_LEVEL = 8
-# Norms of one layer are best foretold by a weighted sum of the last eight; the codec fits the weights. On the norms of
-# a real run it saves 3 % beyond plain differences, four weights 2.5 %, and sixteen nothing more.
-_WEIGHTS = 8
-_AS_SERIES = ChunkConfig(compression_level=_LEVEL)
-_AS_NORMS = ChunkConfig(compression_level=_LEVEL, delta_spec=DeltaSpec.try_conv1(_WEIGHTS))
+_PLAIN, _PCODEC, _ZLIB, _TABLE = 0, 1, 2, 3
+_CONFIG = ChunkConfig(compression_level=LEVEL)
 
 
 def pack_dense(columns: Iterable[tuple[int, Column]]) -> bytes:
@@ -45,7 +41,7 @@ def pack_dense(columns: Iterable[tuple[int, Column]]) -> bytes:
         if code is None or not 1 <= column.ndim <= 2:
             raise ValueError(f"column {identifier} is {column.dtype}[{column.ndim} dimensions]: cannot be stored")
         second = column.shape[1] if column.ndim == 2 else 0
-        method, body = _encode(np.ascontiguousarray(column.T).ravel())
+        method, body = _encode(column)
         entries.append(_ENTRY.pack(identifier, code, column.ndim, method, column.shape[0], second, len(body)))
         bodies.append(body)
     size = _HEADER.size + sum(map(len, entries)) + sum(map(len, bodies)) + _CHECKSUM.size
@@ -74,34 +70,38 @@ def unpack_dense(data: bytes, offset: int = 0) -> tuple[dict[int, Column], int]:
         for index in range(count):
             entry = _ENTRY.unpack_from(view, _HEADER.size + index * _ENTRY.size)
             identifier, code, dimensions, method, first, second, length = entry
-            flat = _decode(bytes(view[start : start + length]), method, DTYPES[code])
-            columns[identifier] = np.ascontiguousarray(flat.reshape(second, first).T) if dimensions == 2 else flat
+            shape = (first, second) if dimensions == 2 else (first,)
+            columns[identifier] = _decode(bytes(view[start : start + length]), method, DTYPES[code], shape)
             start += length
     except (struct.error, IndexError, RuntimeError, TypeError, zlib.error) as error:  # pcodec raises the middle two
         raise ValueError(f"stored columns are damaged: {error}") from error
     return columns, offset + size
 
 
-def _encode(flat: Column) -> tuple[int, bytes]:
-    plain = flat.tobytes()
-    if not plain:
-        return _PLAIN, plain
+def _encode(column: Column) -> tuple[int, bytes]:
+    """The method and the body, the shorter of what the method for this type makes and of the plain bytes."""
+    if not column.size:
+        return _PLAIN, b""
+    flat = np.ascontiguousarray(column.T).ravel()
     if flat.dtype == np.uint8:
-        method, body = _ZLIB, zlib.compress(plain, 9)
+        method, body = _ZLIB, zlib.compress(flat.tobytes(), 9)
+    elif flat.dtype == np.float32 and column.ndim == 2:
+        method, body = _TABLE, pack_table(column)
     else:
-        config = _AS_NORMS if flat.dtype == np.float32 else _AS_SERIES
-        method, body = _PCODEC, standalone.simple_compress(flat, config)
-    return (method, body) if len(body) < len(plain) else (_PLAIN, plain)
+        method, body = _PCODEC, standalone.simple_compress(flat, _CONFIG)
+    return (method, body) if len(body) < flat.nbytes else (_PLAIN, flat.tobytes())
 
 
-def _decode(body: bytes, method: int, dtype: np.dtype[np.generic]) -> Column:
+def _decode(body: bytes, method: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Column:
+    if method == _TABLE:
+        return unpack_table(body, *shape)
     if method == _PCODEC:
         decoded: Column | None = standalone.simple_decompress(body)
         if decoded is None or decoded.dtype != dtype:
             raise ValueError("stored columns are damaged: a body is not of the type that its entry says")
-        return decoded
-    if method == _ZLIB:
-        return np.frombuffer(zlib.decompress(body), dtype)
-    if method == _PLAIN:
-        return np.frombuffer(body, dtype)
-    raise ValueError(f"stored columns are coded by method {method}, which this version cannot read")
+        flat = decoded
+    elif method in (_PLAIN, _ZLIB):
+        flat = np.frombuffer(zlib.decompress(body) if method == _ZLIB else body, dtype)
+    else:
+        raise ValueError(f"stored columns are coded by method {method}, which this version cannot read")
+    return np.ascontiguousarray(flat.reshape(shape[::-1]).T)

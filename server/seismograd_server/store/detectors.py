@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, select
 
 from seismograd_server.store.schema import detector_states
 from seismograd_server.store.upsert import insert_into
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorCheckpoint:
+    """The detectors of one optimizer of a run, after the closed block `ordinal`.
+
+    A replay from here reads nothing of launches before `attempt`, and of this one only segments behind `segment`; by
+    default it reads everything.
+    """
+
+    run_id: int
+    optimizer: int
+    ordinal: int
+    state: bytes
+    attempt: int = 0
+    segment: int = 0
 
 
 class DetectorRepository:
@@ -16,16 +33,13 @@ class DetectorRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def save_all(self, states: Sequence[tuple[int, int, int, bytes]], now: float) -> None:
-        """Store (run id, optimizer, ordinal, state after that block) of some; each replaces the one before."""
-        rows = [
-            {"run_id": run_id, "optimizer": optimizer, "ordinal": ordinal, "saved_at": now, "state": state}
-            for run_id, optimizer, ordinal, state in states
-        ]
+    def save_all(self, states: Sequence[DetectorCheckpoint], now: float) -> None:
+        """Store some checkpoints; each replaces the one before of its series."""
+        rows = [asdict(state) | {"saved_at": now} for state in states]
         if rows:
             statement = insert_into(self._connection, detector_states)
-            replaced = {name: statement.excluded[name] for name in ("ordinal", "saved_at", "state")}
             keys = [detector_states.c.run_id, detector_states.c.optimizer]
+            replaced = {name: statement.excluded[name] for name in rows[0] if name not in {key.name for key in keys}}
             self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
 
     def load(self, run_id: int, optimizer: int) -> tuple[int, bytes] | None:

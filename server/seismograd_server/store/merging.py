@@ -1,6 +1,6 @@
 """Batches of one stream made to few: joined where they are of one shape, cut and rounded where nothing happened. Pure.
 
-    in order of sequence -> join what fits together -> cut at the windows to keep -> round the norms outside of them
+    by sequence -> join what fits together -> cut at the windows to keep -> round outside of them -> join once more
 
 Only norms by layer are rounded: they are nearly all of the bytes. What is sampled rarely, and every number of which a
 step has but one, stays as it came.
@@ -30,6 +30,13 @@ def merge(batches: Iterable[StepBatch], bits: int = EXACT_BITS, exact: Sequence[
         bits: mantissa that the norms by layer keep (`round_mantissa`).
         exact: steps whose norms are not rounded.
     """
+    joined = _joined(batches)
+    if bits == EXACT_BITS:
+        return joined
+    return _joined(part for batch in joined for part in _rounded(batch, bits, exact))
+
+
+def _joined(batches: Iterable[StepBatch]) -> list[StepBatch]:
     groups: list[list[StepBatch]] = []
     sampled: dict[Quantity, UInt32] = {}  # of which parameters, in the last group
     for batch in sorted(batches, key=lambda batch: batch.first_sequence):
@@ -39,10 +46,7 @@ def merge(batches: Iterable[StepBatch], bits: int = EXACT_BITS, exact: Sequence[
             groups.append([batch])
             sampled = {}
         sampled |= {quantity: column.parameters for quantity, column in batch.tensors.items()}
-    joined = (_join(group) for group in groups)
-    if bits == EXACT_BITS:
-        return list(joined)
-    return [part for batch in joined for part in _rounded(batch, bits, exact)]
+    return [_join(group) for group in groups]
 
 
 def _fits(left: StepBatch, right: StepBatch) -> bool:
@@ -54,7 +58,7 @@ def _fits(left: StepBatch, right: StepBatch) -> bool:
         and left.steps[-1] < right.steps[0]
         and (left.total_norms is None) == (right.total_norms is None)
         and (left.digests is None) == (right.digests is None)
-        and _width(left) == _width(right)
+        and (_width(left), left.rounded) == (_width(right), right.rounded)
     )
 
 
@@ -134,7 +138,7 @@ def _rows(parts: Sequence[tuple[int, UInt32]]) -> UInt32:
 
 
 def _rounded(batch: StepBatch, bits: int, exact: Sequence[Window]) -> Iterator[StepBatch]:
-    if batch.gradient_norms is None:
+    if batch.gradient_norms is None or batch.rounded:
         yield batch
         return
     kept = np.zeros(batch.count, np.bool_)
@@ -144,5 +148,5 @@ def _rounded(batch: StepBatch, bits: int, exact: Sequence[Window]) -> Iterator[S
     for start, stop in itertools.pairwise(edges):
         part = slice_batch(batch, start, stop)
         if not kept[start] and part.gradient_norms is not None:
-            part = replace(part, gradient_norms=round_mantissa(part.gradient_norms, bits))
+            part = replace(part, gradient_norms=round_mantissa(part.gradient_norms, bits), rounded=True)
         yield part

@@ -122,7 +122,7 @@ class PostgresqlBackend:
         """See `Backend`."""
         self.tenure.watch(epoch, on_lost)
 
-    def reclaim(self, connection: Connection, max_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
+    def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""
         return 0
 

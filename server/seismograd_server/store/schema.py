@@ -181,6 +181,9 @@ segments = Table(
     Column("encoding", SmallInteger, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("payload", LargeBinary, nullable=False),  # last: the small columns are read without its overflow pages
+    # Whether compaction is done with its norms: rounded, but for the steps around alerts. Behind the payload, and yet
+    # read without it, because SQLite keeps 0 and 1 in the head of a row.
+    Column("settled", SmallInteger, nullable=False, server_default=text("0")),
     # Steps are in the index so that a window of a long run skips what it does not need.
     Index("ix_segments_read", "launch_row", "optimizer", "kind", "segment_id", "first_step", "last_step"),
     sqlite_autoincrement=True,  # readers continue behind the last id that they saw
@@ -198,6 +201,7 @@ closed_blocks = Table(
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("dense", SmallInteger, nullable=False, server_default=text("0")),  # how the payload is encoded
     Index("ix_closed_blocks_run", "run_id", "optimizer", "ordinal", "attempt", "branch", "first_step", "last_step"),
     Index("ix_closed_blocks_launch", "launch_row", "optimizer", "ordinal"),
     sqlite_autoincrement=True,  # ordinals rise for ever
@@ -211,6 +215,10 @@ detector_states = Table(
     Column("ordinal", BigInteger, nullable=False),
     Column("saved_at", Double, nullable=False),
     Column("state", LargeBinary, nullable=False),
+    # What the state says of itself, so that compaction need not understand it: a restart reads launches from this
+    # attempt on, of this one the segments behind `segment`, and closed blocks behind `ordinal`. 0 = everything.
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("segment", BigInteger, nullable=False, server_default=text("0")),
 )
 
 checkpoints = Table(

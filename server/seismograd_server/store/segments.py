@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
 from seismograd_server.store.bulk import append_rows
-from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE, decode, decode_dense, encode
+from seismograd_server.store.codec import (
+    ENCODING_COLUMNS,
+    ENCODING_DENSE,
+    decode,
+    decode_dense,
+    encode,
+    slice_batch,
+)
 from seismograd_server.store.intervals import Intervals
 from seismograd_server.store.schema import drops, ranks, segments, streams
 
@@ -138,9 +146,9 @@ class SegmentRepository:
     ) -> Iterator[tuple[int, StepBatch]]:
         """(segment id, batch) of all ranks of a launch, about in the order in which they came.
 
-        Segments that touch [first_step, last_step] come whole, those received after `received_until` not at all. Ids
-        hold within this transaction: compaction makes one segment of several, under the highest of their ids, so that
-        whoever reads on in another one goes by steps.
+        Segments that touch [first_step, last_step] come with more than that, those received after `received_until` not
+        at all. Ids hold within this transaction: compaction makes one segment of several, under the highest of their
+        ids, so that whoever reads on in another one goes by steps.
 
         Raises:
             StorageDamageError: a segment is damaged.
@@ -164,7 +172,9 @@ class SegmentRepository:
             for row in page:
                 after = row.segment_id
                 for batch in decode_segment(*row):
-                    yield after, batch
+                    part = batch if row.encoding == ENCODING_COLUMNS else _within(batch, first_step, last_step)
+                    if part is not None:
+                        yield after, part
             if len(page) < _PAGE:
                 return
 
@@ -275,6 +285,13 @@ def decode_segment(segment_id: int, encoding: int, records: int, payload: bytes)
     if (found := sum(batch.count for batch in batches)) != records:
         raise StorageDamageError(f"segment {segment_id} cannot be read: {found} of its {records} records are there")
     return batches
+
+
+def _within(batch: StepBatch, first_step: int | None, last_step: int | None) -> StepBatch | None:
+    """The part of a large batch that is asked for; None = nothing of it."""
+    start = 0 if first_step is None else int(np.searchsorted(batch.steps, first_step))
+    stop = batch.count if last_step is None else int(np.searchsorted(batch.steps, last_step, side="right"))
+    return slice_batch(batch, start, stop) if start < stop else None
 
 
 def _name(stream: StreamKey) -> str:

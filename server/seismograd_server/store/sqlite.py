@@ -79,14 +79,17 @@ class SqliteBackend:
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
 
-    def reclaim(self, connection: Connection, max_bytes: int) -> int:
-        """Return up to `max_bytes` of free pages to the file system; the number of bytes returned."""
+    def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
+        """Return up to `max_bytes` of free pages beyond `keep_bytes`; the number of bytes returned."""
         page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
         before = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        spare = before - keep_bytes // page_bytes
+        if spare <= 0:
+            return 0
         # The pragma frees a page per row, and Python's driver stops at the first row of a statement without columns:
         # so it is asked page by page, some 50 us each.
         cursor = connection.connection.cursor()
-        for _ in range(min(before, max(1, max_bytes // page_bytes))):
+        for _ in range(min(spare, max(1, max_bytes // page_bytes))):
             cursor.execute("PRAGMA incremental_vacuum(1)")
         cursor.close()
         after = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, Table, func, insert, select
+from sqlalchemy import Connection, Row, Select, Table, func, insert, select
 
-from seismograd_server.errors import StorageError
+from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import ClosedBlock, Line
 from seismograd_server.store.blocks import Closing, StepChunk, decode_block, encode_block
 from seismograd_server.store.schema import closed_blocks
@@ -121,7 +121,7 @@ class StepRepository:
             found[key] = Line(*key, row.first_step, last, summarised_to=row.last_step)
         return [found[key] for key in sorted(found)]
 
-    def _chunks(self, statement: Select[tuple[int, int, int, int, bytes]]) -> Iterator[StepChunk]:
+    def _chunks(self, statement: Select[tuple[int, int, int, int, int, bytes]]) -> Iterator[StepChunk]:
         ordinal = 0
         while True:
             page = self._connection.execute(
@@ -129,18 +129,28 @@ class StepRepository:
             ).all()
             for row in page:
                 ordinal = row.ordinal
-                try:
-                    yield decode_block(
-                        row.payload,
-                        ordinal=ordinal,
-                        attempt=row.attempt,
-                        branch=row.branch,
-                        launch_row=row.launch_row,
-                    )
-                except ValueError as error:
-                    raise StorageError(f"closed block {ordinal} cannot be read: {error}") from error
+                yield decode_row(row)
             if len(page) < _PAGE:
                 return
+
+
+def decode_row(row: Row[*tuple[Any, ...]]) -> StepChunk:
+    """A row of `CHUNK_COLUMNS`.
+
+    Raises:
+        StorageDamageError: its bytes are not those that were written.
+    """
+    try:
+        return decode_block(
+            row.payload,
+            ordinal=row.ordinal,
+            attempt=row.attempt,
+            branch=row.branch,
+            launch_row=row.launch_row,
+            dense=bool(row.dense),
+        )
+    except ValueError as error:
+        raise StorageDamageError(f"closed block {row.ordinal} cannot be read: {error}") from error
 
 
 def hidden_from(lines: Sequence[Line]) -> dict[tuple[int, int], int]:
@@ -164,10 +174,12 @@ _SELECT_EXTENTS = select(
     *_LINE, func.min(closed_blocks.c.first_step).label("first"), func.max(closed_blocks.c.last_step).label("last")
 ).group_by(*_LINE)
 _SELECT_SUMMARISED = select(summary_lines)
-_SELECT = select(
+CHUNK_COLUMNS = (
     closed_blocks.c.ordinal,
     closed_blocks.c.attempt,
     closed_blocks.c.branch,
     closed_blocks.c.launch_row,
+    closed_blocks.c.dense,
     closed_blocks.c.payload,
 )
+_SELECT = select(*CHUNK_COLUMNS)

@@ -7,6 +7,7 @@ from functools import cached_property
 from sqlalchemy import Connection
 
 from seismograd_server.store.alerts import AlertRepository
+from seismograd_server.store.compacting import CompactionRepository
 from seismograd_server.store.detectors import DetectorRepository
 from seismograd_server.store.directives import DirectiveRepository
 from seismograd_server.store.lifespans import LifespanRepository
@@ -42,6 +43,11 @@ class Transaction:
     def summaries(self) -> SummaryRepository:
         """Summaries of closed steps."""
         return SummaryRepository(self.connection)
+
+    @cached_property
+    def compaction(self) -> CompactionRepository:
+        """What is stored in how many rows, and fewer in their place."""
+        return CompactionRepository(self.connection)
 
     @cached_property
     def detectors(self) -> DetectorRepository:

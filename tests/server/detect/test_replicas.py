@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.compose import Composer
 from seismograd_server.detect.replicas import LEAST_GAP
 from seismograd_server.model import Catalog, ClosedBlock, Composition, Float32, Parameter, StepBatch
+from seismograd_server.store.mantissa import round_mantissa
 from tests.support.synthetic import make_batch, parameters
 
 
@@ -59,6 +61,14 @@ def test_replicas_with_the_same_bits_agree() -> None:
     both = parameters(["a", "b"], replication=2)
     norms = [[3.0, 4.0], [1.0, math.nan]]
     assert closed([both] * 2, [rows(1, *norms), echo(2, *norms)]).replica_gaps == ()
+
+
+def test_rows_that_were_rounded_are_not_compared_with_what_they_were() -> None:
+    both = parameters(["a", "b"], replication=2)
+    table = np.array([[1.2345, 4.0]], np.float32)
+    rounded = make_batch(1, 0, round_mantissa(table, 12), rounded=True)
+    assert len(closed([both] * 2, [replace(rounded, rounded=False), echo(2, *table.tolist())]).replica_gaps) == 1
+    assert closed([both] * 2, [rounded, echo(2, *table.tolist())]).replica_gaps == ()
 
 
 def test_a_replica_that_differs_is_named_with_its_distance() -> None:

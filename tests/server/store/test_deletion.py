@@ -25,6 +25,7 @@ from seismograd_server.model import (
     Transition,
 )
 from seismograd_server.store.database import Database, Transaction
+from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.metadata import metadata
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.store.summaries import SummaryRow
@@ -60,7 +61,7 @@ def test_a_deleted_run_leaves_not_one_row_and_its_neighbour_keeps_all(
         ordinal = transaction.steps.append(run_id, launch_row, 0, make_block())
         line = Line(0, 1, 0, first_step=0, last_step=0, summarised_to=None)
         transaction.summaries.save(run_id, line, [SummaryRow(SummaryKind.SERIES, 64, 0, b"payload")], last_step=0)
-        transaction.detectors.save_all([(run_id, 0, ordinal, b"state")], now=1.0)
+        transaction.detectors.save_all([DetectorCheckpoint(run_id, 0, ordinal, b"state")], now=1.0)
         transaction.alerts.apply([make_transition(run_id, alert_id=name, key=RunKey("mt", name))])
         stop = Directive(name, run_id, DirectiveKind.STOP, "Ada", asked_at=1.0, expires_at=2.0)
         transaction.directives.add(stop, [handle])

@@ -23,17 +23,21 @@ from seismograd_server.model import (
     NonfiniteLayer,
     Quantity,
     RecordKind,
+    ReplicaGap,
     RunKey,
     RunState,
     StreamKey,
     SummaryKind,
 )
+from seismograd_server.store.codec import slice_batch
 from seismograd_server.store.database import Database
+from seismograd_server.store.mantissa import round_mantissa
+from tests.golden.make_store_revision_6 import batch, block
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2, 3, 5])
+@pytest.fixture(params=[1, 2, 3, 5, 6])
 def revision(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -102,7 +106,7 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2, 3, 5], indirect=True)
+@pytest.mark.parametrize("revision", [2, 3, 5, 6], indirect=True)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -127,7 +131,7 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
-@pytest.mark.parametrize("revision", [3, 5], indirect=True)
+@pytest.mark.parametrize("revision", [3, 5, 6], indirect=True)
 def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "host"))
@@ -137,7 +141,7 @@ def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Databas
         assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
 
 
-@pytest.mark.parametrize("revision", [5], indirect=True)
+@pytest.mark.parametrize("revision", [5, 6], indirect=True)
 def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         (line,) = transaction.steps.lines(1, 0)
@@ -151,6 +155,36 @@ def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) ->
     np.testing.assert_array_equal(series.minimum, [[-1.5, -np.inf], [-3e38, -1e-45]])
     assert series.tallies.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert layers.nonfinite.tolist() == [[3, 2], [1, 0]]
+
+
+@pytest.mark.parametrize("revision", [6], indirect=True)
+def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        run = transaction.runs.get(RunKey("mt", "dense"))
+        (launch,) = transaction.runs.launches(run.run_id)
+        parts = [part for _, part in transaction.segments.read(launch.launch_row, 0)]
+        (chunk,) = transaction.steps.read(run.run_id, 0)
+        assert transaction.detectors.load(run.run_id, 0) == (chunk.ordinal, b"state")
+        (position,) = transaction.compaction.positions(run.run_id)
+        assert (position.attempt, position.segment) == (1, 7)
+    assert [(part.first_sequence, part.count, part.rounded) for part in parts] == [
+        (0, 100, True),
+        (100, 100, False),
+        (200, 100, True),
+    ]
+    whole = batch(parts[0].rank_handle)
+    assert whole.gradient_norms is not None
+    for part in parts:
+        expected = slice_batch(whole, part.first_sequence, part.end_sequence)
+        assert part.gradient_norms is not None
+        assert expected.gradient_norms is not None
+        rounded = round_mantissa(expected.gradient_norms, 12) if part.rounded else expected.gradient_norms
+        assert part.gradient_norms.tobytes() == rounded.tobytes()
+        assert part.times.tobytes() == expected.times.tobytes()
+        assert part.data_ids == expected.data_ids
+    assert chunk.times.tobytes() == block().times.tobytes()
+    assert chunk.global_norm.tobytes() == block().global_norm.tobytes()
+    assert chunk.replica_gaps == (ReplicaGap(7, 0, 0.5),)
 
 
 def test_it_can_be_asked_and_answered(golden: Database) -> None:
