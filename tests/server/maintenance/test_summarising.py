@@ -103,3 +103,37 @@ def test_a_run_of_totals_alone_has_a_series_and_no_rows_of_layers(empty_store: S
     series = read_summary(empty_store.database, Asked(1, 0, SummaryKind.SERIES), 64)
     assert series is not None
     assert series.steps.sum() == 300
+
+
+@pytest.mark.parametrize("point", ["summarise.before_commit", "summarise.after_commit"])
+def test_a_piece_that_a_crash_interrupted_is_there_once(empty_store: Stocked, point: str) -> None:
+    norms = healthy_norms(700)
+    empty_store.add("one", world_size=1, norms=norms)
+    failures = [point] * 3
+
+    def die(name: str) -> None:
+        if failures and name == failures[-1]:
+            failures.pop()
+            raise _DeadError
+
+    for at in range(10):  # servers, one after the other; three of them die at the point
+        chore = Summarising(empty_store.database, die)
+        try:
+            while chore.step(NOW + at):
+                pass
+        except _DeadError:
+            continue
+        break
+    assert failures == []
+    for kind, size in ((SummaryKind.LAYERS, 256), (SummaryKind.LAYERS, 4096), (SummaryKind.SERIES, 64)):
+        summary = read_summary(empty_store.database, Asked(1, 0, kind), size)
+        assert summary is not None
+        assert summary.steps.sum() == 700
+        if kind is SummaryKind.LAYERS:
+            largest = [norms[first : first + size].max(axis=0) for first in range(0, 700, size)]
+            np.testing.assert_array_equal(summary.maximum, largest)
+            assert summary.known.sum() == norms.size
+
+
+class _DeadError(Exception):
+    """Stands for the end of the process."""
