@@ -43,6 +43,7 @@ class Composer:
     catalogs: dict[tuple[int, int], Catalog] = field(default_factory=dict)  # by (rank, version)
     hostnames: dict[int, str] = field(default_factory=dict)  # by rank
     versions: dict[int, int] = field(default_factory=dict)
+    compare: bool = True  # replicas with each other; whoever composes again need not: what was found is stored
     _plan: Plan | None = None
 
     def compose(self, closing: Closing) -> Iterator[ClosedBlock]:
@@ -52,7 +53,7 @@ class Composer:
                 self.versions |= changes
                 in_use = {rank: self.catalogs[rank, version] for rank, version in self.versions.items()}
                 self._plan = make_plan(in_use, self.world_size, self.hostnames)
-            yield compose_block(cut(closing, start, stop), self._plan, self.attempt)
+            yield compose_block(cut(closing, start, stop), self._plan, self.attempt, compare=self.compare)
 
     def _cuts(self, closing: Closing) -> list[tuple[int, int, dict[int, int]]]:
         """Ranges of the closing under one set of catalogs, with what changes at the start of each."""
@@ -82,8 +83,8 @@ def cut(closing: Closing, start: int, stop: int) -> Closing:
     return Closing(closing.branch, closing.steps[start:stop], closing.ranks_present[start:stop], tuple(parts))
 
 
-def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
-    """Compose steps that were all recorded under the catalogs of `plan`."""
+def compose_block(closing: Closing, plan: Plan, attempt: int, *, compare: bool = True) -> ClosedBlock:
+    """Compose steps that were all recorded under the catalogs of `plan`; without `compare`, no replica gaps."""
     count, world_size = len(closing.steps), plan.layout.world_size
     reported = _gradient_norms(closing, plan)
     squares, layer_norms = layers_of(plan, reported, count)
@@ -130,7 +131,7 @@ def compose_block(closing: Closing, plan: Plan, attempt: int) -> ClosedBlock:
         update_norms=_sampled(closing, plan, Quantity.UPDATE_NORM),
         sampled=sampled_layers(closing, plan),
         rank_layers=rank_layers(closing, plan),
-        replica_gaps=replica_gaps(closing, plan, reported),
+        replica_gaps=replica_gaps(closing, plan, reported) if compare else (),
     )
 
 

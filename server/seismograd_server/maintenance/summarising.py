@@ -112,7 +112,7 @@ class Summarising:
     def _piece(self, run_id: int, line: Line, chunks: Sequence[StepChunk]) -> None:
         finest_series, finest_layers = (SUMMARY_SIZES[kind][0] for kind in SummaryKind)
         series = merged([series_summary(chunk, finest_series) for chunk in chunks], finest_series)
-        blocks = composed(self._database, line.optimizer, chunks)
+        blocks = composed(self._database, line.optimizer, chunks, compare=False)
         layers = merged([layer_summary(block, finest_layers) for block in blocks], finest_layers)
         rows: list[SummaryRow] = []
         if series is not None:

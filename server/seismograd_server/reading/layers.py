@@ -58,11 +58,16 @@ def composed_blocks(
         yield from composed(database, optimizer, page)
 
 
-def composed(database: Database, optimizer: int, chunks: Sequence[StepChunk]) -> Iterator[ClosedBlock]:
-    """Some closed steps with their layers; every launch in a transaction of its own."""
+def composed(
+    database: Database, optimizer: int, chunks: Sequence[StepChunk], *, compare: bool = True
+) -> Iterator[ClosedBlock]:
+    """Some closed steps with their layers; every launch in a transaction of its own.
+
+    Without `compare`, replicas are not compared with each other once more, which takes half of the time.
+    """
     for together in _by_launch(chunks):
         with database.read() as transaction:
-            blocks = list(_compose(transaction, optimizer, together))
+            blocks = list(_compose(transaction, optimizer, together, compare=compare))
         yield from blocks
 
 
@@ -77,7 +82,9 @@ def _by_launch(chunks: Sequence[StepChunk]) -> Iterator[list[StepChunk]]:
         yield group
 
 
-def _compose(transaction: Transaction, optimizer: int, chunks: Sequence[StepChunk]) -> Iterator[ClosedBlock]:
+def _compose(
+    transaction: Transaction, optimizer: int, chunks: Sequence[StepChunk], *, compare: bool
+) -> Iterator[ClosedBlock]:
     launch = transaction.runs.launch(chunks[0].launch_row)
     ranks = {rank.handle: rank for rank in transaction.runs.ranks(launch.launch_row)}
     composer = Composer(
@@ -89,6 +96,7 @@ def _compose(transaction: Transaction, optimizer: int, chunks: Sequence[StepChun
             if handle in ranks
         },
         hostnames={rank.rank: rank.hostname for rank in ranks.values()},
+        compare=compare,
     )
     # Nothing waits here: which steps closed, and with whom, is known. The clock of the aligner is never read.
     aligner = Aligner(launch.world_size, Patience(), now=0.0)

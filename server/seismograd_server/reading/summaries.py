@@ -106,7 +106,7 @@ def _single_steps(database: Database, asked: Asked, piece: Piece, size: int) -> 
         if asked.kind is SummaryKind.SERIES:
             parts = [series_summary(chunk, size) for chunk in own]
         else:
-            parts = [layer_summary(block, size) for block in composed(database, line.optimizer, own)]
+            parts = [layer_summary(block, size) for block in composed(database, line.optimizer, own, compare=False)]
         together = merged(parts, size)
         if together is not None:
             yield together
