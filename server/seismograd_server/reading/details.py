@@ -217,4 +217,4 @@ def detail_json(details: Sequence[RankDetail], most_values: int) -> Json:
 
 
 def _columns(rows: Float32) -> list[list[object]]:
-    return [column(row.astype(np.float64)) for row in rows]
+    return [column(row) for row in rows]

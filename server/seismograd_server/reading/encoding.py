@@ -50,15 +50,28 @@ def plain(value: Any) -> Any:
 
 
 def column(values: npt.NDArray[Any], known: npt.NDArray[np.bool_] | None = None) -> list[Any]:
-    """An array as a JSON list, null where not known; without `known`, NaN is null (it means "not known" then)."""
+    """An array as a JSON list, null where not known; without `known`, NaN is null (it means "not known" then).
+
+    A float32 is given in nine significant digits: no other one has the same, and a reader has half as much to parse.
+    """
     if values.dtype.kind != "f":
         return list(values.tolist())
+    if values.dtype == np.float32:
+        values = _nine_digits(values)
     if known is None:
         known = ~np.isnan(values)
     plain_values = values.tolist()
     if known.all() and np.isfinite(values).all():
         return list(plain_values)
     return [number(value) if there else None for value, there in zip(plain_values, known.tolist(), strict=True)]
+
+
+def _nine_digits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (8 - np.floor(np.log10(np.abs(wide))))
+        rounded = np.rint(wide * scale) / scale
+    return np.where(np.isfinite(rounded), rounded, wide)  # of zero and of Inf there is no logarithm
 
 
 def dumps(value: Any) -> str:

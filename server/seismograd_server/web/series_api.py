@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -175,4 +174,4 @@ def _layers_json(parts: Sequence[Summary], size: int) -> Json:
 
 
 def _table(rows: Float32 | Float64) -> list[list[object]]:
-    return [column(row.astype(np.float64)) for row in rows]
+    return [column(row) for row in rows]
