@@ -46,6 +46,7 @@ class Database:
     def __init__(self, backend: Backend) -> None:
         self.name = backend.name
         self.kind = backend.kind
+        self.revisions: tuple[str | None, str] = (None, "")  # of the schema, before it was opened and since
         self._backend = backend
         self._errors = backend.errors
         self._turn = threading.Lock()
@@ -192,7 +193,7 @@ class Database:
     def _start(self, owner: str) -> None:
         try:
             with self._backend.writer.begin() as connection:
-                migrate(connection, self.name)
+                self.revisions = migrate(connection, self.name)
                 # Waits for whatever transaction of another server is still under way.
                 self._epoch = connection.scalars(_SELECT_EPOCH, {"one": 1}).one() + 1
                 connection.execute(update(server_epoch).values(epoch=self._epoch, owner=owner))

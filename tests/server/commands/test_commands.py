@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -58,7 +59,7 @@ def test_every_promised_command_is_there() -> None:
     groups = {command.name: set(command.commands) for command in COMMANDS if isinstance(command, click.Group)}
     assert groups["runs"] >= {"list", "show", "delete"}
     assert groups["alerts"] >= {"list", "ack"}
-    assert groups["db"] >= {"upgrade"}
+    assert groups["db"] >= {"upgrade", "backup", "restore", "check"}
     assert groups["rules"] >= {"check", "backtest"}
 
 
@@ -197,7 +198,39 @@ def test_an_address_that_is_none_is_refused(program: Program) -> None:
 def test_the_database_is_brought_up_to_date(program: Program, tmp_path: Path) -> None:
     result = program("db", "upgrade", "--data-dir", str(tmp_path / "new"), "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["upgraded"] is True
+    answer = json.loads(result.output)
+    assert answer["upgraded"] is True
+    assert answer["from_revision"] is None
+    again = program("db", "upgrade", "--data-dir", str(tmp_path / "new"))
+    assert f"was up to date already, at revision {answer['revision']}" in again.output
+    shutil.copyfile(Path(__file__).parents[2] / "golden" / "store_revision_1.sqlite", tmp_path / "old.db")
+    upgraded = program("db", "upgrade", "--database-url", f"sqlite:///{tmp_path / 'old.db'}")
+    assert f"went from 0001 to revision {answer['revision']}" in upgraded.output
+
+
+def test_a_database_is_backed_up_checked_and_restored(program: Program, stocked: Stocked, tmp_path: Path) -> None:
+    url = f"sqlite:///{stocked.database.name}"
+    made = program("db", "backup", str(tmp_path / "backup.db"), "--database-url", url)
+    assert made.exit_code == 0, made.output
+    assert "3 runs" in made.output
+    assert program("db", "backup", str(tmp_path / "backup.db"), "--database-url", url).exit_code == 1
+    assert json.loads(program("db", "check", "--database-url", url, "--json").output)["sound"] is True
+    assert "in use by" in program("db", "restore", str(tmp_path / "backup.db"), "--force", "--database-url", url).output
+
+    elsewhere = ("--data-dir", str(tmp_path / "elsewhere"))
+    restored = program("db", "restore", str(tmp_path / "backup.db"), *elsewhere)
+    assert restored.exit_code == 0, restored.output
+    assert "--force" in program("db", "restore", str(tmp_path / "backup.db"), *elsewhere).output
+    forced = program("db", "restore", str(tmp_path / "backup.db"), "--force", *elsewhere)
+    assert "seismograd.db.replaced-1: delete it when you are content" in forced.output.replace("\n", "")
+
+
+def test_a_database_with_tools_of_its_own_is_left_to_them(program: Program, tmp_path: Path) -> None:
+    for command, tool in (("backup", "pg_dump"), ("restore", "pg_restore")):
+        refused = program("db", command, "file", "--database-url", "postgresql://user:secret@host/seismograd")
+        assert refused.exit_code == 1
+        assert tool in refused.output
+        assert "secret" not in refused.output
 
 
 def test_the_doctor_finds_what_is_missing_and_says_how_to_mend_it(program: Program) -> None:
