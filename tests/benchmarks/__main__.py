@@ -9,6 +9,7 @@ BENCHMARKS = {
     "reading": "tests.benchmarks.long_run",
     "client": "tests.benchmarks.client_overhead",
     "server": "tests.benchmarks.server_throughput",
+    "overload": "tests.benchmarks.overload",
     "signatures": "tests.benchmarks.detection",
     "causes": "tests.benchmarks.detection.causes",
     "storage": "tests.benchmarks.storage_bytes",

@@ -86,6 +86,7 @@ class Log:
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._inflight = 0
+        self._held = 0  # bytes of frames that wait for room
         self._room = asyncio.Event()
         self._room.set()
         self._streams: set[Stream] = set()
@@ -130,16 +131,10 @@ class Log:
         """Take a frame, waiting for room.
 
         Raises:
-            StorageBusyError: there was no room for too long.
+            StorageBusyError: there was no room for too long, or too much waits for it.
         """
         if not self._room.is_set():
-            try:
-                async with asyncio.timeout(_ROOM_SECONDS):
-                    await self._room.wait()
-            except TimeoutError:
-                raise StorageBusyError(
-                    f"more than {self._settings.max_inflight_bytes} bytes wait to be stored: send again later"
-                ) from None
+            await self._wait_for_room(len(data))
         stream.waiting += 1
         self._inflight += len(data)
         if self._inflight >= self._settings.max_inflight_bytes:
@@ -148,6 +143,21 @@ class Log:
             self._frames.append(Frame(stream, data, time.perf_counter()))
         if not self._work.is_set():  # asking is cheaper than telling, once a message
             self._work.set()
+
+    async def _wait_for_room(self, size: int) -> None:
+        """What waits here is in memory as well: of that there may be as much as is in flight, and no more."""
+        most = self._settings.max_inflight_bytes
+        refusal = StorageBusyError(f"more than {most} bytes wait to be stored: send again later")
+        if self._held + size > most:
+            raise refusal
+        self._held += size
+        try:
+            async with asyncio.timeout(_ROOM_SECONDS):
+                await self._room.wait()
+        except TimeoutError:
+            raise refusal from None
+        finally:
+            self._held -= size
 
     async def call(self, function: Callable[[float], _Answer], *, behind_frames: bool = False) -> _Answer:
         """Run a function of `now` on the worker.

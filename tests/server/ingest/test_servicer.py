@@ -81,9 +81,10 @@ class Service:
             response_deserializer=response.FromString,
         )
 
-    def stored(self) -> int:
+    def stored(self, launches: int = 1) -> int:
         with self.database.read() as transaction:
-            return sum(batch.count for _, batch in transaction.segments.read(1, 0))
+            rows = range(1, launches + 1)
+            return sum(batch.count for row in rows for _, batch in transaction.segments.read(row, 0))
 
 
 @asynccontextmanager
@@ -372,6 +373,32 @@ def test_what_is_in_flight_is_bounded_and_everything_arrives() -> None:
             await writing
             assert highest < 50_000 + 10_000
             assert server.stored() == 6000
+
+    run(story)
+
+
+def test_what_waits_for_room_is_bounded_as_well_and_the_rest_is_told_when_to_come_back() -> None:
+    async def story() -> None:
+        settings = LogSettings(tick_seconds=0.001, max_inflight_bytes=50_000)
+        async with service(settings) as server:
+            handles = [(await server.open(f"run-{number}")).rank_handle for number in range(40)]
+            calls = [server.stream() for _ in handles]
+            with server.database.begin():  # the worker must wait for it
+                for handle, call in zip(handles, calls, strict=True):
+                    await call.write(frame(wire(handle, 0, healthy_norms(200))))
+                ended = [asyncio.create_task(call.code()) for call in calls]
+                refused, _ = await asyncio.wait(ended, timeout=1.5)
+            assert 10 < len(refused) < 30
+            for code, call in zip(ended, calls, strict=True):
+                if code in refused:
+                    assert code.result() is grpc.StatusCode.UNAVAILABLE
+                    assert "grpc-status-details-bin" in dict(await call.trailing_metadata())
+                else:
+                    await durable(call, 200)
+                    code.cancel()
+            assert server.stored(len(calls)) == 200 * (len(calls) - len(refused)), (
+                "what was not acknowledged is not there"
+            )
 
     run(story)
 

@@ -1,0 +1,184 @@
+"""Ten times as many clients as fill the server, none of which waits for anything but flow control.
+
+Goodput is what is made durable a second, as a share of what it was with a tenth of the clients. Recovery is how long,
+after the last of them has gone, it takes until everything durable has been judged and a newcomer is served within a
+second. The server has one core, the clients another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpc import aio
+
+from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+from tests.benchmarks.measure import table
+from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
+
+FEW, TIMES = 4, 10
+STEPS = 64  # of a frame
+# What the server may need beyond what it has when idle: what is in flight, as much again on its way in, and twice that
+# much that waits to be judged; `max_inflight_bytes` is 64 MiB.
+LIMIT_BYTES = 4 * 64 * 2**20
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass
+class Client:
+    """One run with one stream; what is refused it sends again."""
+
+    stream: Stream
+    norms_seed: int
+    durable: int = 0
+    refusals: int = 0
+    without_time: int = 0  # refusals that did not say when to come back
+    lost: int = 0
+
+    async def run(self) -> None:
+        """Ship until cancelled, over as many calls as it takes."""
+        while True:
+            call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse] = self.stream._channel.stream_stream(
+                method_path(TELEMETRY_SERVICE, "StreamSteps"),
+                response_deserializer=telemetry.StreamStepsResponse.FromString,
+            )()
+            writing = asyncio.create_task(self._write(call))
+            try:
+                async for answer in call:
+                    mark = max((mark.durable_sequence for mark in answer.watermarks), default=self.durable)
+                    self.lost += max(0, self.durable - mark)
+                    self.durable = max(self.durable, mark)
+            except aio.AioRpcError as error:
+                self.refusals += 1
+                self.without_time += "grpc-status-details-bin" not in dict(error.trailing_metadata() or ())
+            finally:
+                writing.cancel()
+                call.cancel()
+            await asyncio.sleep(1.0)  # as the server asks
+            self.stream._next = self.durable
+
+    async def _write(self, call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse]) -> None:
+        norms = walk(STEPS, self.norms_seed)
+        while True:
+            for frame in self.stream.frames(1, STEPS, norms):
+                await call.write(frame)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a load.
+
+    Attributes:
+        values_a_second: made durable.
+        peak_bytes: of the server's memory.
+        busy: the share of its core that the server took.
+        clients: those who made it.
+    """
+
+    values_a_second: float
+    peak_bytes: int
+    busy: float
+    clients: list[Client]
+
+
+async def load(server: ServerProcess, name: str, count: int, seconds: float) -> Load:
+    """So many clients at once, from when each has had an ack."""
+    clients = [Client(Stream(server.target, f"{name}-{index}"), index) for index in range(count)]
+    for client in clients:
+        await client.stream.open()
+    tasks = [asyncio.create_task(client.run()) for client in clients]
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not all(client.durable for client in clients):  # noqa: ASYNC110 (many may move, and each often)
+            await asyncio.sleep(0.05)
+    before, began, cpu, peak = sum(each.durable for each in clients), time.perf_counter(), server.cpu_seconds(), 0
+    while time.perf_counter() - began < seconds:
+        await asyncio.sleep(0.1)
+        peak = max(peak, server.resident_bytes())
+    elapsed = time.perf_counter() - began
+    steps, busy = sum(each.durable for each in clients) - before, (server.cpu_seconds() - cpu) / elapsed
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for client in clients:
+        await client.stream.close()
+    return Load(steps * LAYERS / elapsed, peak, busy, clients)
+
+
+async def recover(server: ServerProcess, name: str) -> float:
+    """Seconds until everything durable has been judged and a newcomer's frame is acknowledged within a second."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < _PATIENCE_SECONDS:
+        newcomer = Stream(server.target, f"{name}-{time.perf_counter():.3f}")
+        await newcomer.open()
+        asked = time.perf_counter()
+        await newcomer.send(newcomer.frames(1, STEPS, walk(STEPS, 0)))
+        served = time.perf_counter() - asked
+        await newcomer.close()
+        if served < 1.0 and await asyncio.to_thread(lag_seconds, server) < 1.0:
+            return time.perf_counter() - began
+        await asyncio.sleep(0.1)
+    return float("inf")
+
+
+def lag_seconds(server: ServerProcess) -> float:
+    """The age of the oldest record that no detector has judged, as the server says."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=_PATIENCE_SECONDS)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return next(float(line.split()[1]) for line in lines if line.startswith("seismograd_detector_lag_seconds{"))
+
+
+async def measure(server: ServerProcess, seconds: float) -> None:
+    """Prints goodput, memory, refusals and recovery."""
+    await load(server, "warm-up", FEW, seconds / 4)
+    await recover(server, "warm")
+    idle = server.resident_bytes()
+    few = await load(server, "few", FEW, seconds)
+    await recover(server, "after-few")
+    many = await load(server, "many", FEW * TIMES, seconds)
+    recovery = await recover(server, "after-many")
+    rows = [
+        [
+            str(len(each.clients)),
+            f"{each.values_a_second / 1e6:.2f} M",
+            f"{each.values_a_second / few.values_a_second:.0%}",
+            f"{each.busy:.0%}",
+            f"{(each.peak_bytes - idle) / 2**20:.0f} MiB",
+        ]
+        for each in (few, many)
+    ]
+    header = ["clients", "values/s durable", "goodput", "of its core", "memory beyond idle"]
+    table(f"Overload: the server on one core, {LAYERS} layers, {STEPS} steps a frame", header, rows)
+    print(
+        f"  idle: {idle / 2**20:.0f} MiB, limit beyond it: {LIMIT_BYTES / 2**20:.0f} MiB; "
+        f"recovered after {recovery:.1f} s; refused: {sum(each.refusals for each in many.clients)} streams, "
+        f"{sum(each.without_time for each in many.clients)} of them without a time to come back; "
+        f"acknowledged and lost: {sum(each.lost for each in many.clients)}"
+    )
+
+
+def main() -> None:
+    """Starts the server on one core and the clients on another."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    seconds = parser.parse_args().seconds
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        os.sched_setaffinity(0, cores[:1])  # a child inherits it
+        server = ServerProcess(Path(scratch) / "data")
+        os.sched_setaffinity(0, cores[1:] or cores)
+        try:
+            asyncio.run(measure(server, seconds))
+        finally:
+            server.close()
+
+
+if __name__ == "__main__":
+    main()
