@@ -38,7 +38,8 @@ class RecurrentGainConfig:
 
     # A state can grow at all.
     growing: float = 1.0
-    # A fresh matrix begins a little above 1; half as much again is what training has made of it.
+    # Fresh matrices begin a little above 1, and those of gated networks settle at up to 2; half as much again as the
+    # lowest since then is what training has made of it.
     risen: float = 1.5
     # Still rising: a hundredth over the latest so many samples.
     samples: int = 4
@@ -73,7 +74,7 @@ class RecurrentGainDetector:
             return None
         gain, matrix = sample
         config = self.config
-        self._take_in(gain)
+        self._take_in(gain, context)
         if self.active:
             return self._follow(step, gain)
         risen = gain >= max(config.growing, config.risen * self.lowest)
@@ -100,9 +101,10 @@ class RecurrentGainDetector:
         reason = f"the recurrent gain is {gain:.3g} again"
         return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
 
-    def _take_in(self, gain: float) -> None:
+    def _take_in(self, gain: float, context: Context) -> None:
         self.seen += 1
-        self.lowest = min(self.lowest, gain)
+        # Until the norm's first window is full, training finds its level, and gains rise by half in healthy networks.
+        self.lowest = min(self.lowest, gain) if context.norm.full() else gain
         self.latest = [*self.latest[1 - self.config.samples :], gain]
 
     def _matrices(self, layout: Layout) -> Int64:

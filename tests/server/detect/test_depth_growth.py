@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from seismograd_server.detect.depth_growth import fit_depth, kinds_of
 from seismograd_server.model import ClosedBlock, Layout, Severity, Signature
 from tests.support.closed import findings_of, layout, noisy, run_of, told
+from tests.support.networks import train_perceptron
 
 STEPS = 300
 NAMES = tuple(f"layers.{index}.weight" for index in range(12))
@@ -79,3 +81,25 @@ def test_what_is_not_growth_over_the_depth(octaves: npt.NDArray[np.float64]) -> 
 def test_norms_of_a_normalisation_and_embeddings_are_no_links_of_the_chain() -> None:
     names = ("embedding.weight", *(f"blocks.{index}.ln1.weight" for index in range(11)))
     assert kinds_of(layout(names), 6) == ()
+
+
+@pytest.mark.parametrize(
+    ("depth", "activation", "gain", "steps", "expected"),
+    [
+        (10, nn.ReLU, 2.0 * 2.0**0.5, 16, {Signature.DEPTH_GROWTH}),
+        (30, nn.Tanh, 3.0, 16, {Signature.DEPTH_GROWTH}),
+        (60, nn.Tanh, 3.0, 16, {Signature.DEPTH_GROWTH}),
+        (10, nn.Tanh, 0.5, 170, {Signature.VANISHING}),
+        (30, nn.ReLU, 0.5 * 2.0**0.5, 170, {Signature.VANISHING}),
+        (60, nn.Sigmoid, 1.0, 170, {Signature.VANISHING}),
+        (10, nn.Tanh, 1.0, 170, set()),
+        (30, nn.ReLU, 2.0**0.5, 170, set()),
+        (60, nn.Tanh, 1.2, 40, set()),
+    ],
+)
+def test_growth_and_vanishing_are_told_apart_on_real_networks(
+    depth: int, activation: type[nn.Module], gain: float, steps: int, expected: set[Signature]
+) -> None:
+    found = findings_of(train_perceptron(depth, activation, gain, steps))
+    assert {each.signature for each in found} == expected
+    assert {each.severity for each in found} <= {Severity.WARNING}

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from torch import nn
 
 from seismograd_server.model import ClosedBlock, Quantity, Severity, Signature
 from tests.support.closed import findings_of, noisy, run_of, told
+from tests.support.networks import Recurrent, train_recurrent
 
 STEPS = 400
 
@@ -25,7 +27,7 @@ def test_a_gain_that_has_risen_above_one_and_rises_warns_and_names_the_matrix() 
     found = findings_of(run_with(np.linspace(0.9, 2.5, STEPS)))
     assert told(found, Signature.RECURRENT_GAIN)[0][1] is Severity.WARNING
     assert found[0].evidence.leading_layer == "rnn.weight_hh_l0"
-    assert found[0].evidence.value == pytest.approx(1.36, abs=0.1)
+    assert found[0].evidence.value == pytest.approx(1.5 * 1.15, abs=0.1)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.2, 0.9), (1.15, 1.4), (3.0, 3.0), (3.0, 1.0)])
@@ -39,3 +41,21 @@ def test_it_is_over_when_the_gain_comes_down() -> None:
         Severity.WARNING,
         Severity.NONE,
     ]
+
+
+def test_it_is_seen_in_a_real_network_before_the_norm_explodes() -> None:
+    block = train_recurrent(nn.RNN, steps=200, growth=0.01)
+    found = findings_of(block)
+    assert found[0].signature is Signature.RECURRENT_GAIN
+    assert found[0].evidence.leading_layer == "rnn.weight_hh_l0"
+    usual = np.median(block.global_norm[40:60])
+    exploded = 60 + np.flatnonzero(block.global_norm[60:] > 8.0 * usual)
+    assert len(exploded)
+    assert found[0].step < exploded[0]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.RNN])
+def test_it_is_absent_in_healthy_real_networks(kind: Recurrent) -> None:
+    block = train_recurrent(kind, steps=240)
+    assert np.nanmax(block.sampled[Quantity.SPECTRAL_GAIN]) > 1.0
+    assert told(findings_of(block), Signature.RECURRENT_GAIN) == []
