@@ -34,6 +34,7 @@ _SURVIVED_OCTAVES = 1.5
 # of a run that is not well it never becomes usual.
 _REBASE_STEPS = 64
 _REBASE_UNSEEN_STEPS = 128
+_CREEPING_OCTAVES = 1.0
 HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
 # Untrained is the median of so many first losses, before training can have changed much.
 UNTRAINED_STEPS = 10
@@ -56,6 +57,7 @@ class Reading:
     loss_above: float = UNKNOWN  # loss above its reference
     loss_excess: float = UNKNOWN  # deviation of the loss above its largest recent one
     loss_untrained: float = UNKNOWN  # loss above what it was before any training
+    imbalance: float = UNKNOWN  # between norm and loss, or its root, which scales with targets, above their baselines
     bad_loss: bool = False
     ratio: float = UNKNOWN  # log2 of update over weight norm, sampled or estimated
     ratio_is_sampled: bool = False
@@ -130,6 +132,9 @@ class Context:
         reading.excess = self.record.excess(step.level)
         reading.far = reading.above >= self._far_octaves()
         reading.high = reading.far and reading.excess >= _HIGH_OCTAVES
+        if step.loss_known and math.isfinite(step.loss):
+            loss = octaves(step.loss) - octaves(self.loss.center())
+            reading.imbalance = min(abs(reading.above - loss), abs(reading.above - loss / 2.0))
         self._follow_excursion(step, reading)
 
     def learn(self, step: Step) -> None:
@@ -174,11 +179,19 @@ class Context:
 
     def _stays_for_good(self, reading: Reading) -> bool:
         """Whether the level of a long excursion may be taken for the new usual one."""
+        if 2 * self.excursion.bad_losses >= self.excursion.steps and self._creeps():
+            return False
         if not math.isnan(reading.ratio):
             return reading.ratio < HARMLESS_RATIO
         if self.last_losses:
             return 2 * self.excursion.bad_losses < self.excursion.steps
         return self.excursion.steps >= _REBASE_UNSEEN_STEPS
+
+    def _creeps(self) -> bool:
+        """Whether the norm has gone on rising through the held steps: what has changed its scale stays where it is."""
+        quarter = _REBASE_STEPS // 4
+        first, last = sorted(self.held_levels[:quarter]), sorted(self.held_levels[-quarter:])
+        return last[quarter // 2] - first[quarter // 2] >= _CREEPING_OCTAVES
 
     def _rebase(self) -> None:
         """Take the held levels for the usual ones, and the change of the loss for a change of its scale."""
@@ -202,6 +215,7 @@ class Context:
                 return
             leading = self.layers.leading(step)
             self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
+            self.excursion.imbalance = reading.imbalance
             self.held_levels, self.held_losses = [], []
         self.excursion.follow(
             step.level,

@@ -26,6 +26,7 @@ class Excursion:
     high_steps: int = 0  # of these, steps above the record
     bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
     worst_loss: float = -math.inf
+    imbalance: float = math.nan  # between the jumps of norm and loss at its first step
     quiet_steps: int = 0  # in a row, lately
     trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
 
@@ -34,7 +35,7 @@ class Excursion:
         self.open = True
         self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
-        self.worst_loss = -math.inf
+        self.worst_loss, self.imbalance = -math.inf, math.nan
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 
     def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool, loss: float) -> None:

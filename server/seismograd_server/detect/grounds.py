@@ -29,8 +29,13 @@ class RunawayConfig:
 
     # An update of a twentieth of the weights: healthy runs stay below it once they have warmed up.
     overwriting_ratio: float = -4.25
+    # And twice what is usual in this run: some young ones replace so much at every step. A quarter is always too much.
+    overwriting_above_usual: float = 1.0
+    ruinous_ratio: float = -2.0
     # With the weights being overwritten, a norm this far above its record needs no further witness.
     overwriting_excess: float = 1.25
+    # While the first window of the baseline fills, the record has not seen much: twice as high then.
+    young_octaves: float = 1.0
     # Otherwise norm, loss and ratio must exceed what is usual by this factor of 64 together.
     overwriting_above: float = 2.0
     # The norm must be above its record by more than its noise: what a run has survived before it survives again.
@@ -46,6 +51,8 @@ class RunawayConfig:
     # twice its record.
     loss_steps: int = 4
     loss_excess: float = 1.0
+    # Norm and loss have jumped together when they are within a factor of two of one another.
+    rescaled_octaves: float = 1.0
     # A loss two thirds above the untrained one is beyond its noise. It is witness enough for updates of one percent,
     # where the norm alone is not: weights that one step has ruined are repaired, or not, by ordinary updates.
     undone_octaves: float = 0.75
@@ -65,6 +72,8 @@ class RunawayConfig:
     # Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
     slow_loss_octaves: float = 1.0
     slow_norm_octaves: float = 1.5
+    # Or within one long excursion.
+    creeping_steps: int = 32
     # Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
     rising_octaves: float = 4.0
     rising_spreads: float = 8.0
@@ -82,9 +91,13 @@ Ground: TypeAlias = Callable[[Step, Context, RunawayConfig], str | None]
 def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The updates replace a twentieth of the weights or more, and the norm or the loss shows the damage."""
     reading = context.reading
-    if not reading.ratio >= config.overwriting_ratio or not context.armed():
+    usual = min(context.updates.usual.center() + config.overwriting_above_usual, config.ruinous_ratio)
+    if not reading.ratio >= config.overwriting_ratio or reading.ratio < usual or not context.armed():
         return None
-    high = reading.far and reading.excess >= config.overwriting_excess
+    if reading.ratio < config.ruinous_ratio and _rescaled(context, config):
+        return None
+    young = 0.0 if context.norm.full() else config.young_octaves
+    high = reading.far and reading.excess >= config.overwriting_excess + young
     weight = reading.above + reading.loss_excess + reading.ratio - config.overwriting_ratio
     losing = reading.bad_loss and reading.above >= config.overwriting_above and weight >= config.overwriting_weight
     losing = losing and reading.excess >= config.overwriting_losing_excess
@@ -109,7 +122,11 @@ def growing(step: Step, context: Context, config: RunawayConfig) -> str | None:
 
 def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
     """The norm is a thousandfold above everything in memory."""
-    if not context.excursion.open or _harmless(context) or not context.reading.excess >= config.hopeless_excess:
+    reading = context.reading
+    if not context.excursion.open or _harmless(context) or not reading.excess >= config.hopeless_excess:
+        return None
+    unmoved = not math.isnan(reading.loss_above) and not reading.bad_loss
+    if reading.ratio < config.overwriting_ratio and (unmoved or _rescaled(context, config)):
         return None
     return f"{_usual(context)}, far beyond anything in this run"
 
@@ -122,9 +139,22 @@ def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | N
     mostly = 2 * excursion.bad_losses >= excursion.steps
     if excursion.bad_losses < config.loss_steps or not mostly or reading.excess < config.loss_excess:
         return None
-    if _turned(step, context, config):
+    if _turned(step, context, config) or _rescaled(context, config):
         return None
     return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
+
+
+def creeping(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+    """However small the updates: over a long excursion the norm has grown, and the loss is twice the untrained one."""
+    reading, excursion = context.reading, context.excursion
+    if not excursion.open or excursion.steps < config.creeping_steps or not (reading.far and reading.bad_loss):
+        return None
+    mostly = 2 * excursion.bad_losses >= excursion.steps
+    if not mostly or excursion.growth() < config.growth_octaves:
+        return None
+    if not context.lately_untrained() >= config.slow_loss_octaves:
+        return None
+    return f"{_usual(context)} and the loss {times(context.lately_untrained())} the untrained one, after a long rise"
 
 
 def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) -> str | None:
@@ -133,7 +163,7 @@ def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) ->
         return None
     if context.excursion.bad_losses < config.loss_steps or not context.lately_untrained() >= config.undone_octaves:
         return None
-    if _turned(step, context, config):
+    if _turned(step, context, config) or _rescaled(context, config):
         return None
     return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
@@ -146,7 +176,7 @@ def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None
     mostly = 2 * excursion.high_steps >= excursion.steps
     if excursion.high_steps < config.no_return_steps or not mostly or reading.excess < config.no_return_excess:
         return None
-    if reading.excess < config.no_return_up * excursion.peak_excess:
+    if reading.excess < config.no_return_up * excursion.peak_excess or _rescaled(context, config):
         return None
     return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
 
@@ -192,6 +222,7 @@ GROUNDS: tuple[Ground, ...] = (
     loss_follows,
     worse_than_untrained,
     no_return,
+    creeping,
     slowly,
     rising,
     from_the_start,
@@ -226,6 +257,19 @@ def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> boo
 
 def _harmless(context: Context) -> bool:
     return context.reading.ratio < HARMLESS_RATIO
+
+
+def _rescaled(context: Context, config: RunawayConfig) -> bool:
+    """Whether norm and loss have jumped by the same factor at one step and stayed there, with the updates in bounds.
+
+    That is a loss which is summed where it was averaged, or targets in other units: an optimizer that normalises its
+    updates does not mind. The data of a single rank are no change of scale.
+    """
+    reading, excursion = context.reading, context.excursion
+    together = max(excursion.imbalance, reading.imbalance) < config.rescaled_octaves  # False when not known
+    steady = excursion.growth() < config.growth_octaves and reading.ratio < config.ruinous_ratio
+    alike = context.updates.normalised() and context.ranks.leading() is None
+    return excursion.open and together and steady and alike
 
 
 def _turned(step: Step, context: Context, config: RunawayConfig) -> bool:

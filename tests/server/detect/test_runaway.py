@@ -147,3 +147,27 @@ def test_it_is_over_when_the_norm_has_come_back_for_good() -> None:
 def test_a_run_on_its_way_to_infinity_is_told_of_a_few_times_only() -> None:
     found = told(findings_of(run_of(rising(1.2))), Signature.RUNAWAY)
     assert 2 <= len(found) <= 6
+
+
+def test_a_creeping_rise_is_seen_however_small_the_updates() -> None:
+    norms, loss = rising(0.06, at_most=6.0), losses(2.0 ** np.maximum(0.0, 0.06 * AFTER))
+    block = with_ratio(run_of(norms, loss=loss, learning_rate=np.full(STEPS, 1e-3)), np.full(STEPS, 0.002))
+    found = told(findings_of(block), Signature.RUNAWAY)
+    assert found
+    assert ONSET + 50 < found[0][0] < ONSET + 100
+
+
+def test_a_thousandfold_norm_that_moves_neither_weights_nor_loss_is_waited_for() -> None:
+    norms = rising(0.0)
+    norms[ONSET : ONSET + 3] *= 2.0**12
+    ratios = np.where((AFTER >= 0) & (AFTER < 3), 0.03, 0.002)
+    found = findings_of(with_ratio(run_of(norms, loss=losses()), ratios))
+    assert told(found, Signature.RUNAWAY) == []
+    assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
+
+
+def test_large_updates_that_are_usual_in_a_run_are_no_news() -> None:
+    norms = rising(0.0)
+    norms[ONSET] *= 2.0**2.5
+    block = with_ratio(run_of(norms, loss=losses()), np.full(STEPS, 0.06))
+    assert told(findings_of(block), Signature.RUNAWAY) == []
