@@ -1,0 +1,79 @@
+"""What detection costs: microseconds of CPU per step and rank, of calm runs with 150 layers.
+
+    python -m tests.benchmarks.detection_cost
+
+A tick gives each stream 16 steps. A stream is what one rank sends, so that 64 of them are 64 runs of one rank, or 8 of
+8. Only the detectors are timed, on blocks that are composed already.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from seismograd_server.detect.watch import RunWatch
+from seismograd_server.model import ClosedBlock
+from seismograd_server.transfer.trace_blocks import slice_block
+from tests.benchmarks.measure import table
+from tests.support.closed import layout, noisy, run_of
+
+LAYERS, STEPS_A_TICK, TICKS, WARM_UP = 150, 16, 30, 256
+# (runs, ranks of each)
+SHAPES = ((64, 1), (16, 4), (8, 8), (1, 64), (1, 1))
+
+
+def calm_run(seed: int, ranks: int) -> ClosedBlock:
+    """A healthy run with everything that a client ships, samples every tenth step."""
+    steps = WARM_UP + TICKS * STEPS_A_TICK
+    generator = np.random.default_rng(seed)
+    norms = noisy(steps, seed)
+    losses = 1.0 + 2.0 * np.exp(-np.arange(steps) / 300.0)[:, None] + generator.normal(0.0, 0.05, (steps, ranks))
+    sampled = (np.arange(steps) % 10 == 0)[:, None]
+    block = run_of(
+        norms,
+        ranks=ranks,
+        layout=layout([f"layers.{index}.weight" for index in range(LAYERS)], ranks=ranks),
+        loss=losses.mean(axis=1),
+        rank_loss=losses,
+        learning_rate=np.full(steps, 1e-3),
+        clip_coefficient=np.minimum(1.0, 2.0 / norms),
+        clip_threshold=np.full(steps, 2.0),
+        rank_norm=np.where(sampled, norms[:, None] * 2.0 ** generator.normal(0.0, 0.2, (steps, ranks)), np.nan),
+    )
+    weights = np.where(sampled, np.float32(3.0), np.float32(np.nan)).repeat(LAYERS, axis=1)
+    return replace(block, weight_norms=weights, update_norms=weights * np.float32(0.001))
+
+
+def cost(runs: int, ranks: int) -> float:
+    """Median over ticks of the CPU time per step and rank, in microseconds."""
+    kinds = [calm_run(seed, ranks) for seed in range(min(runs, 4))]
+    watches = [RunWatch() for _ in range(runs)]
+    for number, watch in enumerate(watches):
+        watch.observe(slice_block(kinds[number % len(kinds)], 0, WARM_UP))
+    spent = []
+    for start in range(WARM_UP, WARM_UP + TICKS * STEPS_A_TICK, STEPS_A_TICK):
+        blocks = [slice_block(each, start, start + STEPS_A_TICK) for each in kinds]
+        began = time.process_time()
+        for number, watch in enumerate(watches):
+            watch.observe(blocks[number % len(blocks)])
+        spent.append((time.process_time() - began) / (runs * ranks * STEPS_A_TICK))
+    return statistics.median(spent) * 1e6
+
+
+def main() -> int:
+    """Print the table."""
+    rows = [[f"{runs}", f"{ranks}", f"{runs * ranks}", f"{cost(runs, ranks):.1f}"] for runs, ranks in SHAPES]
+    table(
+        f"Detection: {LAYERS} layers, {STEPS_A_TICK} steps a tick, calm runs",
+        ["runs", "ranks each", "streams", "us per step and rank"],
+        rows,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
