@@ -29,8 +29,9 @@ def yaml(word: str) -> str:
 
 
 def test_the_servers_configuration_is_accepted(tmp_path: Path) -> None:
-    (tmp_path / "seismograd.toml").write_text(blocks("toml")[0])
+    (tmp_path / "seismograd.toml").write_text("\n".join(reversed(blocks("toml"))))  # keys of no table come first
     settings = load_settings(tmp_path / "seismograd.toml")
+    assert (settings.retention.keep_days, settings.retention.projects["sandbox"].keep_days) == (90, 7)
     assert [each.url for each in settings.notify.alertmanagers] == ["http://127.0.0.1:9093"]
     assert len(settings.notify.webhooks) == 1
 
