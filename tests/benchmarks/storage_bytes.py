@@ -3,9 +3,10 @@
     (size of the database with many copies of a run - its size with few copies) / values added
 
 A value is one (run, rank, step, layer) gradient norm. Every copy goes through the server's own pipeline in batches of
-16 steps, is judged, ends and is compacted, so that everything counts that a run leaves: keys, indexes, catalog, closed
-steps, detectors' states. Give the norms of a real run with `--norms` (a .npy file, float32 [steps, layers]); without it
-they are a synthetic walk, which says little about real ones.
+16 steps, is judged, ends, and is summarised and compacted by the server's own chores, so that everything counts that a
+run leaves: keys, indexes, catalog, closed steps, summaries, detectors' states. Give the norms of a real run with
+`--norms` (a .npy file, float32 [steps, layers]); without it they are a synthetic walk, which says little about real
+ones.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry
 
+from seismograd_server.app.wiring import chores
+from seismograd_server.config import Settings, Storage
 from seismograd_server.instruments import Instruments
-from seismograd_server.maintenance.compaction import Compaction, CompactionSettings
 from seismograd_server.model import (
     Catalog,
     Parameter,
@@ -123,12 +125,13 @@ def sizes(folder: Path, norms: Norms, bits: int, copies: tuple[int, int], *, sca
             instruments = Instruments(CollectorRegistry())
             pipeline = Pipeline(database, instruments, PipelineSettings(view_seconds=0.0))
             pipeline.start(NOW)
-            compaction = Compaction(database, instruments, CompactionSettings(bits))
+            work = chores(database, Settings(storage=Storage(mantissa_bits=bits)), instruments, lambda _point: None)
             while sent < number:
                 send(pipeline, f"copy-{sent}", norms, scalars=scalars)
                 sent += 1
-                while compaction.step(NOW + 10_000.0 * sent):  # long after the end of the run
-                    pass
+                for chore in work:
+                    while chore.step(NOW + 10_000.0 * sent):  # long after the end of the run
+                        pass
             pipeline.stop(NOW)
             while database.reclaim():
                 pass

@@ -26,11 +26,17 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from seismograd_server.app import Server
+from seismograd_server.app import Server, wiring
 from seismograd_server.config import Settings, load_settings
-from seismograd_server.maintenance import retention
+from seismograd_server.maintenance import compaction, retention
+from seismograd_server.maintenance.compaction import CompactionSettings
+from seismograd_server.maintenance.tiers import Sizes
 from seismograd_server.store import sqlite
 
+# So small that a short run reaches every tier; exact, so that what comes of it is the same to the bit.
+COMPACTION = CompactionSettings(
+    mantissa_bits=23, sizes=Sizes(full_records=60, tail_records=12, most_rows=8, lookback_records=30)
+)
 # So small that folding the write-ahead log into the database is under the axe as well.
 _WAL_BYTES = 128 * 2**10
 # And so small that a run is deleted in several pieces.
@@ -94,6 +100,9 @@ def live(order: dict[str, Any]) -> None:
     reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
     sqlite._WAL_BYTES = _WAL_BYTES
+    if order["point"].startswith("compact."):
+        compaction._PASS_SECONDS, compaction._REST_SECONDS = 0.05, 0.0
+        wiring.compaction_settings = lambda settings: COMPACTION  # noqa: ARG005 (its signature)
     retention._PIECE_BYTES = _PIECE_BYTES
     asyncio.run(serve(load_settings(**order["settings"]), reach, order["failures"]))
 

@@ -129,6 +129,26 @@ def test_retention_that_is_killed_between_any_two_pieces_deletes_what_must_go_an
     assert what_came_of_it(tmp_path) == unharmed
 
 
+def test_a_compaction_that_is_killed_at_every_commit_keeps_every_record_once(
+    server_lives: Lives, unharmed: Outcome, tmp_path: Path
+) -> None:
+    fleet = shippers(0)
+    life = server_lives.start(tmp_path)
+    ship_all(fleet, life.port)
+    kills = 0
+    while life.died_at or not kills:
+        life.kill()
+        life.wait()
+        # Long after the last piece, a life ends by the clock.
+        point = ("compact.before_commit", "compact.after_commit")[kills % 2]
+        life = server_lives.start(tmp_path, point=point, hit=1, kill_after=5.0)
+        assert life.wait() == -9
+        kills += 1
+        assert kills < 100
+    assert kills > 4
+    assert what_came_of_it(tmp_path) == unharmed
+
+
 def test_a_migration_that_is_killed_at_any_statement_is_done_by_the_next_start(
     server_lives: Lives, tmp_path: Path
 ) -> None:

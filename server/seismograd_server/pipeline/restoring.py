@@ -13,6 +13,7 @@ from itertools import zip_longest
 import structlog
 
 from seismograd_server.detect.closing import rows_in
+from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import Launch, Rank, RecordKind, Run
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import Sender
@@ -113,10 +114,18 @@ class _Replay:
             }
             series.know(Sender(rank, launch.attempt, self._run.key.project, catalogs=own))
 
+    def _note(self, error: StorageDamageError) -> None:
+        """Closed steps have been judged with these records; what waits is judged without them."""
+        _log.error("stored data is damaged: replaying without it", run=str(self._run.key), reason=str(error))
+
     def _launch(self, series: Series, launch: Launch, ranks: list[Rank], position: int, end: float | None) -> None:
         numbers = {rank.handle: rank.rank for rank in ranks}
         records = self._transaction.segments.read(
-            launch.launch_row, series.optimizer, after_segment=position, received_until=end
+            launch.launch_row,
+            series.optimizer,
+            after_segment=position,
+            received_until=end,
+            on_damage=self._note,
         )
         for closing in self._transaction.steps.closings(launch.launch_row, series.optimizer, series.ordinal):
             event = (closing.branch, closing.steps, closing.ranks_present)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from seismograd_server.errors import StorageError
 from seismograd_server.model import Alert, AlertState, DetectorStatus, Run, RunKey, Severity
 from seismograd_server.reading.details import read_recorded
-from seismograd_server.reading.history import History, Opening, Series
+from seismograd_server.reading.history import History, Opening, Recorded, Series
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.series import read_rank_window, read_series
 from seismograd_server.store.database import Database
@@ -61,6 +61,11 @@ def read_history(
             composed = read_layer_window(database, run, optimizer, first, last)
         except StorageError as error:
             notes["The layers around the onset could not be read"] = str(error)
+    recorded: tuple[Recorded, ...] = ()
+    try:
+        recorded = read_recorded(database, run, optimizer)
+    except StorageError as error:
+        notes["What flight recorders have handed over could not be read"] = str(error)
     return History(
         run=run,
         series=series,
@@ -74,7 +79,7 @@ def read_history(
         checkpoints=tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step)),
         health=health,
         directives=directives,
-        recorded=read_recorded(database, run, optimizer),
+        recorded=recorded,
         statuses=statuses,
         notes=notes,
     )

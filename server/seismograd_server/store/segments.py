@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
@@ -143,6 +143,7 @@ class SegmentRepository:
         last_step: int | None = None,
         after_segment: int = 0,
         received_until: float | None = None,
+        on_damage: Callable[[StorageDamageError], None] | None = None,
     ) -> Iterator[tuple[int, StepBatch]]:
         """(segment id, batch) of all ranks of a launch, about in the order in which they came.
 
@@ -151,7 +152,7 @@ class SegmentRepository:
         ids, so that whoever reads on in another one goes by steps.
 
         Raises:
-            StorageDamageError: a segment is damaged.
+            StorageDamageError: a segment is damaged; with `on_damage`, that is told, and the segment left out.
         """
         columns = segments.c
         statement = select(columns.segment_id, columns.encoding, columns.records, columns.payload).where(
@@ -171,7 +172,7 @@ class SegmentRepository:
             page = self._connection.execute(statement, {"after": after}).all()
             for row in page:
                 after = row.segment_id
-                for batch in decode_segment(*row):
+                for batch in _decode(row, on_damage):
                     part = batch if row.encoding == ENCODING_COLUMNS else _within(batch, first_step, last_step)
                     if part is not None:
                         yield after, part
@@ -285,6 +286,16 @@ def decode_segment(segment_id: int, encoding: int, records: int, payload: bytes)
     if (found := sum(batch.count for batch in batches)) != records:
         raise StorageDamageError(f"segment {segment_id} cannot be read: {found} of its {records} records are there")
     return batches
+
+
+def _decode(row: Row[*tuple[Any, ...]], on_damage: Callable[[StorageDamageError], None] | None) -> list[StepBatch]:
+    try:
+        return decode_segment(*row)
+    except StorageDamageError as error:
+        if on_damage is None:
+            raise
+        on_damage(error)
+        return []
 
 
 def _within(batch: StepBatch, first_step: int | None, last_step: int | None) -> StepBatch | None:

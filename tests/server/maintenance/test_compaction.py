@@ -15,9 +15,10 @@ from seismograd_server.errors import StorageDamageError
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance.compaction import Compaction, CompactionSettings
 from seismograd_server.maintenance.tiers import Sizes
-from seismograd_server.model import Float32, RecordKind, StepBatch, StreamKey
+from seismograd_server.model import Float32, RecordKind, RunState, StepBatch, StreamKey
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
 from seismograd_server.reading.layers import composed_blocks
+from seismograd_server.reading.runs import read_history
 from seismograd_server.reading.series import step_pages
 from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE
 from seismograd_server.store.database import Database
@@ -286,6 +287,27 @@ def test_damage_is_reported_and_left_alone_while_all_else_goes_on(world: World, 
         world.database.read() as transaction,
     ):
         list(transaction.segments.read(1, 0))
+
+
+def test_a_restart_goes_on_without_a_damaged_segment(world: World) -> None:
+    norms = healthy_norms(STEPS)
+    run = world.run(norms[:350])
+    run.norms = norms
+    for first in range(350, STEPS, 10):
+        run.send(first, first + 10, NOW + first)  # stored, and not judged
+    with world.database.begin() as transaction:
+        last = update(segments).where(segments.c.segment_id == transaction.segments.last_id())
+        transaction.connection.execute(last.values(payload=b"nothing"))
+    run.pipeline = world.restart()
+    run.open(NOW)
+    run.close(NOW + 1.0)
+    with world.database.read() as transaction:
+        steps = [step for chunk in transaction.steps.read(1, 0) for step in chunk.steps.tolist()]
+        key = transaction.runs.by_id(1).key
+    assert steps == list(range(STEPS)), "the other rank's records are whole"
+    assert world.pipeline.snapshot().runs[0].run.state is RunState.FINISHED
+    history = read_history(world.database, key, lambda _series, _alerts: (STEPS - 50, STEPS))
+    assert "could not be read" in " ".join(history.notes), "what is missing is said"
 
 
 def test_damaged_closed_steps_are_left_alone(world: World) -> None:
