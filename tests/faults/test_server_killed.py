@@ -67,7 +67,7 @@ def how_to_die(number: int, chance: random.Random) -> dict[str, Any]:
     """Every second kill at a moment at random, the others at the named points in turn."""
     if number % 2:
         return {"kill_after": chance.uniform(0.0, _LONGEST_LIFE)}
-    return {"point": POINTS[number // 2 % len(POINTS)], "hit": chance.randint(1, 8)}
+    return {"point": POINTS[number // 2 % len(POINTS)], "hit": chance.randint(1, 3)}
 
 
 @pytest.mark.timeout(120 + 6 * KILLS)
