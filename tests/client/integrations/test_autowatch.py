@@ -51,6 +51,8 @@ WAYS = {
     "scaled": NormSource.OPTIMIZER_STEP,
 }
 
+RUNS = ["fold", "fold-2", "fold-3", "fold-4", "fold-5"]
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Ledger]:
@@ -62,7 +64,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Ledger]:
 
 
 def records_of(ledger: Ledger, way: str) -> list[StepRecord]:
-    handle = 1 + list(WAYS).index(way)
+    run = RUNS[list(WAYS).index(way)]  # by name: each opens from a thread of its own, in any order
+    (handle,) = (handle for handle, identity in ledger.identities.items() if identity.run == run)
     return list(ledger._records[handle, 0, RecordKind.STEP].values())
 
 
@@ -86,7 +89,7 @@ def test_a_first_step_that_the_scaler_skips_is_recorded_too(trained: tuple[Done,
 def test_each_training_in_one_program_is_a_run_of_its_own(trained: tuple[Done, Ledger]) -> None:
     identities = list(trained[1].identities.values())
     assert {identity.project for identity in identities} == {"zero"}
-    assert [identity.run for identity in identities] == ["fold", "fold-2", "fold-3", "fold-4", "fold-5"]
+    assert sorted(identity.run for identity in identities) == RUNS
     assert trained[1].closed == [("finished", "")] * len(WAYS)
 
 
