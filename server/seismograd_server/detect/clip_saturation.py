@@ -72,7 +72,8 @@ class ClipSaturationDetector:
         risen = times(self.norms[-1] - self.norms[0])
         reason = (
             f"clipping at every step hides that the gradient norm has risen {risen} since step {self.looked_at[0]}"
-            f"{'' if math.isnan(self.losses[-1]) else ', and nothing is learnt'}{leaders(step, context)}"
+            f"{'' if math.isnan(self.losses[-1]) else ', and nothing is learnt'}"
+            f"{leaders(step, context, context.ranks.leading())}"
         )
         evidence = replace(
             norm_evidence(step, context),

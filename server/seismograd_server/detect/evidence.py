@@ -64,9 +64,9 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def leaders(step: Step, context: Context) -> str:
+def leaders(step: Step, context: Context, rank: int | None) -> str:
     """Name who leads, for the reason: `, led by rnn.weight_hh_l0 on rank 3`, or nothing."""
-    layer, rank = context.leading_layer(step), context.ranks.leading()
+    layer = context.leading_layer(step)
     if layer is None:
         return "" if rank is None else f", led by rank {rank}"
     changed = ", whose weights were changed by no update" if context.weights.suspect else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from seismograd_server.detect.context import Context
@@ -29,7 +29,7 @@ class RunawayDetector:
     since_step: int = 0
     tell_at: float = -math.inf  # level at which it is told again
     stride: float = _WORSE_OCTAVES
-    named_rank: bool = False  # whether a finding has named the leading rank
+    rank: int = -1  # that led first: once all ranks are shaken, who lies highest tells nothing any more
     named_weights: str = ""  # the layer that a finding has named because its weights were changed by no update
     quiet_steps: int = 0
 
@@ -42,22 +42,25 @@ class RunawayDetector:
             return self._quiet(step, context)
         context.reading.runs_away = True
         if not self.active:
-            self.active, self.tell_at, self.stride, self.named_rank = True, -math.inf, _WORSE_OCTAVES, False
+            self.active, self.tell_at, self.stride, self.rank = True, -math.inf, _WORSE_OCTAVES, -1
             self.named_weights = ""
             self.since_step = context.excursion.first_step if context.excursion.open else step.step
         self.quiet_steps = 0
-        rank_is_known = context.ranks.leading() is not None
+        leading = context.ranks.leading()
+        found_rank = self.rank < 0 and leading is not None
+        self.rank = leading if self.rank < 0 and leading is not None else self.rank
         worse = step.level >= self.tell_at
         changed = context.weights.suspect
-        news = (rank_is_known and not self.named_rank) or changed not in {"", self.named_weights}
+        news = found_rank or changed not in {"", self.named_weights}
         if not worse and not news:
             return None
         self.named_weights = changed or self.named_weights
-        self.named_rank = self.named_rank or rank_is_known
         if worse:
             self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
-        reason = f"gradient norm {step.norm:.3g}: {why}{leaders(step, context)}"
-        return self._finding(step, Severity.CRITICAL, norm_evidence(step, context), reason)
+        rank = self.rank if self.rank >= 0 else None
+        reason = f"gradient norm {step.norm:.3g}: {why}{leaders(step, context, rank)}"
+        evidence = replace(norm_evidence(step, context), leading_rank=rank)
+        return self._finding(step, Severity.CRITICAL, evidence, reason)
 
     def idle(self, stretch: Stretch, context: Context) -> int:
         """Without any ground, and none before, it tells nothing and counts nothing."""

@@ -71,7 +71,7 @@ class SpikeDetector:
             self.tell_at, self.stride = step.level + self.stride, 2.0 * self.stride
         reason = (
             f"gradient norm {step.norm:.3g} is {times(reading.above)} its usual {context.baseline():.3g}"
-            f"{leaders(step, context)}"
+            f"{leaders(step, context, context.ranks.leading())}"
         )
         evidence = norm_evidence(step, context)
         return Finding(self.signature, Severity.WARNING, "", step.step, self.since_step, evidence, reason)

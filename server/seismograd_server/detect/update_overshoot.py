@@ -72,7 +72,9 @@ class UpdateOvershootDetector:
         self.severity = severity
         share = "all" if reading.ratio >= 0.0 else f"{2.0**reading.ratio:.0%}"
         sustained_for = f" for {self.steps} steps" if severity is Severity.CRITICAL else ""
-        reason = f"updates replace {share} of the weights{sustained_for}{leaders(step, context)}"
+        reason = (
+            f"updates replace {share} of the weights{sustained_for}{leaders(step, context, context.ranks.leading())}"
+        )
         evidence = replace(
             norm_evidence(step, context),
             value=finite(from_octaves(reading.ratio)),
