@@ -49,7 +49,10 @@ def main() -> None:
     torch.set_num_threads(1)
     model = CopyTask()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    monitor = seismograd.watch(model, optimizer, project="e2e", run=arguments.run, server=arguments.server)
+    # A budget of the whole step: what is sampled must not depend on the machine's speed, for runs are compared.
+    monitor = seismograd.watch(
+        model, optimizer, project="e2e", run=arguments.run, server=arguments.server, sample_budget=1.0, sample_first=0
+    )
     healthy = {name: value.clone() for name, value in model.state_dict().items()}
     with arguments.journal.open("w") as journal:
         for step in range(arguments.steps):
