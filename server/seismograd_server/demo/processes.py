@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +96,7 @@ class Children:
         It stays in the demo's process group, so that a terminal's Ctrl-C or its closing reaches it, too.
         """
         path = self._logs / f"{name}.log"
-        with ExitStack() as files:
+        with _uninterrupted(), ExitStack() as files:
             log = files.enter_context(path.open("wb"))
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
@@ -104,8 +105,8 @@ class Children:
                 stderr=log,
                 env={**_clean_environment(), **environment},
             )
-        child = Child(name, process, path)
-        self._stack.callback(child.stop)
+            child = Child(name, process, path)
+            self._stack.callback(child.stop)
         return child
 
     def start_server(self, data_directory: Path) -> tuple[Child, dict[str, Any]]:
@@ -142,6 +143,23 @@ class Children:
             )
             for rank in range(WORLD_SIZE)
         )
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back to the end of the block: a child half started would be nobody's to stop."""
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, _frame: held.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _clean_environment() -> dict[str, str]:

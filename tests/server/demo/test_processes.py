@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +73,28 @@ def test_settings_of_the_person_do_not_reach_the_children(
         child = started(children, {"RANK": "1"})
         assert child.ended_within(60)
     assert child.tail() == "['RANK']"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_child_is_started_waits_until_it_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    born: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def interrupted(*arguments: Any, **keywords: Any) -> subprocess.Popen[bytes]:
+        born.append(real(*arguments, **keywords))
+        signal.raise_signal(number)  # the child is there, and nobody has it yet
+        return born[-1]
+
+    def interrupt(received: int, _frame: object) -> None:
+        raise KeyboardInterrupt(received)
+
+    before = signal.signal(number, interrupt)
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), Children(tmp_path) as children:
+            children.start("child", ["http.server", "0"], {})
+    finally:
+        signal.signal(number, before)
+    assert [process.poll() is not None for process in born] == [True]
