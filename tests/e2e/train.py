@@ -30,6 +30,12 @@ class CopyTask(nn.Module):
         return output
 
 
+def wait_for(permission: Path | None) -> None:
+    """Waits until the test has made this file; not at all when there is none to wait for."""
+    while permission is not None and not permission.exists():
+        time.sleep(0.05)
+
+
 def main() -> None:
     """Trains for the given number of steps; from `--explode-at` on, the learning rate rises a little every step."""
     parser = argparse.ArgumentParser()
@@ -39,6 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--explode-at", type=int)
     parser.add_argument("--recover-at", type=int, help="load the weights from before the explosion and go on calmly")
+    parser.add_argument("--hold-recovery", type=Path, help="do not recover before this file exists")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="pace: the least duration of a step")
     parser.add_argument("--linger", type=Path, help="do not finish before this file exists")
     parser.add_argument("--obey", action="store_true", help="stop and save when asked to")
@@ -62,6 +69,7 @@ def main() -> None:
             exploding = arguments.explode_at is not None and step >= arguments.explode_at
             if arguments.recover_at is not None and step >= arguments.recover_at:
                 if step == arguments.recover_at:
+                    wait_for(arguments.hold_recovery)
                     model.load_state_dict(healthy)
                     optimizer.param_groups[0]["lr"] = 0.05
                 exploding = False
@@ -84,8 +92,7 @@ def main() -> None:
             if arguments.obey and monitor.should_stop(synchronize=True):
                 break
             time.sleep(max(0.0, arguments.step_seconds - (time.monotonic() - began)))  # the pace asked for
-    while arguments.linger is not None and not arguments.linger.exists():
-        time.sleep(0.05)  # the test decides when the job ends
+    wait_for(arguments.linger)
     monitor.finish()
 
 

@@ -84,6 +84,10 @@ class Training:
         """Lets a script that was started with `linger` finish."""
         self.journal_path.with_suffix(".end").touch()
 
+    def let_recover(self) -> None:
+        """Lets a script that was started with `hold_recovery` load its healthy weights and go on."""
+        self.journal_path.with_suffix(".recovery").touch()
+
     def finish(self, timeout: float = 120.0) -> None:
         """Waits for the script; fails with what it printed when it does not end well."""
         output, _ = self.process.communicate(timeout=timeout)
@@ -94,13 +98,15 @@ class Training:
 def start_training(tmp_path: Path) -> Callable[..., Training]:
     """Call it with a server, the name of a run and options of tests/e2e/train.py.
 
-    With `linger` the script lives on behind its last step until `let_go()`, as a job does that outlives a server.
+    With `linger` the script lives on behind its last step until `let_go()`, as a job does that outlives a server; with
+    `hold_recovery` it stays in its explosion until `let_recover()`.
     """
 
-    def start(server: str, run: str, *options: str, linger: bool = False) -> Training:
+    def start(server: str, run: str, *options: str, linger: bool = False, hold_recovery: bool = False) -> Training:
         script, journal = Path(__file__).parents[1] / "e2e" / "train.py", tmp_path / f"{run}.jsonl"
         command: Sequence[str] = [sys.executable, str(script), "--server", server, "--run", run]
         wait = ["--linger", str(journal.with_suffix(".end"))] if linger else []
+        wait += ["--hold-recovery", str(journal.with_suffix(".recovery"))] if hold_recovery else []
         process = subprocess.Popen(
             [*command, "--journal", str(journal), *options, *wait],
             stdout=subprocess.PIPE,
