@@ -7,6 +7,7 @@ steps, so that ranks which reach different verdicts still sample some steps toge
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Mapping
 
 # The largest thinning: every 10,240th step by default. Beyond that sampling would be as good as off.
@@ -15,6 +16,8 @@ _MOST_DOUBLINGS = 10
 _FIRST_STEPS_SHARE = 0.25
 # Of a window around an alert: seldom, and short.
 _WHOLE_STEP_SHARE = 1.0
+# Steps whose median is what a step takes: neither compilation, nor an evaluation or a save in between, buys samples.
+_STEPS_REMEMBERED = 7
 # Weight of the newest measurement: settles within some ten samples, rides over one slow one.
 _NEWEST = 0.2
 
@@ -43,7 +46,7 @@ class Budget:
         self._every = every
         self._first = first
         self._share = share
-        self._step_seconds: float | None = None
+        self._steps: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._costs: dict[Extra, float] = {}
         self.doublings = dict.fromkeys(Extra, 0)
 
@@ -71,15 +74,15 @@ class Budget:
 
     def step_took(self, seconds: float) -> None:
         """A step without extras took this long."""
-        self._step_seconds = _blend(self._step_seconds, seconds)
+        self._steps.append(seconds)
 
     def samples_took(self, seconds: Mapping[Extra, float]) -> None:
         """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first."""
         for extra, cost in seconds.items():
             self._costs[extra] = _blend(self._costs.get(extra), cost)
-        if self._step_seconds is None or self._every == 0:
+        if not self._steps or self._every == 0:
             return
-        allowed = self._share * max(self._step_seconds, 1e-9)
+        allowed = self._share * max(self._step_seconds(), 1e-9)
         self.doublings = dict.fromkeys(Extra, 0)
         a_step = {extra: cost / self._every for extra, cost in self._costs.items()}  # on average
         while sum(a_step.values()) > allowed:
@@ -92,9 +95,9 @@ class Budget:
 
     def _affordable(self, share: float) -> frozenset[Extra]:
         """What fits into this share of a step, the cheapest first; all of it as long as nothing is known."""
-        if self._step_seconds is None:
+        if not self._steps:
             return _EVERYTHING
-        left = share * self._step_seconds
+        left = share * self._step_seconds()
         chosen = set()
         for extra in sorted(Extra, key=lambda each: self._costs.get(each, 0.0)):
             left -= self._costs.get(extra, 0.0)
@@ -102,6 +105,9 @@ class Budget:
                 break
             chosen.add(extra)
         return frozenset(chosen)
+
+    def _step_seconds(self) -> float:
+        return sorted(self._steps)[(len(self._steps) - 1) // 2]
 
 
 class CaptureShare:

@@ -23,6 +23,25 @@ def test_it_thins_by_powers_of_two_until_the_share_is_held() -> None:
     assert counts(budget, Extra.WEIGHTS, 200) == [0, 40, 80, 120, 160]
 
 
+@pytest.mark.parametrize("before", [0, 20])
+def test_a_pause_between_steps_buys_no_samples(before: int) -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    for seconds in [0.010] * before + [30.0] + [0.010] * 2:  # compiling at first, or an evaluation later
+        budget.step_took(seconds)
+        budget.samples_took({Extra.WEIGHTS: 0.0035})
+
+    assert counts(budget, Extra.WEIGHTS, 200) == [0, 40, 80, 120, 160]
+
+
+def test_steps_that_really_take_longer_are_sampled_more_often() -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    for seconds in [0.010] * 20 + [0.100] * 5:
+        budget.step_took(seconds)
+        budget.samples_took({Extra.WEIGHTS: 0.0035})
+
+    assert counts(budget, Extra.WEIGHTS, 40) == [0, 10, 20, 30]
+
+
 def test_the_dearest_is_thinned_first() -> None:
     budget = Budget(every=10, first=0, share=0.01)
     budget.step_took(0.010)
