@@ -6,8 +6,10 @@ injected fault, or the first step of the sustained rise that led there; the fail
 tenth step in a row above ten times the reference, or the 25th of the stretch that never ended.
 
 Spike: a fault is followed by a norm of ten times the median before it, which comes back within fifty steps, and the run
-goes on. Vanishing: nothing is learnt, and the first layers' gradient is below a hundredth of the last ones'.
-Ambiguous: the loss diverges and the norm does not, or the norm never comes back from a fault that the loss survives.
+goes on: it keeps half of what it had learnt. Vanishing: nothing is learnt, and the first layers' gradient is below a
+hundredth of the last ones'. Ambiguous: the loss diverges and the norm does not, or the norm never comes back from a
+fault that the loss survives, or a spike costs the run more than half of what it had learnt. So is a run that ends dead,
+without a gradient in most of its layers, although its loss is no worse than chance: neither healthy nor recovered.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from tests.benchmarks.detection.training import Spec
 Array = npt.NDArray[np.float64]
 
 _BEHIND_FAULT = 50  # a spike comes back within so many steps; what comes later is not the fault's
+_CALM = 10  # steps that separate a rise from what was before it
 _STRETCH = 25  # a stretch at the end of fewer steps than this says nothing yet
 
 
@@ -52,10 +55,11 @@ def label_of(spec: Spec, arrays: Mapping[str, Any]) -> Label:
         return Label("ambiguous")
     if faults and rise(norm[: faults[-1] + _BEHIND_FAULT], faults[0]) >= 10.0:
         came_back = np.median(norm[faults[-1] + _BEHIND_FAULT :]) < 3.0 * usual(norm, faults[0])
-        return Label("spike", faults[0]) if came_back else Label("ambiguous")
+        recovered = came_back and keeps_half(outcome, faults[0], chance) and not dead(arrays)
+        return Label("spike", faults[0]) if recovered else Label("ambiguous")
     if spec.family.startswith("v") and outcome.min() > 0.75 * chance and vanished(arrays):
         return Label("vanishing")
-    return Label("healthy")
+    return Label("ambiguous" if dead(arrays) else "healthy")
 
 
 def failure_step(outcome: Array, loss: Array, chance: float) -> int:
@@ -89,11 +93,36 @@ def references(outcome: Array, chance: float) -> Array:
 
 
 def onset_step(norm: Array, failure: int) -> int:
-    """The first step of the rise that led to a failure: behind the last one at no more than twice the usual norm."""
-    level = usual(norm, max(failure - 25, 1))
+    """The first step of the rise that led to a failure: behind the last ten steps in a row that were calm.
+
+    Calm is a norm that is not four times the usual one, nor twice with its neighbours, so that an explosion that swings
+    begins with its first swing. What is usual is asked again at the onset found, until that stays, so that a slow rise
+    is followed to where it began.
+    """
     smooth = np.array([np.median(norm[max(0, step - 2) : step + 3]) for step in range(failure + 1)])
-    calm = np.flatnonzero(smooth <= 2.0 * level)
-    return int(calm[-1]) + 1 if len(calm) else 0
+    calm_until = failure - 25
+    while True:
+        level = usual(norm, max(calm_until, 1))
+        high = np.flatnonzero((smooth > 2.0 * level) | (norm[: failure + 1] > 4.0 * level))
+        onset = failure
+        for step in reversed(high.tolist()):
+            if onset - step > _CALM:
+                break
+            onset = step
+        if onset >= calm_until:
+            return onset
+        calm_until = onset
+
+
+def keeps_half(outcome: Array, fault: int, chance: float) -> bool:
+    """Whether a run ends with no less than half of what it had learnt before a fault."""
+    before, end = float(np.median(outcome[max(0, fault - 25) : fault])), float(np.median(outcome[-25:]))
+    return end <= max(before, 0.5 * (before + chance))
+
+
+def dead(arrays: Mapping[str, Any]) -> bool:
+    """Whether most layers have usually no gradient at all by the end."""
+    return bool(np.mean(np.median(np.asarray(arrays["grad_norms"])[0, -25:], axis=0) == 0.0) > 0.5)
 
 
 def usual(norm: Array, step: int) -> float:

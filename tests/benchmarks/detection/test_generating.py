@@ -70,3 +70,11 @@ def test_the_catalogue_has_runs_of_every_kind_each_with_a_name_of_its_own() -> N
     specs = list(runs())
     assert len({spec.name for spec in specs}) == len(specs)
     assert {spec.family[0] for spec in specs} == set("hsxv")
+
+
+def test_a_variation_has_the_same_families_with_other_numbers() -> None:
+    shipped, varied = list(runs()), list(runs(3))
+    assert [spec.family for spec in varied] == [spec.family for spec in shipped]
+    assert not {spec.name for spec in varied} & {spec.name for spec in shipped}
+    assert [spec.lr for spec in varied] == [spec.lr for spec in runs(3)] != [spec.lr for spec in shipped]
+    assert all(0.5 < new.lr / old.lr < 2.0 for new, old in zip(varied, shipped, strict=True))

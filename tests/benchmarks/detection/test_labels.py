@@ -81,6 +81,24 @@ def test_a_fault_that_comes_back_is_a_spike_and_one_that_stays_is_not(behind: fl
     assert label_of(FAULTY, arrays(norm=norm)).label == label
 
 
+def test_a_spike_that_costs_most_of_what_was_learnt_has_not_recovered() -> None:
+    norm = np.ones(STEPS)
+    norm[100:103] = 40.0
+    loss = np.where(np.arange(STEPS) < 100, 1.2, 1.8)  # of chance 2
+    assert label_of(FAULTY, arrays(loss, norm)).label == "ambiguous"
+    loss = np.where(np.arange(STEPS) < 100, 1.2, 1.5)
+    assert label_of(FAULTY, arrays(loss, norm)).label == "spike"
+
+
+@pytest.mark.parametrize("spec", [HEALTHY, FAULTY])
+def test_a_network_that_ends_dead_is_neither_healthy_nor_recovered(spec: Spec) -> None:
+    norm = np.ones(STEPS)
+    norm[100:103] = 40.0
+    values = arrays(norm=norm)
+    values["grad_norms"][:, 150:, :3] = 0.0
+    assert label_of(spec, values).label == "ambiguous"
+
+
 def test_a_fault_that_nobody_notices_leaves_a_run_healthy() -> None:
     norm = np.ones(STEPS)
     norm[100] = 9.0
@@ -110,3 +128,15 @@ def test_the_rise_begins_behind_the_last_usual_norm() -> None:
     norm[80:] = 100.0
     assert onset_step(norm, 90) == 80
     assert rise(norm, 80) == 100.0
+
+
+def test_a_slow_rise_begins_where_the_norm_left_its_level_and_not_where_it_last_doubled() -> None:
+    norm = 1.1 ** np.maximum(0.0, np.arange(200) - 80.0)
+    assert 80 <= onset_step(norm, 190) <= 90
+
+
+def test_an_explosion_that_swings_begins_with_its_first_swing() -> None:
+    norm = np.ones(100)
+    norm[[40, 70, 76, 83]] = 6.0  # the one at 40 stands by itself
+    norm[90:] = 100.0
+    assert onset_step(norm, 95) == 70
