@@ -89,6 +89,10 @@ class Baseline:
         """Median (the lower one of two); NaN = nothing accepted yet."""
         return self.ordered[(len(self.ordered) - 1) // 2] if self.ordered else math.nan
 
+    def lower_quartile(self) -> float:
+        """Below which one value in four lies; NaN = nothing accepted yet."""
+        return self.ordered[len(self.ordered) // 4] if self.ordered else math.nan
+
     def spread(self) -> float:
         """How far values usually lie from the center, as one standard deviation; never below `least_spread`."""
         count = len(self.ordered)

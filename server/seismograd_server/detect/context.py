@@ -112,6 +112,15 @@ class Context:
             return UNKNOWN
         return octaves(sorted(self.last_losses)[_LATELY_STEPS // 2]) - octaves(self.untrained_loss())
 
+    def learns(self, step: Step) -> bool:
+        """Whether the loss, now and in the latest few steps, lies in the lowest quarter of what it has been of late.
+
+        A model that learns fast has gradients that grow and large updates; one that explodes has a loss that rises.
+        """
+        if not step.loss_known or len(self.loss) < WARM_UP_STEPS or len(self.last_losses) < _LATELY_STEPS:
+            return False
+        return max(step.loss, sorted(self.last_losses)[_LATELY_STEPS // 2]) < self.loss.lower_quartile()
+
     def read(self, step: Step) -> None:
         """Compare a step with what is known, and open or follow the excursion."""
         self._notice_restart(step)
@@ -155,7 +164,7 @@ class Context:
             self.held_losses = [*self.held_losses[1 - _REBASE_STEPS :], step.loss]
         if excursion.is_over():
             self._close_excursion(survived=True)
-        elif excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading):
+        elif excursion.steps >= _REBASE_STEPS and (self.learns(step) or self._stays_for_good(reading)):
             self._rebase()
             self._close_excursion(survived=True)
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from seismograd_server.detect.context import HARMLESS_RATIO, Context
+from seismograd_server.detect.context import FAR_OCTAVES, HARMLESS_RATIO, Context
 from seismograd_server.detect.evidence import times
 from seismograd_server.detect.facts import UNKNOWN, Step, octaves
 from seismograd_server.detect.stretch import Stretch
+from seismograd_server.detect.updates import clipped_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class RunawayConfig:
     # twice its record.
     loss_steps: int = 4
     loss_excess: float = 1.0
-    # Norm and loss have jumped together when they are within a factor of two of one another.
+    # Norm and loss have jumped together when they are within a factor of two of one another. A norm of which nothing
+    # else is known must have doubled since it jumped.
     rescaled_octaves: float = 1.0
     # A loss two thirds above the untrained one is beyond its noise. It is witness enough for updates of one percent,
     # where the norm alone is not: weights that one step has ruined are repaired, or not, by ordinary updates.
@@ -72,8 +74,8 @@ class RunawayConfig:
     # Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
     slow_loss_octaves: float = 1.0
     slow_norm_octaves: float = 1.5
-    # Or within one long excursion.
-    creeping_steps: int = 32
+    # Or within one long excursion: as long as the median of the latest losses takes to be about nothing else, twice.
+    creeping_steps: int = 16
     # Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
     rising_octaves: float = 4.0
     rising_spreads: float = 8.0
@@ -88,7 +90,7 @@ class RunawayConfig:
 Ground: TypeAlias = Callable[[Step, Context, RunawayConfig], str | None]
 
 
-def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """The updates replace a twentieth of the weights or more, and the norm or the loss shows the damage."""
     reading = context.reading
     usual = min(context.updates.usual.center() + config.overwriting_above_usual, config.ruinous_ratio)
@@ -97,7 +99,7 @@ def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | No
     if reading.ratio < config.ruinous_ratio and _rescaled(context, config):
         return None
     young = 0.0 if context.norm.full() else config.young_octaves
-    high = reading.far and reading.excess >= config.overwriting_excess + young
+    high = reading.far and reading.excess >= config.overwriting_excess + young and not context.learns(step)
     weight = reading.above + reading.loss_excess + reading.ratio - config.overwriting_ratio
     losing = reading.bad_loss and reading.above >= config.overwriting_above and weight >= config.overwriting_weight
     losing = losing and reading.excess >= config.overwriting_losing_excess
@@ -120,11 +122,13 @@ def growing(step: Step, context: Context, config: RunawayConfig) -> str | None:
     return f"{_usual(context)} and growing"
 
 
-def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """The norm is a thousandfold above everything in memory."""
     reading = context.reading
     if not context.excursion.open or _harmless(context) or not reading.excess >= config.hopeless_excess:
         return None
+    if math.isnan(reading.ratio) and clipped_level(step) - context.norm.center() < FAR_OCTAVES:
+        return None  # clipping has left no more of it than of a usual step
     unmoved = not math.isnan(reading.loss_above) and not reading.bad_loss
     if reading.ratio < config.overwriting_ratio and (unmoved or _rescaled(context, config)):
         return None
@@ -168,15 +172,18 @@ def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) ->
     return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
 
-def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """The norm stays above its record."""
     reading, excursion = context.reading, context.excursion
-    if not excursion.open or _harmless(context) or not _still_up(context, config):
+    if not excursion.open or _harmless(context) or not _still_up(context, config) or context.learns(step):
         return None
     mostly = 2 * excursion.high_steps >= excursion.steps
     if excursion.high_steps < config.no_return_steps or not mostly or reading.excess < config.no_return_excess:
         return None
     if reading.excess < config.no_return_up * excursion.peak_excess or _rescaled(context, config):
+        return None
+    seen = len(context.loss) or not math.isnan(reading.ratio) or context.ranks.leading() is not None
+    if not seen and excursion.growth() < config.rescaled_octaves:
         return None
     return f"{_usual(context)}, for {excursion.high_steps} of {excursion.steps} steps"
 

@@ -171,3 +171,41 @@ def test_large_updates_that_are_usual_in_a_run_are_no_news() -> None:
     norms[ONSET] *= 2.0**2.5
     block = with_ratio(run_of(norms, loss=losses()), np.full(STEPS, 0.06))
     assert told(findings_of(block), Signature.RUNAWAY) == []
+
+
+def learning(start: int) -> npt.NDArray[np.float64]:
+    """A plateau, then a loss that falls by a twentieth a step."""
+    falling = 4.0 * 0.95 ** np.clip(np.arange(STEPS) - start, 0, 60)
+    return np.asarray(falling * 2.0 ** np.random.default_rng(3).normal(0.0, 0.02, STEPS))
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1])
+def test_gradients_and_updates_that_grow_while_the_loss_falls_are_learning(ratio: float) -> None:
+    norms, loss = rising(0.15, at_most=3.0), learning(ONSET - 8)
+    ratios = np.where(AFTER >= 0, ratio, 0.01)
+    assert told(findings_of(with_ratio(run_of(norms, loss=loss), ratios)), Signature.RUNAWAY) == []
+    stays = np.where(AFTER >= 0, 8.0, learning(STEPS))
+    assert told(findings_of(with_ratio(run_of(norms, loss=stays), ratios)), Signature.RUNAWAY)
+
+
+def test_a_level_that_is_reached_while_learning_becomes_the_baseline_although_updates_are_large() -> None:
+    watch = RunWatch()
+    findings_of(with_ratio(run_of(rising(3.0, at_most=3.0), loss=learning(ONSET - 8)), np.full(STEPS, 0.03)), watch)
+    assert watch.observe(run_of([8.0])).baseline[0] == pytest.approx(8.0, rel=0.3)
+
+
+def test_what_clipping_takes_away_is_not_hopeless() -> None:
+    norms = rising(0.0)
+    norms[ONSET] *= 2.0**12
+    loss = np.where(AFTER == 0, 1000.0, losses())
+    clipped = run_of(norms, loss=loss, clip_coefficient=1.0 / np.maximum(1.0, norms))
+    assert told(findings_of(clipped), Signature.RUNAWAY) == []
+    assert told(findings_of(run_of(norms, loss=loss)), Signature.RUNAWAY)[0] == (ONSET, Severity.CRITICAL)
+
+
+def test_by_the_norm_alone_a_jump_to_a_level_that_stays_is_no_growth() -> None:
+    norms = noisy(STEPS, octaves=0.2)
+    norms[ONSET:] *= 32.0
+    found = findings_of(run_of(norms))
+    assert told(found, Signature.RUNAWAY) == []
+    assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
