@@ -18,14 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from seismograd_server.errors import ConfigError
+from seismograd_server.metrics import LayerChoice, parse_layers
 
 ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
 # What Kubernetes puts into every container for a service named `seismograd-server`: not ours.
@@ -119,6 +115,7 @@ class Export(Table):
 
     runs: Annotated[int, Field(ge=0)] = 200
     ended_seconds: NotNegative = 900.0
+    layers: Annotated[LayerChoice | None, BeforeValidator(parse_layers)] = None
 
 
 class Capture(Table):

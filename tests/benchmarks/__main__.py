@@ -13,6 +13,7 @@ BENCHMARKS = {
     "signatures": "tests.benchmarks.detection",
     "causes": "tests.benchmarks.detection.causes",
     "storage": "tests.benchmarks.storage_bytes",
+    "scrape": "tests.benchmarks.scrape",
     "detection": "tests.benchmarks.detection_cost",
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from seismograd_server.model import Health, RunState, RunView
-from seismograd_server.pipeline import Arrival, Pipeline
+from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
 from seismograd_server.store.database import Database
-from tests.support.synthetic import NOW, SyntheticRun, new_pipeline
+from tests.support.synthetic import LAYERS, NOW, SyntheticRun, new_pipeline
 
 HOUR = 3600.0
 
@@ -51,6 +52,24 @@ def test_runs_that_are_over_cost_no_transaction(
         for second in range(1, 60):
             pipeline.detect(NOW + second)
     assert len(pipeline.snapshot().runs) == 3, "still shown"
+
+
+def test_norms_by_layer_are_in_a_view_when_they_are_to_be_exported(database: Database) -> None:
+    pipeline = new_pipeline(database, settings=PipelineSettings(view_layers=True))
+    run = SyntheticRun(pipeline, world_size=1).open()
+    run.send(0, 64)
+    pipeline.detect(NOW)
+    layers = view(pipeline).layers
+    assert layers is not None
+    assert layers.names == LAYERS
+    assert np.linalg.norm(layers.norms.astype(float)) == pytest.approx(view(pipeline).tally.grad_norm)
+    assert np.abs(np.log(layers.norms / layers.usual)).max() < 1.0, "noise around a steady level"
+
+
+def test_norms_by_layer_are_not_held_for_nothing(pipeline: Pipeline) -> None:
+    finished(pipeline, "calm")
+    pipeline.detect(NOW)
+    assert view(pipeline).layers is None
 
 
 def test_a_deleted_run_is_forgotten_and_the_others_are_left_alone(pipeline: Pipeline, database: Database) -> None:

@@ -34,6 +34,7 @@ def pipeline_settings(settings: Settings, rules: RulesFile | None) -> PipelineSe
         lost_after_seconds=settings.lost_after_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         view_seconds=settings.export.ended_seconds,
+        view_layers=settings.export.layers is not None,
         rules=(lambda: shipped) if rules is None else rules.current,
         policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
         pace_seconds=_PACE_SECONDS,
@@ -91,7 +92,8 @@ def delivery_policy(settings: Settings) -> DeliveryPolicy:
 
 def export_limits(settings: Settings) -> ExportLimits:
     """How much `/metrics` shows."""
-    return ExportLimits(runs=settings.export.runs, ended_seconds=settings.export.ended_seconds)
+    export = settings.export
+    return ExportLimits(runs=export.runs, ended_seconds=export.ended_seconds, layers=export.layers)
 
 
 def retention_policy(settings: Settings) -> RetentionPolicy:

@@ -64,6 +64,7 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
         signatures=signatures,
         rank_spread_ratio=_rank_spread(block, tally.rank_spread_ratio),
         ranks_reporting=int(np.count_nonzero(block.ranks_present[-1])),
+        lowest_missing_rank=None if block.ranks_present[-1].all() else int(block.ranks_present[-1].argmin()),
         **_disagreement(block, tally),
     )
 

@@ -113,6 +113,11 @@ class RunWatch:
         )
         self._quarantined: dict[Signature, str] = {}
 
+    def usual_layers(self, layers: int) -> Float64:
+        """float64[l]: each layer's median norm over the quiet steps of late; NaN = not known."""
+        levels = self._context.layers.usual(layers)
+        return np.full(layers, np.nan) if levels is None else np.exp2(levels)
+
     def observe(self, block: ClosedBlock) -> Observation:
         """Look at the next closed steps of the run. Never raises because of a detector: see `Observation.failures`."""
         findings: list[Finding] = []

@@ -80,9 +80,18 @@ class Storing:
                 outcomes.append(Outcome(stream, len(own), None, error))
         outcomes += self._ingest(decoded, now)
         arrived = time.perf_counter()
-        for own in by_stream.values():
-            self._instruments.ingest_request_duration.observe(arrived - own[0].arrived)
+        speakers = {id(stream): next(iter(arrival.handles), None) for stream, _, arrival in decoded}
+        for stream, own in by_stream.items():
+            duration = arrived - own[0].arrived
+            self._instruments.ingest_request_duration.observe(duration, self._exemplar(speakers.get(id(stream))))
         return outcomes
+
+    def _exemplar(self, handle: int | None) -> dict[str, str] | None:
+        """Whose frame it was, so that a slow one leads to a run; None = it could not be told."""
+        try:
+            return None if handle is None else {"run_id": str(self._pipeline.book.sender(handle).rank.run_id)}
+        except (IngestError, StorageError):  # as the outcome has told already
+            return None
 
     def _bounded(self, unclaimed: bytes) -> bytes:
         if len(unclaimed) > self._limits.max_message_bytes:

@@ -2,5 +2,6 @@
 
 from seismograd_server.metrics.choice import ExportLimits
 from seismograd_server.metrics.exposition import new_registry, page
+from seismograd_server.metrics.layers import LayerChoice, parse_layers
 
-__all__ = ["ExportLimits", "new_registry", "page"]
+__all__ = ["ExportLimits", "LayerChoice", "new_registry", "page", "parse_layers"]

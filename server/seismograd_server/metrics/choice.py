@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seismograd_server.metrics.layers import LayerChoice
 from seismograd_server.model import RunState, RunView, Severity, Snapshot
 
 
@@ -15,10 +16,12 @@ class ExportLimits:
         runs: most runs on the page; at 64 series each, 200 runs are what a small Prometheus takes without notice.
         ended_seconds: how long a run that is over and does not fire stays on the page, so that its last values are
             scraped at any usual interval.
+        layers: which layers of each run; None = none.
     """
 
     runs: int = 200
     ended_seconds: float = 15 * 60.0
+    layers: LayerChoice | None = None
 
 
 DEFAULT_LIMITS = ExportLimits()

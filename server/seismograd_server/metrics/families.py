@@ -1,6 +1,7 @@
 """The families about runs: each name that is promised, its help, and the series that one run gives to it.
 
-Labels are `project` and `run`, and where said one more. Never a rank (there may be ten thousand) and never a layer.
+Labels are `project` and `run`, and where said one more. Never a rank (there may be ten thousand); a layer only in the
+two families of layers, which are empty unless they are asked for.
 A number that is not known has no series, because 0 would be a lie and NaN is data.
 """
 
@@ -10,36 +11,60 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from seismograd_server.detect.tally import window_max
+from seismograd_server.display.text import printable
 from seismograd_server.model import RunState, RunView, Signature, Tally, Visibility
 
-# Beyond this a run would cost its Prometheus more than its worth; the fixed families need 29.
+# Beyond this a run would cost its Prometheus more than its worth. What is fixed needs 32, and each signature two: a
+# test holds the sum against it.
 SERIES_PER_RUN = 64
 
-# A series of one run in a family: what it has besides `project` and `run`, and its value.
-Series = tuple[Mapping[str, str], float]
-_NO_LABELS: Mapping[str, str] = {}
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+# Made once, because a page of a hundred thousand series has no time for it.
+_STATES = [(state, f',seismograd_run_state="{state.value}"') for state in RunState]
+_SIGNATURES = [(f',signature="{signature.value}"', signature) for signature in Signature]
+
+# A series of one run in a family: its labels beyond `project` and `run` as they stand on the page, and its value.
+Series = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A family of metrics about runs. `name` is that of its samples, so that of a counter ends in `_total`."""
+class Head:
+    """What is written once. `name` is that of the samples, so that of a counter ends in `_total`."""
 
     name: str
     kind: str  # "gauge", "counter" or "stateset"
     help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar(Head):
+    """A family with at most one series for each run; None = it is not known."""
+
+    value: Callable[[RunView], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Family(Head):
+    """A family with several series for each run."""
+
     read: Callable[[RunView], Iterable[Series]]
 
 
-def _gauge(name: str, help_text: str, value: Callable[[RunView], float | None]) -> Family:
-    return Family(name, "gauge", help_text, lambda view: _known(value(view)))
+def label_value(text: str) -> str:
+    """A label's value between its quotes: visible, encodable as UTF-8, and unable to end the quotes or the line."""
+    return printable(text).translate(_ESCAPES)
 
 
-def _counter(name: str, help_text: str, value: Callable[[Tally], int]) -> Family:
-    return Family(name, "counter", help_text, lambda view: [(_NO_LABELS, value(view.tally))])
+def _labels(labels: Mapping[str, str]) -> str:
+    return "".join(f',{name}="{label_value(value)}"' for name, value in labels.items())
 
 
-def _known(value: float | None) -> Iterable[Series]:
-    return () if value is None else ((_NO_LABELS, value),)
+def _gauge(name: str, help_text: str, value: Callable[[RunView], float | None]) -> Scalar:
+    return Scalar(name, "gauge", help_text, value)
+
+
+def _counter(name: str, help_text: str, value: Callable[[Tally], int]) -> Scalar:
+    return Scalar(name, "counter", help_text, lambda view: value(view.tally))
 
 
 def _info(view: RunView) -> Iterable[Series]:
@@ -51,11 +76,11 @@ def _info(view: RunView) -> Iterable[Series]:
         "dtype": view.dtype or run.tags.get("dtype", ""),
         "attempt": str(run.attempts),
     }
-    return ((labels, 1.0),)
+    return ((_labels(labels), 1.0),)
 
 
 def _state(view: RunView) -> Iterable[Series]:
-    return [({"seismograd_run_state": state.value}, float(view.run.state is state)) for state in RunState]
+    return [(labels, view.run.state is state) for state, labels in _STATES]
 
 
 def _deviation(view: RunView) -> float | None:
@@ -65,30 +90,29 @@ def _deviation(view: RunView) -> float | None:
 
 def _skipped(view: RunView) -> Iterable[Series]:
     return (
-        ({"reason": "found_inf"}, view.tally.skipped_found_inf),
-        ({"reason": "user"}, view.tally.skipped_user),
+        (',reason="found_inf"', view.tally.skipped_found_inf),
+        (',reason="user"', view.tally.skipped_user),
     )
 
 
-def _signatures(view: RunView) -> list[Signature]:
-    """Those that fire, then those that the run has had, then those armed; as many as the series limit has room for."""
-    firing = sorted(view.active, key=lambda signature: (-view.active[signature], signature.value))
-    had = sorted(signature for signature in Signature if signature.value in view.tally.signatures)
-    armed = sorted(status.signature for status in view.statuses if status.visibility is Visibility.ARMED)
-    room = (SERIES_PER_RUN - _FIXED_SERIES) // 2  # each is a series of two families
-    return list(dict.fromkeys([*firing, *had, *armed]))[:room]
+def _signatures(view: RunView) -> list[tuple[str, Signature]]:
+    """Those that fire, that the run has had, or that are armed, with their labels."""
+    had = view.tally.signatures
+    armed = {status.signature for status in view.statuses if status.visibility is Visibility.ARMED}
+    return [each for each in _SIGNATURES if each[1] in armed or each[1] in view.active or each[1].value in had]
 
 
 def _signatures_total(view: RunView) -> Iterable[Series]:
     counts = view.tally.signatures
-    return [({"signature": each.value}, counts.get(each.value, 0)) for each in _signatures(view)]
+    return [(labels, counts.get(each.value, 0)) for labels, each in _signatures(view)]
 
 
 def _signature_active(view: RunView) -> Iterable[Series]:
-    return [({"signature": each.value}, float(view.active.get(each, 0))) for each in _signatures(view)]
+    active = view.active
+    return [(labels, active.get(each, 0)) for labels, each in _signatures(view)]
 
 
-RUN_STATE: tuple[Family, ...] = (
+RUN_STATE: tuple[Scalar | Family, ...] = (
     Family("seismograd_run_info", "gauge", "What is known of a run; always 1.", _info),
     Family("seismograd_run_state", "stateset", "Where a run is in its life: 1 for the state that it is in.", _state),
     _gauge("seismograd_run_step", "Last closed step.", lambda view: view.tally.step),
@@ -104,9 +128,14 @@ RUN_STATE: tuple[Family, ...] = (
         "Ranks that reported the last closed step.",
         lambda view: view.tally.ranks_reporting,
     ),
+    _gauge(
+        "seismograd_run_lowest_missing_rank",
+        "Number of the lowest rank that did not report the last closed step; no series while all do.",
+        lambda view: view.tally.lowest_missing_rank,
+    ),
 )
 
-CLIENT: tuple[Family, ...] = (
+CLIENT: tuple[Scalar | Family, ...] = (
     _gauge(
         "seismograd_client_clock_skew_seconds",
         "How far the clock of the rank that is farthest off is ahead of the server's.",
@@ -119,7 +148,7 @@ CLIENT: tuple[Family, ...] = (
     ),
 )
 
-GRADIENT: tuple[Family, ...] = (
+GRADIENT: tuple[Scalar | Family, ...] = (
     _gauge(
         "seismograd_run_grad_norm",
         "Latest finite L2 norm of the whole gradient, before clipping and after unscaling.",
@@ -156,7 +185,7 @@ GRADIENT: tuple[Family, ...] = (
     ),
 )
 
-COUNTERS: tuple[Family, ...] = (
+COUNTERS: tuple[Scalar | Family, ...] = (
     _counter("seismograd_run_steps_total", "Closed steps.", lambda tally: tally.steps),
     _counter(
         "seismograd_run_nonfinite_steps_total",
@@ -172,10 +201,7 @@ COUNTERS: tuple[Family, ...] = (
     ),
 )
 
-# One series each, but for the info's one, the four states and the two reasons for skipping a step.
-_FIXED_SERIES = len(RUN_STATE) + len(CLIENT) + len(GRADIENT) + len(COUNTERS) + (len(RunState) - 1) + 1
-
-DETECTION: tuple[Family, ...] = (
+DETECTION: tuple[Scalar | Family, ...] = (
     Family("seismograd_run_signatures_total", "counter", "Alerts opened, by signature.", _signatures_total),
     Family(
         "seismograd_run_signature_active",
@@ -185,4 +211,19 @@ DETECTION: tuple[Family, ...] = (
     ),
 )
 
-RUN_FAMILIES: tuple[Family, ...] = RUN_STATE + CLIENT + GRADIENT + COUNTERS + DETECTION
+RUN_FAMILIES: tuple[Scalar | Family, ...] = RUN_STATE + CLIENT + GRADIENT + COUNTERS + DETECTION
+
+LAYER_NORM = Head(
+    "seismograd_run_layer_grad_norm",
+    "gauge",
+    "Gradient norm of a layer in the last closed step, of those layers that are to be exported.",
+)
+LAYER_DEVIATION = Head(
+    "seismograd_run_layer_grad_norm_deviation_ratio", "gauge", "Gradient norm of a layer over what is usual for it."
+)
+TRUNCATED = Head(
+    "seismograd_exporter_truncated_runs",
+    "gauge",
+    "Runs that are not on this page because of the limit on exported runs.",
+)
+EXPORTED: tuple[Head, ...] = (TRUNCATED, *RUN_FAMILIES, LAYER_NORM, LAYER_DEVIATION)

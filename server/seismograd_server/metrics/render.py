@@ -6,43 +6,42 @@ A twin test holds this against prometheus-client's own output.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from seismograd_server.display.text import printable
 from seismograd_server.metrics.choice import ExportLimits, exported
-from seismograd_server.metrics.families import RUN_FAMILIES, Family
+from seismograd_server.metrics.families import (
+    LAYER_DEVIATION,
+    LAYER_NORM,
+    RUN_FAMILIES,
+    TRUNCATED,
+    Family,
+    Head,
+    Scalar,
+    label_value,
+)
+from seismograd_server.metrics.layers import shown_layers
 from seismograd_server.model import RunView, Snapshot
 
-TRUNCATED = Family(
-    "seismograd_exporter_truncated_runs",
-    "gauge",
-    "Runs that are not on this page because of the limit on exported runs.",
-    lambda _: (),
-)
-
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_NONFINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 
 
 def render_runs(snapshot: Snapshot, now: float, limits: ExportLimits, *, openmetrics: bool) -> str:
     """All families about runs, each with its HELP and TYPE also when no run has a series in it."""
     views, truncated = exported(snapshot, now, limits)
-    identities = [_identity(view) for view in views]
+    by_identity: dict[str, RunView] = {}
+    for view in views:
+        by_identity.setdefault(_identity(view), view)  # names that only differ invisibly would give a series twice
     lines = [*_head(TRUNCATED, openmetrics=openmetrics), f"{TRUNCATED.name} {_number(truncated)}"]
     for family in RUN_FAMILIES:
         lines += _head(family, openmetrics=openmetrics)
-        for view, identity in zip(views, identities, strict=True):
-            for labels, value in family.read(view):
-                lines.append(f"{family.name}{{{identity}{_more(labels)}}} {_number(value)}")
+        lines += _samples(family, by_identity)
+    norms, deviations = _layers(by_identity, limits)
+    lines += [*_head(LAYER_NORM, openmetrics=openmetrics), *norms]
+    lines += [*_head(LAYER_DEVIATION, openmetrics=openmetrics), *deviations]
     return "\n".join(lines) + "\n"
 
 
-def label_value(text: str) -> str:
-    """A label's value between its quotes: visible, encodable as UTF-8, and unable to end the quotes or the line."""
-    return printable(text).translate(_ESCAPES)
-
-
-def _head(family: Family, *, openmetrics: bool) -> list[str]:
+def _head(family: Head, *, openmetrics: bool) -> list[str]:
     name, kind = family.name, family.kind
     if openmetrics:
         name = name.removesuffix("_total") if kind == "counter" else name
@@ -51,16 +50,44 @@ def _head(family: Family, *, openmetrics: bool) -> list[str]:
     return [f"# HELP {name} {family.help}", f"# TYPE {name} {kind}"]
 
 
+def _samples(family: Scalar | Family, views: Mapping[str, RunView]) -> list[str]:
+    name = family.name
+    if isinstance(family, Scalar):
+        read = family.value
+        return [
+            f"{name}{{{identity}}} {_number(value)}"
+            for identity, view in views.items()
+            if (value := read(view)) is not None
+        ]
+    return [
+        f"{name}{{{identity}{labels}}} {_number(value)}"
+        for identity, view in views.items()
+        for labels, value in family.read(view)
+    ]
+
+
+def _layers(views: Mapping[str, RunView], limits: ExportLimits) -> tuple[list[str], list[str]]:
+    """The samples of the two families of layers."""
+    norms: dict[str, str] = {}
+    deviations: dict[str, str] = {}
+    written: dict[str, str] = {}  # runs of one model share their layers' names
+    for identity, view in views.items():
+        for name, norm, deviation in shown_layers(view.layers, limits.layers):
+            layer = written.get(name) or written.setdefault(name, f',layer="{label_value(name)}"}} ')
+            labels = identity + layer
+            if labels in norms:
+                continue
+            norms[labels] = f"{LAYER_NORM.name}{{{labels}{_number(norm)}"
+            if deviation is not None:
+                deviations[labels] = f"{LAYER_DEVIATION.name}{{{labels}{_number(deviation)}"
+    return list(norms.values()), list(deviations.values())
+
+
 def _identity(view: RunView) -> str:
     key = view.run.key
     return f'project="{label_value(key.project)}",run="{label_value(key.run)}"'
 
 
-def _more(labels: Mapping[str, str]) -> str:
-    return "".join(f',{name}="{label_value(value)}"' for name, value in labels.items())
-
-
 def _number(value: float) -> str:
-    if math.isfinite(value):
-        return repr(float(value))
-    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    text = repr(float(value))
+    return text if value - value == 0.0 else _NONFINITE[text]

@@ -30,7 +30,7 @@ from seismograd_server.model.directives import (
     DirectiveKind,
     DirectiveOutcome,
 )
-from seismograd_server.model.live import RunView, Snapshot, Tally
+from seismograd_server.model.live import LayerLevels, RunView, Snapshot, Tally
 from seismograd_server.model.records import (
     TOTAL_ONLY,
     Checkpoint,
@@ -88,6 +88,7 @@ __all__ = [
     "Health",
     "Int64",
     "Launch",
+    "LayerLevels",
     "Layout",
     "Line",
     "Nonfinite",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from seismograd_server.model.alerts import DetectorStatus, Severity, Signature
+from seismograd_server.model.arrays import Float32, Float64
 from seismograd_server.model.runs import Run
 
 
@@ -36,6 +37,16 @@ class Tally:
     ranks_reporting: int = 0
     disagreeing_steps: int = 0  # replicas of a shard were apart by more than rounding
     replica_gap: float | None = None  # the largest of the last such step, relative to the norm agreed on
+    lowest_missing_rank: int | None = None  # of the ranks that the last closed step had to do without
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerLevels:
+    """Gradient norms by layer of a run's last closed step, and what is usual for each."""
+
+    names: tuple[str, ...]
+    norms: Float32  # [l]; NaN = not known
+    usual: Float64  # [l], median over the quiet steps of late; NaN = not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,7 @@ class RunView:
     dtype: str = ""  # that most elements of the gradient have; empty = not known yet
     clock_skew_seconds: float | None = None  # client minus server, of the rank that is farthest off; None = none told
     capture_share: float | None = None  # of the step time, of the rank whom capturing costs most; None = none told
+    layers: LayerLevels | None = None  # when layers are exported, from the first closed step on
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class PipelineSettings:
             a restart may have to replay.
         chores_seconds: between two looks at what only time changes: aged alerts, ranks that were last seen.
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
+        view_layers: whether views hold norms by layer; what is usual for each has to be worked out for every view.
         rules: what is looked for, as of now; asked before every judgement.
         policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
@@ -61,6 +62,7 @@ class PipelineSettings:
     checkpoint_seconds: float = 15.0
     chores_seconds: float = 5.0
     view_seconds: float = 900.0
+    view_layers: bool = False
     rules: Callable[[], Rules] = lambda: _SHIPPED
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
@@ -288,10 +290,10 @@ class RunEngine:
         for alert in self.open_alerts:
             if alert.state is AlertState.FIRING:
                 active[alert.signature] = max(alert.severity, active.get(alert.signature, Severity.NONE))
-        statuses: tuple[DetectorStatus, ...] = ()
-        if self.series:
-            statuses = self.series[min(self.series)].watch.statuses()
-        dtype = self.series[min(self.series)].dtype if self.series else ""
+        first = self.series[min(self.series)] if self.series else None
+        statuses: tuple[DetectorStatus, ...] = first.watch.statuses() if first is not None else ()
+        dtype = first.dtype if first is not None else ""
+        layers = first.layers() if first is not None and self.settings.view_layers else None
         skew = max((each.clock_skew_seconds for each in self.health.values()), key=abs, default=None)
         share = max((each.capture_share for each in self.health.values()), default=0.0)  # the wire's 0 = unknown
-        return RunView(self.run, self.tally, active, statuses, dtype, skew, share if share > 0.0 else None)
+        return RunView(self.run, self.tally, active, statuses, dtype, skew, share if share > 0.0 else None, layers)

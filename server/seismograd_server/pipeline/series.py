@@ -12,7 +12,16 @@ from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
-from seismograd_server.model import Catalog, ClosedBlock, Launch, StepBatch, Tally
+from seismograd_server.model import (
+    Catalog,
+    ClosedBlock,
+    Float32,
+    Launch,
+    LayerLevels,
+    Layout,
+    StepBatch,
+    Tally,
+)
 from seismograd_server.pipeline.ranks import Sender
 
 _MAGIC = b"SGP1"
@@ -97,6 +106,7 @@ class Series:
         self.ordinal = 0  # of the last block stored
         self.saved_at: float | None = None  # when the last checkpoint was stored; None = never
         self.unsaved_steps = 0  # closed since then
+        self.latest_layers: tuple[Layout, Float32] | None = None  # float32[l] of the last closed step; None = not yet
         self.dtype = ""  # that most elements of the gradient have, as the first rank known holds them
         self.attempt = 0
         self._patience = patience
@@ -162,6 +172,13 @@ class Series:
             self.know(sender)
         self.aligner.offer(sender.rank.rank, batch, now=now, segment=segment)
 
+    def layers(self) -> LayerLevels | None:
+        """The norms by layer of the last closed step; None = none has closed since the run came into memory."""
+        if self.latest_layers is None:
+            return None
+        layout, norms = self.latest_layers
+        return LayerLevels(layout.names, norms, self.watch.usual_layers(len(norms)))
+
     @property
     def behind(self) -> bool:
         """Whether more could have been closed than was asked for."""
@@ -176,6 +193,8 @@ class Series:
         """Let the detectors look, and fold the block into the tally."""
         observation = self.watch.observe(block)
         self.tally = tallies.fold(self.tally, block, observation.baseline)
+        if block.count:
+            self.latest_layers = block.layout, block.layer_norms[-1].copy()  # a view would keep the block in memory
         return observation
 
     def restore(self, state: SavedState, ordinal: int) -> None:

@@ -133,6 +133,12 @@ def test_a_rank_that_a_step_closed_without_is_a_missing_record() -> None:
     assert (tally.missing_records, tally.ranks_reporting) == (2, 1)
 
 
+def test_the_lowest_rank_that_the_last_step_had_to_do_without_is_named() -> None:
+    missing = folded(block(2, ranks_present=np.array([[False, True], [True, False]])))
+    assert missing.lowest_missing_rank == 1
+    assert fold(missing, block(1), np.full(1, math.nan)).lowest_missing_rank is None, "it is back"
+
+
 def test_the_largest_element_is_that_of_the_last_step_where_it_was_sampled() -> None:
     column = np.array([[1.0, 9.0], [2.0, np.nan], [np.nan, np.nan]], dtype=np.float32)
     tally = folded(block(3, sampled={Quantity.MAX_ABS: column}))

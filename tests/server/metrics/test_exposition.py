@@ -11,6 +11,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,11 +24,13 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from seismograd_server.display.text import printable
 from seismograd_server.instruments import Instruments
-from seismograd_server.metrics import ExportLimits, new_registry, page
+from seismograd_server.metrics import ExportLimits, new_registry, page, parse_layers
 from seismograd_server.metrics.exposition import OPENMETRICS, TEXT, wants_openmetrics
 from seismograd_server.metrics.families import RUN_FAMILIES, SERIES_PER_RUN
+from seismograd_server.metrics.layers import LAYERS_PER_RUN
 from seismograd_server.model import (
     DetectorStatus,
+    LayerLevels,
     Run,
     RunKey,
     RunState,
@@ -86,6 +89,7 @@ def run_view(project: str = "mt", run: str = "lstm-7", **run_fields: Any) -> Run
             signatures={"spike": 2, "runaway": 1},
             rank_spread_ratio=1.25,
             ranks_reporting=3,
+            lowest_missing_rank=2,
         ),
         active={Signature.RUNAWAY: Severity.CRITICAL},
         statuses=(
@@ -131,6 +135,7 @@ def twin(views: Sequence[RunView]) -> CollectorRegistry:
         "seismograd_run_last_record_timestamp_seconds": lambda view: view.run.last_record_at,
         "seismograd_run_world_size": lambda view: view.run.world_size,
         "seismograd_run_ranks_reporting": lambda view: view.tally.ranks_reporting,
+        "seismograd_run_lowest_missing_rank": lambda view: view.tally.lowest_missing_rank,
         "seismograd_run_grad_norm": lambda view: view.tally.grad_norm,
         "seismograd_run_grad_norm_max": lambda view: view.tally.grad_norm_max,
         "seismograd_run_grad_norm_baseline": lambda view: view.tally.grad_norm_baseline,
@@ -263,6 +268,57 @@ def test_a_run_that_has_every_signature_stays_within_its_share_of_series() -> No
     assert len(samples) <= SERIES_PER_RUN
     active = {sample.labels["signature"] for sample in samples if sample.name == "seismograd_run_signature_active"}
     assert active == {each.value for each in Signature}
+
+
+def test_two_names_that_look_the_same_are_one_run_on_the_page() -> None:
+    samples = run_samples(text_page([run_view(run="a\x00b"), run_view(run="a\\x00b")]))
+    assert len([sample for sample in samples if sample.name == "seismograd_run_step"]) == 1
+
+
+def layered(names: Sequence[str], norms: Sequence[float], usual: Sequence[float]) -> RunView:
+    levels = LayerLevels(tuple(names), np.array(norms, dtype=np.float32), np.array(usual))
+    return replace(run_view(), layers=levels)
+
+
+def layer_samples(view: RunView, choice: str) -> dict[str, dict[str, float]]:
+    """Values by layer, of each family of layers."""
+    limits = ExportLimits(layers=parse_layers(choice))
+    found: dict[str, dict[str, float]] = {"grad_norm": {}, "grad_norm_deviation_ratio": {}}
+    for sample in run_samples(text_page([view], limits=limits)):
+        if sample.name.startswith("seismograd_run_layer_"):
+            found[sample.name.removeprefix("seismograd_run_layer_")][sample.labels["layer"]] = sample.value
+    return found
+
+
+def test_layers_are_exported_when_asked_for_with_their_deviation_where_it_is_known() -> None:
+    view = layered(["in", "rnn", "out", "new"], [1.0, 8.0, 2.0, math.nan], [0.5, 2.0, math.nan, 1.0])
+    assert layer_samples(view, "off") == {"grad_norm": {}, "grad_norm_deviation_ratio": {}}
+    everything = layer_samples(view, "all")
+    assert everything["grad_norm"] == {"in": 1.0, "rnn": 8.0, "out": 2.0}
+    assert everything["grad_norm_deviation_ratio"] == {"in": 2.0, "rnn": 4.0}
+    assert layer_samples(view, "top_k:1")["grad_norm"] == {"rnn": 8.0}
+    assert layer_samples(view, "match:^(in|out)$")["grad_norm"] == {"in": 1.0, "out": 2.0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=6), st.floats(width=32)), max_size=200))
+def test_layers_are_capped_and_their_names_break_nothing(layers: list[tuple[str, float]]) -> None:
+    view = layered([name for name, _ in layers], [norm for _, norm in layers], [1.0] * len(layers))
+    shown = layer_samples(view, "all")["grad_norm"]
+    known = sorted((norm for _, norm in layers if not math.isnan(norm)), reverse=True)
+    assert len(shown) <= LAYERS_PER_RUN
+    assert len(known) == 0 or max(shown.values()) == known[0]
+    assert set(shown) <= {printable(name) for name, _ in layers}
+    read = text_page([view], ASK_OPENMETRICS, ExportLimits(layers=parse_layers("all")))
+    assert sum(family.name == "seismograd_run_layer_grad_norm" for family in read_openmetrics(read)) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["top_k", "top_k:0", "top_k:65", "top_k:-1", "top_k:³", "match:", "match:(", "some", "ALL"]
+)
+def test_a_choice_of_layers_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write off, top_k:N|this is none"):
+        parse_layers(text)
 
 
 def test_runs_over_the_bound_are_counted_and_firing_ones_come_first() -> None:
