@@ -12,6 +12,7 @@ from seismograd_server.detect.nonfinite import NonfiniteDetector
 from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import AlertState, ClosedBlock, RunState, Severity, Signature, StepBatch, Transition
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
+from seismograd_server.pipeline.people import People
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
 from tests.support.synthetic import (
@@ -327,8 +328,7 @@ def test_an_alert_acknowledged_by_a_person_stays_acknowledged(database: Database
     run = exploding(pipeline)
     train(run, STEPS - 30)
     (alert,) = [each for each in stored_alerts(database) if each.signature is Signature.RUNAWAY]
-    with database.begin() as transaction:
-        transaction.alerts.acknowledge(alert.alert_id, "ada", NOW)
+    People(database, lambda _transition, _now: [], lambda: NOW).acknowledge(alert.alert_id, "ada")
     train(run, STEPS, STEPS - 30)
     run.close(NOW + 400)
     (alert,) = [each for each in stored_alerts(database) if each.signature is Signature.RUNAWAY]

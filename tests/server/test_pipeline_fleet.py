@@ -8,6 +8,7 @@ import pytest
 
 from seismograd_server.model import Alert, AlertState, Catalog, Resolution, Signature, Transition
 from seismograd_server.pipeline import Pipeline, PipelineSettings
+from seismograd_server.pipeline.people import People
 from seismograd_server.rules.parse import parse
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
@@ -102,10 +103,10 @@ def test_an_incident_is_over_when_its_runs_are(database: Database) -> None:
     runs = told.explode(3)
     for run in runs:
         run.close(NOW + 10)
-    with database.begin() as transaction:
-        for alert in stored_alerts(database):
-            if alert.signature is not Signature.FLEET:
-                transaction.alerts.acknowledge(alert.alert_id, "ada", NOW + 11)
+    people = People(database, lambda _transition, _now: [], lambda: NOW + 11)
+    for alert in stored_alerts(database):
+        if alert.signature is not Signature.FLEET and alert.state is AlertState.FIRING:
+            people.acknowledge(alert.alert_id, "ada")
     for second in range(20, 60, 6):
         told.pipeline.detect(NOW + second)
     (fleet,) = told.fleets()

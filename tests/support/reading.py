@@ -12,10 +12,12 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from seismograd_server.model import AskedDirective, RunKey
+from seismograd_server.model import AskedDirective, RunKey, Transition
 from seismograd_server.pipeline import Pipeline, Request
+from seismograd_server.pipeline.people import People
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.store.database import Database
+from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.web import WebSettings, create_app
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms, healthy_norms, new_pipeline
 
@@ -47,6 +49,7 @@ class Stocked:
             "ready": lambda: True,
             "postmortem": PostmortemWriter(self.database),
             "ask": self._ask,
+            "people": People(self.database, _nobody, lambda: NOW + 300.0),
             "settings": WebSettings(grpc_address="127.0.0.1:7450"),
             "clock": lambda: NOW + 300.0,
         }
@@ -54,6 +57,10 @@ class Stocked:
 
     async def _ask(self, key: RunKey, request: Request) -> AskedDirective:
         return self.pipeline.asking.ask(key, request, NOW + 300.0)
+
+
+def _nobody(_transition: Transition, _now: float) -> list[OutboxEntry]:
+    return []
 
 
 def _metrics_page(_accept: str) -> tuple[bytes, str]:

@@ -11,10 +11,22 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from seismograd_server.alerts.book import Book
 from seismograd_server.alerts.identity import alert_id, fingerprint
-from seismograd_server.alerts.inhibition import EXPLAINED, inhibitor
-from seismograd_server.alerts.table import TABLE, Event, Row, Stage, Voice
-from seismograd_server.model import Alert, AlertState, Finding, Run, RunState, Severity, Signature, Transition
+from seismograd_server.alerts.inhibition import EXPLAINED
+from seismograd_server.alerts.table import TABLE, Event, Row, Stage
+from seismograd_server.model import (
+    Alert,
+    AlertState,
+    Finding,
+    Run,
+    RunState,
+    Severity,
+    Signature,
+    Silence,
+    Transition,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,7 @@ def advance(
     now: float,
     *,
     policy: LifecyclePolicy = DEFAULT_POLICY,
+    silences: Sequence[Silence] = (),
 ) -> list[Transition]:
     """Apply the findings of one run, in the order of their steps, and give what changed.
 
@@ -55,9 +68,11 @@ def advance(
         run: the run, for its id and its name.
         now: Unix seconds.
         policy: how patient to be.
+        silences: what people do not want to be told of; those that are over do no harm.
     """
-    book = _Book(open_alerts, recent, now)
+    book = Book(open_alerts, recent, now, silences)
     _let_time_pass(book, policy, now)
+    _end_silences(book, now)
     for finding in _explosions_first(findings):
         current = book.latest(fingerprint(run.key, finding.signature, finding.scope))
         stage = _stage(current, finding.step, policy, now)
@@ -73,31 +88,41 @@ def advance(
 
 
 def end_of_run(
-    open_alerts: Sequence[Alert], run: Run, now: float, policy: LifecyclePolicy = DEFAULT_POLICY
+    open_alerts: Sequence[Alert],
+    run: Run,
+    now: float,
+    policy: LifecyclePolicy = DEFAULT_POLICY,
+    silences: Sequence[Silence] = (),
 ) -> list[Transition]:
     """The run has just ended, well or badly: what was pending is over; what fires stays until it is acknowledged."""
-    return expire(open_alerts, replace(run, state=RunState.FINISHED, ended_at=now), now, policy)
+    return expire(open_alerts, replace(run, state=RunState.FINISHED, ended_at=now), now, policy, silences)
 
 
 def expire(
-    open_alerts: Sequence[Alert], run: Run, now: float, policy: LifecyclePolicy = DEFAULT_POLICY
+    open_alerts: Sequence[Alert],
+    run: Run,
+    now: float,
+    policy: LifecyclePolicy = DEFAULT_POLICY,
+    silences: Sequence[Silence] = (),
 ) -> list[Transition]:
     """Let time pass for the alerts of one run; to be called every few seconds, also for runs that are over."""
-    book = _Book(open_alerts, (), now)
+    book = Book(open_alerts, (), now, silences)
     if run.state is RunState.RUNNING:
         _let_time_pass(book, policy, now)
+        _end_silences(book, now)
         return book.transitions
     for alert in book.open():
         event = _end_event(alert, run, now, policy)
         row = TABLE[Stage(alert.state)].get(event) if event is not None else None
         if row is not None:
             book.enter(_moved(alert, row, now), row)
+    _end_silences(book, now)
     return book.transitions
 
 
 def mute(open_alerts: Sequence[Alert], muted: Collection[Signature], now: float) -> list[Transition]:
     """The rules say that these signatures are not looked for any more: nobody would see that such an alert is over."""
-    book = _Book(open_alerts, (), now)
+    book = Book(open_alerts, (), now)
     for alert in book.open():
         if alert.signature in muted:
             row = TABLE[Stage(alert.state)][Event.MUTED]
@@ -105,62 +130,35 @@ def mute(open_alerts: Sequence[Alert], muted: Collection[Signature], now: float)
     return book.transitions
 
 
-def acknowledge(alert: Alert, by: str, run: Run, now: float) -> Transition | None:
+def acknowledge(alert: Alert, by: str, run: Run, now: float, note: str = "") -> Transition | None:
     """Somebody has seen the alert. None when there is nothing to see: it is not firing, or was acknowledged before."""
     if alert.state is not AlertState.FIRING or alert.acknowledged_by:
         return None
     event = Event.ACKNOWLEDGED if run.state is RunState.RUNNING else Event.LAID_TO_REST
     row = TABLE[Stage.FIRING][event]
-    book = _Book([alert], (), now)
+    book = Book([alert], (), now)
     book.enter(_moved(replace(alert, acknowledged_by=by, acknowledged_at=now), row, now), row)
-    return book.transitions[0]
+    return replace(book.transitions[0], author=by, note=note)
 
 
-class _Book:
-    """The alerts of one run while transitions are being entered: one alert at a time for each fingerprint."""
+def judge(alert: Alert, verdict: Verdict, by: str, now: float, note: str = "") -> Transition | None:
+    """Somebody says whether the alert was right; he or another one may say otherwise later. None = as it was said.
 
-    def __init__(self, open_alerts: Iterable[Alert], recent: Iterable[Alert], now: float) -> None:
-        self.transitions: list[Transition] = []
-        self._now = now
-        self._by_id: dict[str, Alert] = {}
-        self._latest: dict[str, Alert] = {}
-        # Open ones last, so that an open alert always is the latest of its fingerprint.
-        for alert in [*sorted(recent, key=lambda each: (each.updated_at, each.opened_step)), *open_alerts]:
-            self._keep(alert)
-
-    def open(self) -> list[Alert]:
-        return [alert for alert in self._latest.values() if alert.state is not AlertState.RESOLVED]
-
-    def latest(self, name: str) -> Alert | None:
-        """The alert of a fingerprint that is open, else the one that changed last."""
-        return self._latest.get(name)
-
-    def by_id(self, alert: str) -> Alert | None:
-        return self._by_id.get(alert)
-
-    def enter(self, alert: Alert, row: Row) -> None:
-        """Write a transition down, with who hears of it."""
-        before = self._by_id.get(alert.alert_id)
-        explosion = inhibitor(alert, self.open()) if row.voice is Voice.ALOUD else ""
-        heard_before = before is not None and before.state is AlertState.FIRING and not before.inhibited_by
-        if row.voice is Voice.ALOUD:
-            # Who has heard of an alert will hear of its end, even when an explosion speaks over what lies between.
-            alert = replace(alert, inhibited_by="" if heard_before else explosion)
-        self._keep(alert)
-        self.transitions.append(
-            Transition(
-                alert=alert,
-                before=before.state if before is not None else None,
-                cause=row.cause,
-                at=self._now,
-                notify=(row.voice is Voice.ALOUD and not explosion) or (row.voice is Voice.REPLY and heard_before),
-                severity_before=before.severity if before is not None else Severity.NONE,
-            )
-        )
-
-    def _keep(self, alert: Alert) -> None:
-        self._by_id[alert.alert_id] = alert
-        self._latest[alert.fingerprint] = alert
+    It is no news of the condition, and so leaves the time at which the alert last changed alone.
+    """
+    if alert.verdict is verdict:
+        return None
+    return Transition(
+        alert=replace(alert, verdict=verdict),
+        before=alert.state,
+        cause=f"called {verdict.value}",
+        at=now,
+        notify=False,
+        severity_before=alert.severity,
+        told_before=alert.told,
+        author=by,
+        note=note,
+    )
 
 
 def _explosions_first(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -172,11 +170,18 @@ def _explosions_first(findings: Iterable[Finding]) -> Iterator[Finding]:
         yield from sorted(together, key=lambda finding: finding.signature in EXPLAINED)
 
 
-def _let_time_pass(book: _Book, policy: LifecyclePolicy, now: float) -> None:
+def _let_time_pass(book: Book, policy: LifecyclePolicy, now: float) -> None:
     row = TABLE[Stage.PENDING][Event.HELD]
     for alert in book.open():
         # updated_at would move with every worse finding, and opened_at is of the first opening.
         if alert.state is AlertState.PENDING and now - alert.opened_at >= policy.hold_seconds:
+            book.enter(_moved(alert, row, now), row)
+
+
+def _end_silences(book: Book, now: float) -> None:
+    row = TABLE[Stage.FIRING][Event.UNSILENCED]
+    for alert in book.open():
+        if alert.state is AlertState.FIRING and alert.silenced_by and not book.silencer(alert):
             book.enter(_moved(alert, row, now), row)
 
 

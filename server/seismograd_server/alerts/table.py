@@ -5,8 +5,8 @@
        '-----------------------'  '---------'  (within the reopening window, under the same id)
 
 A stage is where an alert is; an event is what happened to it. `lifecycle.py` names the event, this table says what
-comes of it. A pair that is not listed changes nothing. Acknowledgement and inhibition are attributes of an alert, not
-stages: an acknowledged explosion is still an explosion.
+comes of it. A pair that is not listed changes nothing. Acknowledgement, silence and inhibition are attributes of an
+alert, not stages: an acknowledged explosion is still an explosion.
 
 Resolving has its hysteresis on both sides of this table: a detector says that a condition is over only well below the
 level at which it began, and what comes back soon afterwards is the same alert again, not a new one.
@@ -44,6 +44,7 @@ class Event(enum.StrEnum):
     RUN_ENDED = "run ended"
     ACKNOWLEDGED = "acknowledged"  # somebody has seen it, and its run goes on
     LAID_TO_REST = "laid to rest"  # somebody has seen it, and its run is over
+    UNSILENCED = "unsilenced"  # the silence for whose sake nobody was told is over
     MUTED = "muted"  # its signature is not looked for any more
     AGED = "aged"  # its run has been over for longer than anybody will look
 
@@ -52,7 +53,7 @@ class Voice(enum.Enum):
     """Who hears of a transition."""
 
     SILENT = "nobody"
-    ALOUD = "everybody, unless an explosion of the same run inhibits it"
+    ALOUD = "everybody, unless an explosion of the same run inhibits it, a silence covers it, or somebody is at it"
     REPLY = "those who heard of the alert before: nobody, if it was inhibited all along"
 
 
@@ -91,6 +92,7 @@ TABLE: Mapping[Stage, Mapping[Event, Row]] = MappingProxyType({
         Event.ROSE:         Row(_FIRING,   "escalated",          _ALOUD),
         Event.CLEARED:      Row(_RESOLVED, "recovered",          _REPLY,  _RECOVERED),
         Event.ACKNOWLEDGED: Row(_FIRING,   "acknowledged",       _SILENT),
+        Event.UNSILENCED:   Row(_FIRING,   "silence ended",      _ALOUD),
         Event.LAID_TO_REST: Row(_RESOLVED, "ended",              _REPLY,  _ENDED),
         Event.MUTED:        Row(_RESOLVED, "muted",              _REPLY,  _MUTED),
         Event.AGED:         Row(_RESOLVED, "expired",            _REPLY,  _EXPIRED),

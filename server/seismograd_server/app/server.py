@@ -38,12 +38,14 @@ from seismograd_server.ingest.servicer import TelemetryServicer
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import Maintenance
 from seismograd_server.metrics import new_registry, page
-from seismograd_server.model import AskedDirective, RunKey
+from seismograd_server.model import AskedDirective, RunKey, Transition
 from seismograd_server.notify import Target, Worker, build_targets, entries_for
 from seismograd_server.pipeline import FailurePoint, Pipeline, Request
+from seismograd_server.pipeline.people import People
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.rules.file import RulesFile
 from seismograd_server.store.database import Database
+from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.web import WebSettings, create_app, create_standby_app
 
 _log = structlog.get_logger(__name__)
@@ -153,13 +155,14 @@ class Server:
             version=version("seismograd"), storage=self._database.kind, python=platform.python_version()
         ).set(1)
         worker = self._worker(targets)
+
+        def entries(transition: Transition, now: float) -> list[OutboxEntry]:
+            return entries_for(transition, targets, now, self.external_url)
+
         self._pipeline = Pipeline(
-            self._database,
-            self.instruments,
-            pipeline_settings(settings, self._rules),
-            lambda transition, now: entries_for(transition, targets, now, self.external_url),
-            self._failure_point,
+            self._database, self.instruments, pipeline_settings(settings, self._rules), entries, self._failure_point
         )
+        self._people = People(self._database, entries, self._clock)
         await asyncio.to_thread(self._pipeline.start, self._clock())
         log = await self._start_grpc(worker)
         await self._start_http(http_socket, log)
@@ -243,6 +246,7 @@ class Server:
             metrics_page=self.metrics_page,
             ready=lambda: self._ready and log.takes_records,
             ask=ask,
+            people=self._people,
             postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             settings=WebSettings(
                 allowed_hosts=self._hosts,

@@ -15,6 +15,7 @@ from seismograd_server.commands.postmortem import postmortem
 from seismograd_server.commands.rules import rules
 from seismograd_server.commands.runs import runs
 from seismograd_server.commands.serve import serve
+from seismograd_server.commands.silences import silence
 
 
 def _demo() -> list[click.Command]:
@@ -25,4 +26,4 @@ def _demo() -> list[click.Command]:
     return [command]
 
 
-COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, rules, ask, postmortem, doctor, db]
+COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, silence, rules, ask, postmortem, doctor, db]

@@ -28,6 +28,36 @@ def parse_since(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+def parse_span(text: str) -> float:
+    """Seconds of a time span.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> parse_span("90m")
+    5400.0
+    """
+    match = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    if match is None:
+        raise ValueError(text)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}).total_seconds()
+
+
+class Span(click.ParamType[float]):
+    """Such a span as an option, in seconds."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, or fail as options do."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_span(str(value))
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time span such as 30m, 12h, 7d or 4w.", param, ctx)
+
+
 class Since(click.ParamType[datetime]):
     """Such a moment as an option."""
 

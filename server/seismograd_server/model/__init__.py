@@ -13,10 +13,13 @@ from seismograd_server.model.alerts import (
     DetectorStatus,
     Evidence,
     Finding,
+    Precision,
     Resolution,
     Severity,
     Signature,
+    Silence,
     Transition,
+    Verdict,
     Visibility,
 )
 from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16, UInt32, UInt64
@@ -96,6 +99,7 @@ __all__ = [
     "NormSource",
     "OptimizerInfo",
     "Parameter",
+    "Precision",
     "Quantity",
     "Rank",
     "RankIdentity",
@@ -111,6 +115,7 @@ __all__ = [
     "ScalarColumn",
     "Severity",
     "Signature",
+    "Silence",
     "Snapshot",
     "StepBatch",
     "StreamKey",
@@ -123,6 +128,7 @@ __all__ = [
     "UInt16",
     "UInt32",
     "UInt64",
+    "Verdict",
     "Visibility",
     "Watermark",
 ]

@@ -109,6 +109,13 @@ class Resolution(enum.StrEnum):
     MUTED = "muted"  # the rules say that its signature is not looked for any more
 
 
+class Verdict(enum.StrEnum):
+    """What a person who looked at an alert says of it."""
+
+    RIGHT = "right"
+    WRONG = "wrong"  # nothing was the matter, or something else
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """An alert as it is stored; unique by (run, signature, scope, opened_step)."""
@@ -133,6 +140,11 @@ class Alert:
     acknowledged_by: str = ""
     acknowledged_at: float | None = None
     inhibited_by: str = ""  # signature of the explosion that explains this alert, so that nobody was told; "" = none
+    told: Severity = (
+        Severity.NONE
+    )  # the severity that people have heard of since it last opened; NONE = none of them has
+    silenced_by: str = ""  # the silence for whose sake people have not heard of its severity; "" = none
+    verdict: Verdict | None = None  # None = nobody has judged it
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,4 +156,48 @@ class Transition:
     cause: str
     at: float
     notify: bool  # whether people must hear of it
-    severity_before: Severity = Severity.NONE  # a target whose labels hold the severity must close the old one
+    severity_before: Severity = Severity.NONE
+    told_before: Severity = Severity.NONE  # a target whose labels hold the severity must close the one it was told
+    author: str = ""  # the person who did it; "" = nobody, it came of itself
+    note: str = ""  # what that person wrote about it
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What a person does not want to be told of for a while; alerts open and are kept all the same.
+
+    Attributes:
+        silence_id: 24 hexadecimal digits.
+        author: who wants it.
+        reason: why; may be empty.
+        created_at, expires_at: Unix seconds.
+        project: of this project only; "" = of every one.
+        run: of runs whose name matches this pattern, with `*`, `?` and `[abc]`; "" = of every one.
+        signature: of this signature only; None = of every one.
+        ended_by: who ended it before its time; then `expires_at` is when. "" = nobody.
+    """
+
+    silence_id: str
+    author: str
+    reason: str
+    created_at: float
+    expires_at: float
+    project: str = ""
+    run: str = ""
+    signature: Signature | None = None
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How often the alerts of a signature were called right, among those that somebody judged."""
+
+    project: str
+    signature: Signature
+    right: int
+    wrong: int
+
+    @property
+    def share(self) -> float:
+        """Right ones among the judged ones, from 0 to 1; there is at least one."""
+        return self.right / (self.right + self.wrong)

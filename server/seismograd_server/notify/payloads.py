@@ -59,19 +59,21 @@ def notification(transition: Transition, external_url: str) -> dict[str, Any]:
     `notification_id` is the same in every attempt to deliver it: a receiver that has seen it may ignore the repetition.
     """
     alert = transition.alert
-    rose = Severity.NONE < transition.severity_before < alert.severity
-    told = transition.before is AlertState.FIRING
+    rose = Severity.NONE < transition.told_before < alert.told
     return describe(alert, external_url) | {
         # Cause and step alone would take the second reopening at one step for the first.
         "notification_id": f"{alert.alert_id}/{transition.cause}/{alert.last_step}/{transition.at!r}",
         "cause": transition.cause,
         "at": transition.at,
-        "severity_before": transition.severity_before.label if rose and told else "",
+        "severity_before": transition.told_before.label if rose else "",
     }
 
 
 def describe(alert: Alert, external_url: str) -> dict[str, Any]:
-    """An alert as JSON values; non-finite numbers are the strings "NaN", "Infinity" and "-Infinity"."""
+    """An alert as people are told of it, as JSON values; numbers may be "NaN", "Infinity" and "-Infinity".
+
+    The severity is the one that they have heard of: a silence or an explosion may have spoken over a higher one.
+    """
     evidence = alert.evidence
     return {
         "version": PAYLOAD_VERSION,
@@ -81,7 +83,7 @@ def describe(alert: Alert, external_url: str) -> dict[str, Any]:
         "run": printable(alert.key.run),
         "signature": alert.signature.value,
         "scope": printable(alert.scope),
-        "severity": alert.severity.label,
+        "severity": (alert.told or alert.severity).label,
         "state": alert.state.value,
         "since_step": alert.since_step,
         "opened_step": alert.opened_step,

@@ -19,7 +19,7 @@ def reminders(
 ) -> list[dict[str, Any]]:
     """Notifications to repeat now, the firing ones first. Blocks.
 
-    An alert that an explosion inhibits was never told, and so is not repeated.
+    An alert of which nobody was told, because an explosion explains it or a silence covers it, is not repeated.
 
     Raises:
         StorageError: the store cannot be read.
@@ -33,7 +33,7 @@ def reminders(
         for alert in resolved
         if alert.resolved_at is not None and 0 <= now - alert.resolved_at < repeat_resolved_seconds
     ]
-    return [describe(alert, external_url) for alert in [*firing, *recent] if not alert.inhibited_by]
+    return [describe(alert, external_url) for alert in [*firing, *recent] if alert.told]
 
 
 def _firing(transaction: Transaction) -> list[Alert]:

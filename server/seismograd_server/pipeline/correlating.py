@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from seismograd_server.alerts import fleet, lifecycle
 from seismograd_server.alerts.fleet import FleetPolicy, Member
-from seismograd_server.model import Alert, AlertState, Finding, Run, Severity, Signature, Transition
+from seismograd_server.model import Alert, AlertState, Finding, Run, Severity, Signature, Silence, Transition
 from seismograd_server.pipeline.engine import RunEngine
 from seismograd_server.store.database import Transaction
 
@@ -22,7 +22,11 @@ _OTHERS = 200
 
 
 def correlate(
-    transaction: Transaction, engine: RunEngine, changes: Sequence[Transition], now: float
+    transaction: Transaction,
+    engine: RunEngine,
+    changes: Sequence[Transition],
+    now: float,
+    silences: Sequence[Silence] = (),
 ) -> list[Transition]:
     """The changes of a run's alerts, in the light of what other runs fire: some need not be told, one may be added."""
     found = list(changes)
@@ -42,7 +46,7 @@ def correlate(
             found[place] = _spoken_for(change)
             _tell_worse(transaction, open_one, members, policy, now)
         elif open_one is None and len(members) >= policy.least_runs:
-            found += _open(transaction, engine, change.alert, members, now)
+            found += _open(transaction, engine, change.alert, members, now, silences=silences)
     return found
 
 
@@ -66,18 +70,26 @@ def _has_struck(change: Transition) -> bool:
 
 def _spoken_for(change: Transition) -> Transition:
     """The incident tells of it; nobody need hear of one more run."""
-    alert = replace(change.alert, inhibited_by=change.alert.inhibited_by or Signature.FLEET.value)
+    spoken_by = change.alert.inhibited_by or Signature.FLEET.value
+    alert = replace(change.alert, inhibited_by=spoken_by, told=change.told_before)
     return replace(change, alert=alert, notify=False) if change.notify else change
 
 
 def _open(
-    transaction: Transaction, engine: RunEngine, alert: Alert, members: Sequence[Alert], now: float
+    transaction: Transaction,
+    engine: RunEngine,
+    alert: Alert,
+    members: Sequence[Alert],
+    now: float,
+    *,
+    silences: Sequence[Silence],
 ) -> list[Transition]:
     finding = _incident(transaction, alert.signature, alert.last_step, members, engine.settings.fleet)
     past = transaction.alerts.find(engine.run_id, finding.signature, finding.scope)
     policy = engine.rules.policy(engine.settings.policy)
     recent = [] if past is None else [past]
-    return lifecycle.advance((), recent, engine.rules.grade([finding]), engine.run, now, policy=policy)
+    findings = engine.rules.grade([finding])
+    return lifecycle.advance((), recent, findings, engine.run, now, policy=policy, silences=silences)
 
 
 def _tell_worse(

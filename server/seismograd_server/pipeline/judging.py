@@ -152,14 +152,15 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)
-    changes = lifecycle.advance(open_alerts, _recent(transaction, run, findings), findings, run, now, policy=policy)
+    recent, silences = _recent(transaction, run, findings), transaction.silences.list(active_at=now)
+    changes = lifecycle.advance(open_alerts, recent, findings, run, now, policy=policy, silences=silences)
     if job.ending is not None:
         ended = replace(run, state=job.ending.state, ended_at=now)
-        changes += lifecycle.end_of_run(_after(open_alerts, changes), ended, now, policy)
+        changes += lifecycle.end_of_run(_after(open_alerts, changes), ended, now, policy, silences)
     elif job.chores:
-        changes += lifecycle.expire(_after(open_alerts, changes), run, now, policy)
+        changes += lifecycle.expire(_after(open_alerts, changes), run, now, policy, silences)
     changes += lifecycle.mute(_after(open_alerts, changes), engine.rules.watch.muted, now)
-    changes = correlate(transaction, engine, changes, now)
+    changes = correlate(transaction, engine, changes, now, silences)
     changes = name_all(transaction, engine, open_alerts, changes)
     job.transitions = transaction.alerts.apply(changes)
     engine.open_alerts = _after(open_alerts, changes)

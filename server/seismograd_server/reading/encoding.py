@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seismograd_server.alerts.silencing import is_active
 from seismograd_server.model import (
     Addressee,
     Alert,
@@ -23,9 +24,11 @@ from seismograd_server.model import (
     DirectiveKind,
     Evidence,
     Launch,
+    Precision,
     Rank,
     Run,
     Severity,
+    Silence,
 )
 
 Json = dict[str, Any]
@@ -148,6 +151,36 @@ def alert_json(alert: Alert) -> Json:
         "acknowledged_by": alert.acknowledged_by,
         "acknowledged_at": alert.acknowledged_at,
         "inhibited_by": alert.inhibited_by,
+        "silenced_by": alert.silenced_by,
+        "told": alert.told.label,
+        "verdict": alert.verdict.value if alert.verdict else None,
+    }
+
+
+def silence_json(silence: Silence, now: float) -> Json:
+    """A silence, and whether it silences anything now."""
+    return {
+        "silence_id": silence.silence_id,
+        "active": is_active(silence, now),
+        "by": silence.author,
+        "reason": silence.reason,
+        "project": silence.project,
+        "run": silence.run,
+        "signature": silence.signature.value if silence.signature else "",
+        "created_at": silence.created_at,
+        "expires_at": silence.expires_at,
+        "ended_by": silence.ended_by,
+    }
+
+
+def precision_json(precision: Precision) -> Json:
+    """How often alerts were called right."""
+    return {
+        "project": precision.project,
+        "signature": precision.signature.value,
+        "right": precision.right,
+        "wrong": precision.wrong,
+        "precision": precision.share,
     }
 
 

@@ -6,20 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
 
 from seismograd_server.errors import NotFoundError
 from seismograd_server.model import (
     Alert,
     AlertState,
     Evidence,
+    Precision,
     Resolution,
     RunKey,
     Severity,
     Signature,
     Transition,
+    Verdict,
 )
-from seismograd_server.store.schema import alert_transitions, alerts, runs
+from seismograd_server.store.alert_tables import alert_transitions, alerts
+from seismograd_server.store.schema import runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class AlertEvent:
     notify: bool
     reason: str
     evidence: Evidence
+    author: str  # "" = nobody: it came of itself
+    note: str  # what the author wrote
 
 
 class AlertRepository:
@@ -130,19 +135,20 @@ class AlertRepository:
         )
         return {row.alert_id: _event(row, row.alert_id) for row in rows}
 
-    def acknowledge(self, alert_id: str, by: str, now: float) -> Alert:
-        """Note that a person has taken an alert on, and return it; the first one stays.
-
-        Raises:
-            NotFoundError: there is no such alert.
-        """
-        self._row(alert_id)
-        self._connection.execute(
-            update(alerts)
-            .where(alerts.c.alert_id == alert_id, alerts.c.acknowledged_at.is_(None))
-            .values(acknowledged_by=by, acknowledged_at=now, updated_at=now)
+    def precision(self, project: str | None = None) -> Sequence[Precision]:
+        """How often alerts were called right, by project and signature, of those that somebody judged."""
+        right = func.sum(case((alerts.c.verdict == Verdict.RIGHT, 1), else_=0))
+        statement = (
+            select(runs.c.project, alerts.c.signature, right, func.count())
+            .join(runs, runs.c.run_id == alerts.c.run_id)
+            .where(alerts.c.verdict != "")
+            .group_by(runs.c.project, alerts.c.signature)
+            .order_by(runs.c.project, alerts.c.signature)
         )
-        return self.get(alert_id)
+        if project is not None:
+            statement = statement.where(runs.c.project == project)
+        rows = self._connection.execute(statement).all()
+        return [Precision(name, Signature(signature), hits, count - hits) for name, signature, hits, count in rows]
 
     def _row(self, alert_id: str) -> Row[tuple[object, ...]]:
         row = self._connection.execute(_select_alerts().where(alerts.c.alert_id == alert_id)).one_or_none()
@@ -192,6 +198,8 @@ class AlertRepository:
                 notify=int(transition.notify),
                 reason=alert.reason,
                 evidence_json=_evidence_json(alert.evidence),
+                author=transition.author,
+                note=transition.note,
             )
         )
         return True
@@ -222,6 +230,9 @@ def _values(alert: Alert) -> dict[str, object]:
         "acknowledged_by": alert.acknowledged_by,
         "acknowledged_at": alert.acknowledged_at,
         "inhibited_by": alert.inhibited_by,
+        "told": int(alert.told),
+        "silenced_by": alert.silenced_by,
+        "verdict": "" if alert.verdict is None else alert.verdict.value,
     }
 
 
@@ -247,6 +258,8 @@ def _event(row: Row[tuple[object, ...]], alert_id: str) -> AlertEvent:
         notify=bool(row.notify),
         reason=row.reason,
         evidence=_evidence(row.evidence_json),
+        author=row.author,
+        note=row.note,
     )
 
 
@@ -272,4 +285,7 @@ def _alert(row: Row[tuple[object, ...]]) -> Alert:
         acknowledged_by=row.acknowledged_by,
         acknowledged_at=row.acknowledged_at,
         inhibited_by=row.inhibited_by,
+        told=Severity(row.told),
+        silenced_by=row.silenced_by,
+        verdict=Verdict(row.verdict) if row.verdict else None,
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, func, select
 
 from seismograd_server.errors import NotFoundError
+from seismograd_server.store.alert_tables import alert_transitions, alerts
 from seismograd_server.store.directive_tables import directive_addressees, directives
 from seismograd_server.store.schema import (
-    alert_transitions,
-    alerts,
     catalog_uses,
     catalogs,
     checkpoints,

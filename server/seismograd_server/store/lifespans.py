@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select, update
 
 from seismograd_server.model import AlertState, RunKey, RunState
-from seismograd_server.store.schema import alerts, closed_blocks, launches, runs, segments
+from seismograd_server.store.alert_tables import alerts
+from seismograd_server.store.schema import closed_blocks, launches, runs, segments
 
 # Begins the failure reason of a run that is being deleted, piece by piece. It is where people see it, and no client can
 # say it: what ranks say begins with the rank.

@@ -2,7 +2,8 @@
 
     runs -> launches -> ranks -> streams (received intervals), drops, checkpoints, health, catalog_uses -> catalogs
             launches -> segments (the payload), optimizers
-    runs -> closed_blocks (the closing events), detector_states, alerts -> alert_transitions; outbox
+    runs -> closed_blocks (the closing events), detector_states, outbox
+    runs -> alerts -> alert_transitions; silences: in `alert_tables.py`
     runs -> directives -> directive_addressees: in `directive_tables.py`
     runs -> summary_lines, summaries: in `summary_tables.py`
 
@@ -245,53 +246,6 @@ health = Table(
     Column("hook_calls", BigInteger, nullable=False),
     Column("capture_share", Double, nullable=False),
     Column("clock_skew_seconds", Double, nullable=False),
-)
-
-alerts = Table(
-    "alerts",
-    metadata,
-    row_number("alert_row"),
-    Column("alert_id", Text, nullable=False, unique=True),
-    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
-    Column("signature", Text, nullable=False),
-    Column("scope", Text, nullable=False),
-    Column("severity", SmallInteger, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("since_step", BigInteger, nullable=False),
-    Column("opened_step", BigInteger, nullable=False),
-    Column("last_step", BigInteger, nullable=False),
-    Column("opened_at", Double, nullable=False),
-    Column("updated_at", Double, nullable=False),
-    Column("resolved_at", Double),
-    Column("resolution", Text),
-    Column("evidence_json", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),
-    Column("acknowledged_by", Text, nullable=False),
-    Column("acknowledged_at", Double),
-    Column("inhibited_by", Text, nullable=False),  # model.Alert.inhibited_by
-    UniqueConstraint("run_id", "signature", "scope", "opened_step"),
-    Index("ix_alerts_state", "state"),
-    sqlite_autoincrement=True,
-)
-
-# What makes a replay write nothing twice is the unique key: the same change of the same alert for the same cause.
-alert_transitions = Table(
-    "alert_transitions",
-    metadata,
-    Column("alert_row", ForeignKey("alerts.alert_row"), primary_key=True),
-    Column("ordinal", Integer, primary_key=True, autoincrement=False),
-    Column("before", Text),
-    Column("state", Text, nullable=False),
-    Column("severity", SmallInteger, nullable=False),
-    Column("step", BigInteger, nullable=False),
-    Column("cause", Text, nullable=False),
-    Column("at", Double, nullable=False),
-    Column("notify", SmallInteger, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("evidence_json", Text, nullable=False),
-    # With the time: a resumed run may live through the same transition at the same step once more.
-    UniqueConstraint("alert_row", "step", "state", "severity", "cause", "at"),
 )
 
 # `alert_id` without a foreign key: a notification that tests a target belongs to no alert.

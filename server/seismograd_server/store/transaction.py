@@ -14,6 +14,7 @@ from seismograd_server.store.lifespans import LifespanRepository
 from seismograd_server.store.outbox import OutboxRepository
 from seismograd_server.store.runs import RunRepository
 from seismograd_server.store.segments import SegmentRepository
+from seismograd_server.store.silences import SilenceRepository
 from seismograd_server.store.steps import StepRepository
 from seismograd_server.store.summaries import SummaryRepository
 
@@ -58,6 +59,11 @@ class Transaction:
     def alerts(self) -> AlertRepository:
         """Alerts and their history."""
         return AlertRepository(self.connection)
+
+    @cached_property
+    def silences(self) -> SilenceRepository:
+        """What people do not want to be told of for a while."""
+        return SilenceRepository(self.connection)
 
     @cached_property
     def lifespans(self) -> LifespanRepository:

@@ -19,10 +19,12 @@ from starlette.staticfiles import StaticFiles
 from seismograd_server.display.look import shared_css
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
+from seismograd_server.pipeline.people import People
 from seismograd_server.store.database import Database
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
+from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
 from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
@@ -46,6 +48,7 @@ def create_app(
     ready: Callable[[], bool],
     postmortem: Postmortem,
     ask: Ask,
+    people: People,
     settings: WebSettings,
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
@@ -58,15 +61,17 @@ def create_app(
         ready: whether `/readyz` should say yes; must not block.
         postmortem: writes reports; called in a worker thread.
         ask: asks something of a job.
+        people: what people do to alerts; called in worker threads.
         settings: see WebSettings.
         clock: Unix seconds.
     """
     turns = Turns(_READING_AT_ONCE)
     api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
     series = SeriesApi(database, turns=turns)
-    alerts = AlertsApi(database, clock, turns=turns)
+    alerts = AlertsApi(database, people, clock, turns=turns)
     rules = RulesApi(database, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
+    forms = Forms(people, turns=turns)
 
     async def health(_request: Request) -> Response:
         """GET /healthz: whether the process answers, its version and its clock."""
@@ -91,7 +96,10 @@ def create_app(
             Route("/", pages.fleet),
             Route("/runs/{project}/{run}", pages.run),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
-            Route("/alerts/{alert_id}/ack", pages.acknowledge, methods=["POST"]),
+            Route("/alerts/{alert_id}/ack", forms.acknowledge, methods=["POST"]),
+            Route("/alerts/{alert_id}/verdict", forms.verdict, methods=["POST"]),
+            Route("/silences", forms.silence, methods=["POST"]),
+            Route("/silences/{silence_id}/expire", forms.end_silence, methods=["POST"]),
             Route("/healthz", health),
             Route("/readyz", readiness),
             Route("/metrics", metrics),
@@ -109,6 +117,11 @@ def create_app(
             Route("/api/v1/alerts", alerts.alerts),
             Route("/api/v1/alerts/{alert_id}", alerts.alert),
             Route("/api/v1/alerts/{alert_id}/ack", alerts.acknowledge, methods=["POST"]),
+            Route("/api/v1/alerts/{alert_id}/verdict", alerts.verdict, methods=["POST"]),
+            Route("/api/v1/precision", alerts.precision),
+            Route("/api/v1/silences", alerts.silences, methods=["GET"]),
+            Route("/api/v1/silences", alerts.silence, methods=["POST"]),
+            Route("/api/v1/silences/{silence_id}/expire", alerts.end_silence, methods=["POST"]),
             Route("/static/look.css", _look),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute, Route
 
-from seismograd_server.model import AlertState, RunState
+from seismograd_server.model import AlertState, RunState, Signature, Verdict
 from seismograd_server.reading.layers import LayerQuantity
 
 _TEXT = {"type": "string"}
@@ -31,42 +31,36 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "recorder": {**_STEPS, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
+    "precision": {"project": _TEXT},
+    "silences": {"active": _TEXT, "limit": _WHOLE},
     "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},
 }
-_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {"type": "object", "required": ["by"], "properties": {"by": {"type": "string", "maxLength": 200}}}
-        }
-    },
+_NAME = {"type": "string", "maxLength": 200}
+_WORDS = {"type": "string", "maxLength": 500}
+
+
+def _body(required: Iterable[str], properties: dict[str, Any], media_type: str = "application/json") -> dict[str, Any]:
+    schema = {"type": "object", "required": list(required), "properties": properties}
+    return {"required": True, "content": {media_type: {"schema": schema}}}
+
+
+_FORM = "application/x-www-form-urlencoded"
+_PERSON = {"by": _NAME, "note": _WORDS}
+_VERDICT = {"verdict": {"type": "string", "enum": [verdict.value for verdict in Verdict]}, **_PERSON}
+_ABOUT = {
+    "project": _WORDS,
+    "run": _WORDS,
+    "signature": {"type": "string", "enum": ["", *(each.value for each in Signature)]},
+    "reason": _WORDS,
+    "by": _NAME,
 }
 _DIRECTIVE = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["kind", "by"],
-                "properties": {
-                    "kind": {"type": "string", "enum": ["stop", "checkpoint", "capture"]},
-                    "by": {"type": "string", "maxLength": 200},
-                    "reason": {"type": "string", "maxLength": 500},
-                    "first_step": _WHOLE,
-                    "last_step": _WHOLE,
-                    "all_ranks": {"type": "boolean"},
-                },
-            }
-        }
-    },
-}
-_FORM = {
-    "required": True,
-    "content": {
-        "application/x-www-form-urlencoded": {
-            "schema": {"type": "object", "required": ["by"], "properties": {"by": {"type": "string", "maxLength": 200}}}
-        }
-    },
+    "kind": {"type": "string", "enum": ["stop", "checkpoint", "capture"]},
+    "by": _NAME,
+    "reason": _WORDS,
+    "first_step": _WHOLE,
+    "last_step": _WHOLE,
+    "all_ranks": {"type": "boolean"},
 }
 _RULES = {
     "required": False,
@@ -76,9 +70,15 @@ _RULES = {
 }
 _BODIES = {
     "/api/v1/runs/{project}/{run}/backtest": _RULES,
-    "/api/v1/alerts/{alert_id}/ack": _BODY,
-    "/api/v1/runs/{project}/{run}/directives": _DIRECTIVE,
-    "/alerts/{alert_id}/ack": _FORM,
+    "/api/v1/alerts/{alert_id}/ack": _body(["by"], _PERSON),
+    "/api/v1/alerts/{alert_id}/verdict": _body(["verdict", "by"], _VERDICT),
+    "/api/v1/silences": _body(["by", "seconds"], {"seconds": {"type": "number"}, **_ABOUT}),
+    "/api/v1/silences/{silence_id}/expire": _body(["by"], {"by": _NAME}),
+    "/api/v1/runs/{project}/{run}/directives": _body(["kind", "by"], _DIRECTIVE),
+    "/alerts/{alert_id}/ack": _body(["by"], _PERSON, _FORM),
+    "/alerts/{alert_id}/verdict": _body(["verdict", "by"], _VERDICT, _FORM),
+    "/silences": _body(["by", "hours"], {"hours": {"type": "number"}, **_ABOUT}, _FORM),
+    "/silences/{silence_id}/expire": _body(["by"], {"by": _NAME}, _FORM),
 }
 _ERROR = {
     "description": "What is wrong, in one line. 400: the request; 404: no such run or alert; 409: not now; 5xx: us.",
@@ -118,14 +118,14 @@ def _operation(route: Route, method: str) -> dict[str, Any]:
         {"name": each, "in": "query", "required": False, "schema": schema}
         for each, schema in _QUERIES.get(name, {}).items()
     ]
-    code = "303" if route.path.startswith("/alerts/") else "200"
+    code = "303" if method == "POST" and not route.path.startswith("/api/") else "200"
     operation: dict[str, Any] = {
         "operationId": f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', route.path).rstrip('_')}",
         "summary": _summary(route.endpoint),
         "parameters": parameters,
         "responses": {code: {"description": "As the summary says."}, "default": _ERROR},
     }
-    if body := _BODIES.get(route.path):
+    if method != "GET" and (body := _BODIES.get(route.path)):
         operation["requestBody"] = body
     return operation
 

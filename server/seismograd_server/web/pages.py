@@ -6,21 +6,21 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import jinja2
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
+from seismograd_server.alerts.silencing import silences_run
 from seismograd_server.display.charts import Mark, Moments, loss_chart, norm_chart
 from seismograd_server.display.curves import curve_data
 from seismograd_server.display.heat import heatmap, octaves_above_median
 from seismograd_server.display.heat_chart import heat_chart
 from seismograd_server.display.numbers import duration, figure, timestamp
 from seismograd_server.display.text import plural, printable
-from seismograd_server.errors import SeismogradError, StorageError, UsageError
+from seismograd_server.errors import SeismogradError, StorageError
 from seismograd_server.model import (
     BY_ALERT,
     Alert,
@@ -39,9 +39,9 @@ from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, json_answer, key_of, number_of, status_of
 from seismograd_server.web.api import view_of
-from seismograd_server.web.bodies import small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import WebSettings
+from seismograd_server.web.silence_rows import silence_row
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _RUNS_SHOWN = 100
@@ -95,6 +95,8 @@ class Pages:
         now = self._clock()
         with self._database.read() as transaction:
             runs = transaction.runs.list(project, None, _RUNS_SHOWN + 1, before)
+            silences = transaction.silences.list(active_at=now)
+            precision = transaction.alerts.precision(project)
         firing = firing_alerts(self._database)
         snapshot = self._snapshot()
         rows = [_row(run, firing.get(run.run_id, []), view_of(snapshot, run.run_id), now) for run in runs[:_RUNS_SHOWN]]
@@ -109,6 +111,8 @@ class Pages:
             "first_page": before is None,
             "counts": _counts(rows),
             "grpc_address": self._settings.grpc_address,
+            "silences": [silence_row(each, now) for each in silences],
+            "precision": precision,
         }
 
     async def run(self, request: Request) -> Response:
@@ -121,9 +125,13 @@ class Pages:
                 alerts = list(transaction.alerts.list(project=key.project, run=key.run, limit=ALERTS_OF_A_RUN))
                 checkpoints = transaction.runs.checkpoints(run.run_id)
                 asked = transaction.directives.of_run(run.run_id, _DIRECTIVES_SHOWN)
+                silences = transaction.silences.list(active_at=self._clock())
             series = self._series.read(run.run_id, 0)
             checkpoint = max((each.step for each in checkpoints), default=None)
-            return self._run(run, series, alerts, checkpoint) | {"asked": [_asked_row(each) for each in asked]}
+            return self._run(run, series, alerts, checkpoint) | {
+                "asked": [_asked_row(each) for each in asked],
+                "silences": [silence_row(each, self._clock()) for each in silences if silences_run(each, key)],
+            }
 
         return await self._turns(lambda: self._page("run.html", read()))
 
@@ -167,21 +175,6 @@ class Pages:
         octaves = octaves_above_median(composed.layers, None)
         picture = heatmap(composed.layers, octaves, [], composed.nonfinite)
         return (_drawn(heat_chart(picture, Moments(), "heat")) if picture else "", "")
-
-    async def acknowledge(self, request: Request) -> Response:
-        """POST /alerts/{id}/ack: acknowledges from the form of a run page, and leads back to it."""
-        fields = parse_qs((await small_body(request)).decode("utf-8", errors="replace"))
-        person = fields.get("by", [""])[0].strip()[:200]
-        if not person:
-            raise UsageError("by: write your name beside the button")
-        alert_id = request.path_params["alert_id"]
-
-        def acknowledged() -> Alert:
-            with self._database.begin() as transaction:
-                return transaction.alerts.acknowledge(alert_id, person, self._clock())
-
-        alert = await self._turns(acknowledged)
-        return RedirectResponse(run_path(alert.key), status_code=303)
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """An error of ours as a page for browsers and as JSON for programs."""
@@ -278,4 +271,6 @@ def _alert_row(alert: Alert, now: float) -> dict[str, Any]:
         "checkpoint_path": evidence.details.get("checkpoint_path"),
         "data": evidence.details.get("data"),
         "acknowledged_by": alert.acknowledged_by,
+        "silenced": bool(alert.silenced_by) and alert.state is AlertState.FIRING,
+        "verdict": alert.verdict.value if alert.verdict else "",
     }

@@ -2,12 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seismograd_server.alerts.identity import alert_id, fingerprint
 from seismograd_server.alerts.inhibition import EXPLOSIONS
-from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy, acknowledge, advance, end_of_run, expire
+from seismograd_server.alerts.lifecycle import (
+    DEFAULT_POLICY,
+    LifecyclePolicy,
+    acknowledge,
+    advance,
+    end_of_run,
+    expire,
+    judge,
+)
+from seismograd_server.alerts.silencing import covers
 from seismograd_server.alerts.table import TABLE, Event, Stage, Voice
 from seismograd_server.model import (
     Alert,
@@ -20,7 +32,9 @@ from seismograd_server.model import (
     RunState,
     Severity,
     Signature,
+    Silence,
     Transition,
+    Verdict,
 )
 
 NOW = 1_700_000_000.0
@@ -72,15 +86,17 @@ class Alerts:
     def __init__(self, policy: LifecyclePolicy = DEFAULT_POLICY) -> None:
         self.policy = policy
         self.stored: dict[str, Alert] = {}
+        self.silences: list[Silence] = []
 
     def give(self, *findings: Finding, now: float = NOW, run: Run = RUN) -> list[Transition]:
-        return self._keep(advance(self.open(), self.resolved(), findings, run, now, policy=self.policy))
+        changes = advance(self.open(), self.resolved(), findings, run, now, policy=self.policy, silences=self.silences)
+        return self._keep(changes)
 
     def pass_time(self, now: float, run: Run = RUN) -> list[Transition]:
-        return self._keep(expire(self.open(), run, now, self.policy))
+        return self._keep(expire(self.open(), run, now, self.policy, self.silences))
 
     def end(self, now: float = NOW, run: Run = RUN) -> list[Transition]:
-        return self._keep(end_of_run(self.open(), run, now, self.policy))
+        return self._keep(end_of_run(self.open(), run, now, self.policy, self.silences))
 
     def acknowledge(self, alert: Alert, now: float = NOW, run: Run = RUN) -> Transition | None:
         transition = acknowledge(alert, "ada", run, now)
@@ -385,3 +401,149 @@ def test_ids_depend_on_nothing_but_what_the_alert_is_about() -> None:
     assert len(others) == 4
     assert fingerprint(RunKey("a", "b/c"), Signature.SPIKE, "") != fingerprint(RunKey("a/b", "c"), Signature.SPIKE, "")
     assert fingerprint(RunKey("a\udc80", "b"), Signature.SPIKE, "")
+
+
+def silence(until: float = NOW + HOUR, **about: Any) -> Silence:
+    return Silence("s1", "ada", "a restart is planned", NOW, until, **about)
+
+
+def test_a_silenced_alert_opens_and_nobody_is_told_until_the_silence_ends() -> None:
+    alerts = Alerts()
+    alerts.silences = [silence(run="lstm-*")]
+    (opened,) = alerts.give(finding(40))
+    assert (opened.cause, opened.notify, opened.alert.state) == ("opened", False, AlertState.FIRING)
+    assert (opened.alert.silenced_by, opened.alert.told) == ("s1", Severity.NONE)
+    assert alerts.pass_time(NOW + HOUR - 1) == []
+    (ended,) = alerts.pass_time(NOW + HOUR)
+    assert (ended.cause, ended.notify) == ("silence ended", True)
+    assert (ended.alert.silenced_by, ended.alert.told) == ("", Severity.CRITICAL)
+    assert alerts.pass_time(NOW + HOUR + 5) == []
+
+
+def test_the_end_of_a_silence_is_told_of_a_run_that_is_over_too() -> None:
+    alerts = Alerts()
+    alerts.silences = [silence()]
+    alerts.give(finding(40))
+    assert alerts.end(NOW + 1) == []
+    (ended,) = alerts.pass_time(NOW + HOUR, FAILED)
+    assert (ended.cause, ended.notify, ended.alert.state) == ("silence ended", True, AlertState.FIRING)
+
+
+def test_what_is_over_before_its_silence_ends_is_never_told() -> None:
+    alerts = Alerts()
+    alerts.silences = [silence(project="mt")]
+    alerts.give(finding(40))
+    (recovered,) = alerts.give(finding(60, Severity.NONE), now=NOW + 60)
+    assert (recovered.cause, recovered.notify) == ("recovered", False)
+    assert alerts.pass_time(NOW + HOUR) == []
+
+
+def test_who_was_told_before_the_silence_hears_of_the_end_and_of_nothing_between() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40, Severity.WARNING))
+    alerts.silences = [silence(signature=Signature.RUNAWAY)]
+    (rose,) = alerts.give(finding(44), now=NOW + 1)
+    assert (rose.cause, rose.notify, rose.alert.severity) == ("escalated", False, Severity.CRITICAL)
+    assert (rose.alert.told, rose.alert.silenced_by) == (Severity.WARNING, "s1")
+    (recovered,) = alerts.give(finding(60, Severity.NONE), now=NOW + 60)
+    assert (recovered.notify, recovered.told_before) == (True, Severity.WARNING)
+
+
+def test_what_grew_during_a_silence_is_told_when_it_ends() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40, Severity.WARNING))
+    alerts.silences = [silence()]
+    alerts.give(finding(44), now=NOW + 1)
+    (ended,) = alerts.pass_time(NOW + HOUR)
+    assert (ended.notify, ended.told_before, ended.alert.told) == (True, Severity.WARNING, Severity.CRITICAL)
+
+
+def test_somebody_who_is_at_it_already_is_not_told_when_a_silence_ends() -> None:
+    alerts = Alerts()
+    alerts.silences = [silence()]
+    (opened,) = alerts.give(finding(40))
+    acknowledged = alerts.acknowledge(opened.alert, NOW + 5)
+    assert acknowledged is not None
+    assert (acknowledged.author, acknowledged.cause) == ("ada", "acknowledged")
+    (ended,) = alerts.pass_time(NOW + HOUR)
+    assert (ended.cause, ended.notify, ended.alert.silenced_by) == ("silence ended", False, "")
+
+
+def test_an_alert_that_comes_back_under_a_silence_is_not_told_again() -> None:
+    alerts = Alerts()
+    alerts.give(finding(40))
+    alerts.give(finding(60, Severity.NONE), now=NOW + MINUTE)
+    alerts.silences = [silence()]
+    (reopened,) = alerts.give(finding(70), now=NOW + 2 * MINUTE)
+    assert (reopened.cause, reopened.notify, reopened.alert.told) == ("reopened", False, Severity.NONE)
+
+
+@pytest.mark.parametrize(
+    ("about", "covered"),
+    [
+        ({"project": "mt"}, True),
+        ({"project": "other"}, False),
+        ({"run": "lstm-7"}, True),
+        ({"run": "lstm-?"}, True),
+        ({"run": "LSTM-*"}, False),
+        ({"run": "lstm"}, False),
+        ({"signature": Signature.SPIKE}, False),
+        ({"project": "mt", "run": "*-7", "signature": Signature.RUNAWAY}, True),
+        ({"project": "mt", "run": "*-8", "signature": Signature.RUNAWAY}, False),
+    ],
+)
+def test_a_silence_covers_what_fits_all_that_it_says(about: dict[str, Any], covered: bool) -> None:
+    alerts = Alerts()
+    alerts.silences = [silence(**about)]
+    (opened,) = alerts.give(finding(40))
+    assert opened.notify is not covered
+
+
+def test_silencing_a_run_does_not_silence_the_incident_of_many() -> None:
+    (opened,) = Alerts().give(finding(40, signature=Signature.FLEET))
+    assert not covers(silence(run="lstm-7"), opened.alert)
+    assert covers(silence(run="lstm-7", signature=Signature.FLEET), opened.alert)
+    assert covers(silence(project="mt"), opened.alert)
+
+
+def test_a_verdict_is_an_event_that_changes_nothing_of_the_condition() -> None:
+    alerts = Alerts()
+    (opened,) = alerts.give(finding(40))
+    wrong = judge(opened.alert, Verdict.WRONG, "ada", NOW + 9, "a planned restart")
+    assert wrong is not None
+    assert (wrong.cause, wrong.author, wrong.note, wrong.notify) == ("called wrong", "ada", "a planned restart", False)
+    assert replace(wrong.alert, verdict=None) == opened.alert
+    assert judge(wrong.alert, Verdict.WRONG, "bob", NOW + 10) is None
+    right = judge(wrong.alert, Verdict.RIGHT, "bob", NOW + 11)
+    assert right is not None
+    assert right.alert.verdict is Verdict.RIGHT
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Severity.NONE, Severity.WARNING, Severity.CRITICAL]),
+            st.sampled_from([Signature.RUNAWAY, Signature.SPIKE]),
+            st.floats(0.0, 600.0),
+            st.booleans(),
+        ),
+        max_size=25,
+    )
+)
+def test_people_always_know_what_they_have_been_told(
+    story: list[tuple[Severity, Signature, float, bool]],
+) -> None:
+    """Whoever follows the notifications alone holds what `told` says, whatever explosions and silences speak over."""
+    alerts, heard, now = Alerts(), dict[str, Severity](), NOW
+    for step, (severity, signature, wait, silenced) in enumerate(story):
+        now += wait
+        alerts.silences = [Silence("s", "ada", "", now, now + 60.0)] if silenced else []
+        for change in [*alerts.give(finding(step, severity, signature), now=now), *alerts.pass_time(now + 1)]:
+            known = heard.get(change.alert.alert_id, Severity.NONE)
+            if change.alert.state is AlertState.FIRING:
+                assert not change.notify or change.alert.severity > known
+                heard[change.alert.alert_id] = change.alert.severity if change.notify else known
+                assert heard[change.alert.alert_id] is change.alert.told
+            elif change.alert.state is AlertState.RESOLVED:
+                assert change.notify is (known > Severity.NONE)
+                heard.pop(change.alert.alert_id, None)

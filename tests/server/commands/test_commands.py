@@ -58,7 +58,8 @@ def test_every_promised_command_is_there() -> None:
     }
     groups = {command.name: set(command.commands) for command in COMMANDS if isinstance(command, click.Group)}
     assert groups["runs"] >= {"list", "show", "delete"}
-    assert groups["alerts"] >= {"list", "ack"}
+    assert groups["alerts"] >= {"list", "show", "ack", "judge", "precision"}
+    assert groups["silence"] >= {"add", "list", "expire"}
     assert groups["db"] >= {"upgrade", "backup", "restore", "check"}
     assert groups["rules"] >= {"check", "backtest"}
 
@@ -154,6 +155,41 @@ def test_alerts_are_listed_and_acknowledged(program: Program) -> None:
     again = json.loads(program("alerts", "ack", alerts[0]["alert_id"], "--by", "Bob", "--json").output)
     assert again["acknowledged_by"] == "Ada"
     assert program("alerts", "ack", "nothing/at all").exit_code == 1
+
+
+def test_the_history_of_an_alert_and_what_people_said_of_it_are_shown(program: Program) -> None:
+    (alert, *_) = json.loads(program("alerts", "list", "--run", "exploding", "--json").output)["alerts"]
+    assert "seismograd alerts judge" in program("alerts", "precision").output
+    assert program("alerts", "ack", alert["alert_id"], "--by", "Ada", "--note", "on it").exit_code == 0
+    assert program("alerts", "judge", alert["alert_id"], "wrong", "--note", "planned").output == "Called wrong.\n"
+    shown = program("alerts", "show", alert["alert_id"]).output
+    assert "Ada" in shown
+    assert "on it" in shown
+    assert "called wrong" in shown
+    assert "planned" in shown
+    history = json.loads(program("alerts", "show", alert["alert_id"], "--json").output)["history"]
+    assert [event["by"] for event in history[-2:-1]] == ["Ada"]
+    assert "0%" in program("alerts", "precision").output
+    assert json.loads(program("alerts", "precision", "--json").output)["precision"][0]["wrong"] == 1
+    assert program("alerts", "judge", alert["alert_id"], "perhaps").exit_code == 2
+
+
+def test_a_silence_is_added_listed_and_ended(program: Program) -> None:
+    assert program("silence", "list").output == "No silence.\n"
+    added = program(
+        "silence", "add", "--run", "sweep-*", "--for", "2h", "--by", "Ada", "--reason", "a restart", "--json"
+    )
+    silence = json.loads(added.output)
+    assert silence["expires_at"] - silence["created_at"] == 7200.0
+    shown = program("silence", "list").output
+    assert "sweep-*" in shown
+    assert "a restart" in shown
+    assert program("silence", "expire", silence["silence_id"], "--by", "Bob").output.endswith("is over.\n")
+    assert program("silence", "list").output == "No silence.\n"
+    assert "(over)" in program("silence", "list", "--all").output
+    assert program("silence", "add").exit_code == 1, "a silence of everything"
+    assert program("silence", "add", "--run", "x", "--for", "soon").exit_code == 2
+    assert program("silence", "expire", "nothing").exit_code == 1
 
 
 def test_a_post_mortem_goes_to_a_file_named_after_the_run(program: Program, tmp_path: Path) -> None:

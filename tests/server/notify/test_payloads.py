@@ -58,6 +58,7 @@ ALERT = Alert(
     ),
     reason="the gradient norm doubles every 14 steps",
     fingerprint="f" * 64,
+    told=Severity.CRITICAL,
 )
 OPENED = Transition(ALERT, None, "opened", NOW, notify=True)
 RESOLVED = replace(ALERT, state=AlertState.RESOLVED, resolved_at=NOW + 60, resolution=Resolution.RECOVERED)
@@ -92,17 +93,26 @@ def test_an_end_is_never_before_the_start() -> None:
 
 
 def test_a_severity_that_rose_closes_the_milder_alert() -> None:
-    rose = Transition(ALERT, AlertState.FIRING, "escalated", NOW + 5, notify=True, severity_before=Severity.WARNING)
+    rose = Transition(ALERT, AlertState.FIRING, "escalated", NOW + 5, notify=True, told_before=Severity.WARNING)
     critical, warning = alertmanager_alerts(notification(rose, ""), NOW + 5, 30.0, {})
     assert (critical["labels"]["severity"], warning["labels"]["severity"]) == ("critical", "warning")
     assert warning["endsAt"] == "2023-11-14T22:13:25.000Z"
     assert critical["endsAt"] > warning["endsAt"]
 
 
-def test_what_was_pending_or_resolved_before_leaves_nothing_to_close() -> None:
-    for before in (AlertState.PENDING, AlertState.RESOLVED):
+def test_what_nobody_was_told_leaves_nothing_to_close() -> None:
+    for before in AlertState:
         rose = Transition(ALERT, before, "reopened", NOW, notify=True, severity_before=Severity.WARNING)
         assert len(alertmanager_alerts(notification(rose, ""), NOW, 30.0, {})) == 1
+
+
+def test_an_alert_that_grew_unheard_is_closed_under_the_severity_that_was_told() -> None:
+    resolved = replace(RESOLVED, told=Severity.WARNING)
+    note = notification(
+        Transition(resolved, AlertState.FIRING, "recovered", NOW + 60, True, told_before=resolved.told), ""
+    )
+    (sent,) = alertmanager_alerts(note, NOW + 200, 30.0, {})
+    assert sent["labels"]["severity"] == "warning"
 
 
 def test_extra_labels_get_names_that_every_alertmanager_takes_and_never_replace_the_identity() -> None:

@@ -139,17 +139,7 @@ def test_alerts_are_listed_newest_first_in_pages(alerts: AlertRepository, make_t
     assert len(alerts.list()) == 6
 
 
-def test_an_acknowledgement_names_the_first_person(alerts: AlertRepository, make_transition: TransitionMaker) -> None:
-    alerts.apply([make_transition(1)])
-
-    alerts.acknowledge("a1", by="ada", now=60.0)
-    alert = alerts.acknowledge("a1", by="bob", now=70.0)
-
-    assert (alert.acknowledged_by, alert.acknowledged_at) == ("ada", 60.0)
-    assert alert.state is AlertState.FIRING
-
-
 def test_an_unknown_alert_is_named(alerts: AlertRepository) -> None:
-    for ask in (alerts.get, alerts.history, lambda name: alerts.acknowledge(name, "ada", 1.0)):
+    for ask in (alerts.get, alerts.history):
         with pytest.raises(NotFoundError, match="there is no alert zzz"):
             ask("zzz")

@@ -28,16 +28,18 @@ from seismograd_server.model import (
     RunState,
     StreamKey,
     SummaryKind,
+    Verdict,
 )
 from seismograd_server.store.codec import slice_batch
 from seismograd_server.store.database import Database
 from seismograd_server.store.mantissa import round_mantissa
 from tests.golden.make_store_revision_6 import batch, block
+from tests.golden.make_store_revision_7 import SILENCES
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2, 3, 5, 6])
+@pytest.fixture(params=[1, 2, 3, 5, 6, 7])
 def revision(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -102,11 +104,12 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
     with golden.read() as transaction:
         (alert,) = transaction.alerts.open_for_run(1)
         assert (alert.alert_id, alert.scope, alert.evidence.value) == ("alert-1", "layer:rnn", float("inf"))
-        assert [event.cause for event in transaction.alerts.history("alert-1")] == ["opened"]
+        assert transaction.alerts.history("alert-1")[0].cause == "opened"
+        assert alert.told is alert.severity, "it fires and nothing speaks over it: people know"
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2, 3, 5, 6], indirect=True)
+@pytest.mark.parametrize("revision", [2, 3, 5, 6, 7], indirect=True)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -131,7 +134,7 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
-@pytest.mark.parametrize("revision", [3, 5, 6], indirect=True)
+@pytest.mark.parametrize("revision", [3, 5, 6, 7], indirect=True)
 def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "host"))
@@ -141,7 +144,7 @@ def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Databas
         assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
 
 
-@pytest.mark.parametrize("revision", [5, 6], indirect=True)
+@pytest.mark.parametrize("revision", [5, 6, 7], indirect=True)
 def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         (line,) = transaction.steps.lines(1, 0)
@@ -157,7 +160,7 @@ def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) ->
     assert layers.nonfinite.tolist() == [[3, 2], [1, 0]]
 
 
-@pytest.mark.parametrize("revision", [6], indirect=True)
+@pytest.mark.parametrize("revision", [6, 7], indirect=True)
 def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "dense"))
@@ -185,6 +188,20 @@ def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database
     assert chunk.times.tobytes() == block().times.tobytes()
     assert chunk.global_norm.tobytes() == block().global_norm.tobytes()
     assert chunk.replica_gaps == (ReplicaGap(7, 0, 0.5),)
+
+
+@pytest.mark.parametrize("revision", [7], indirect=True)
+def test_what_people_did_is_there_from_the_seventh_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        assert tuple(reversed(transaction.silences.list())) == SILENCES
+        alert = transaction.alerts.get("alert-1")
+        assert (alert.acknowledged_by, alert.verdict) == ("ræn", Verdict.WRONG)
+        history = [(each.cause, each.author, each.note) for each in transaction.alerts.history("alert-1")]
+    assert history == [
+        ("opened", "", ""),
+        ("acknowledged", "ræn", "on it"),
+        ("called wrong", "Ada", "a planned räm"),
+    ]
 
 
 def test_it_can_be_asked_and_answered(golden: Database) -> None:

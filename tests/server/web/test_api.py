@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -198,6 +199,63 @@ def test_an_alert_has_a_history_and_can_be_acknowledged_once(get: Get) -> None:
     assert acknowledged["acknowledged_by"] == "Ada"
     assert acknowledged["acknowledged_at"] == NOW + 300.0
     assert get(f"/api/v1/alerts/{alert_id}/ack", "POST", json={"by": "Bob"}).json()["acknowledged_by"] == "Ada"
+
+
+def test_the_history_of_an_alert_says_who_did_what_and_why(get: Get) -> None:
+    alert_id = get("/api/v1/runs/mt/exploding/alerts").json()["alerts"][0]["alert_id"]
+    judged = get(
+        f"/api/v1/alerts/{alert_id}/verdict", "POST", json={"by": "Ada", "verdict": "wrong", "note": "planned"}
+    )
+    assert judged.json()["verdict"] == "wrong"
+    last = get(f"/api/v1/alerts/{alert_id}").json()["history"][-1]
+    assert (last["cause"], last["by"], last["note"], last["told"]) == ("called wrong", "Ada", "planned", False)
+    (found,) = get("/api/v1/precision?project=mt").json()["precision"]
+    assert (found["right"], found["wrong"], found["precision"]) == (0, 1, 0.0)
+    assert get("/api/v1/precision?project=other").json()["precision"] == []
+
+
+def test_a_silence_is_made_listed_and_ended(get: Get) -> None:
+    wanted = {
+        "by": "Ada",
+        "seconds": 60,
+        "project": "mt",
+        "run": "sweep-*",
+        "signature": "spike",
+        "reason": "a restart",
+    }
+    made = get("/api/v1/silences", "POST", json=wanted).json()
+    assert (made["active"], made["expires_at"], made["by"]) == (True, NOW + 360.0, "Ada")
+    assert get("/api/v1/silences?active=1").json()["silences"] == [made]
+    ended = get(f"/api/v1/silences/{made['silence_id']}/expire", "POST", json={"by": "Bob"}).json()
+    assert (ended["active"], ended["ended_by"]) == (False, "Bob")
+    assert get("/api/v1/silences?active=1").json()["silences"] == []
+    assert get("/api/v1/silences").json()["silences"] == [ended]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"by": "Ada", "project": "mt"}, "seconds"),
+        ({"by": "Ada", "project": "mt", "seconds": True}, "seconds"),
+        ({"by": "Ada", "project": "mt", "seconds": -1}, "seconds"),
+        ({"by": "Ada", "seconds": 60}, "say of what"),
+        ({"project": "mt", "seconds": 60}, "by"),
+        ({"by": "Ada", "seconds": 60, "signature": "runawy"}, "did you mean runaway"),
+        ({"by": "Ada", "seconds": 60, "run": 7}, "run"),
+        ({"by": "Ada", "seconds": 60, "run": "\ud800"}, "run"),
+    ],
+)
+def test_a_silence_that_cannot_be_meant_is_refused_by_name(get: Get, body: dict[str, Any], named: str) -> None:
+    answer = get("/api/v1/silences", "POST", content=json.dumps(body).encode())
+    assert answer.status_code == 400
+    assert named in answer.json()["error"]
+
+
+def test_a_verdict_is_one_of_two_words(get: Get) -> None:
+    alert_id = get("/api/v1/runs/mt/exploding/alerts").json()["alerts"][0]["alert_id"]
+    answer = get(f"/api/v1/alerts/{alert_id}/verdict", "POST", json={"by": "Ada", "verdict": "maybe"})
+    assert answer.json()["error"] == "verdict: write right or wrong"
+    assert get("/api/v1/alerts/nothing/verdict", "POST", json={"by": "Ada", "verdict": "right"}).status_code == 404
 
 
 @pytest.mark.parametrize(

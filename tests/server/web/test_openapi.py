@@ -76,6 +76,8 @@ def test_every_parameter_that_a_handler_reads_is_described(kind: type, document:
             ("/api/v1/runs/{project}/{run}/recorder", "recorder"),
             ("/api/v1/runs/{project}/{run}/postmortem", "postmortem"),
             ("/api/v1/alerts", "_alerts"),
+            ("/api/v1/precision", "precision"),
+            ("/api/v1/silences", "silences"),
         )
         for operation in [document["paths"][path]["get"]]
     }

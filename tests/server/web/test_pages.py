@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 
 from seismograd_server.model import Checkpoint, DirectiveKind, RunKey
 from seismograd_server.pipeline import Arrival, Request
+from seismograd_server.web.forms import literal
 from seismograd_server.web.links import segment
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
@@ -103,6 +105,46 @@ def test_an_alert_is_acknowledged_by_the_form_and_the_page_says_by_whom(stocked:
     assert answer.status_code == 303
     assert answer.headers["location"] == "/runs/mt/exploding"
     assert "acknowledged by Ada &lt;b&gt;" in get(app, connect, "/runs/mt/exploding").text
+
+
+def test_an_alert_is_called_wrong_by_the_form_and_the_first_page_tells_the_precision(
+    stocked: Stocked, connect: Connect
+) -> None:
+    app = stocked.app()
+    with stocked.database.read() as transaction:
+        alert = transaction.alerts.list()[0]
+    said = {"by": "Ada", "verdict": "wrong", "note": "<i>planned"}
+    answer = get(app, connect, f"/alerts/{alert.alert_id}/verdict", "POST", data=said)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs/mt/exploding")
+    assert "called wrong" in get(app, connect, "/runs/mt/exploding").text
+    assert "How often alerts were right" in get(app, connect, "/").text
+    assert get(app, connect, f"/alerts/{alert.alert_id}/verdict", "POST", data={"by": "Ada"}).status_code == 400
+
+
+def test_a_run_is_silenced_by_the_form_of_its_page_and_the_silence_ended_on_the_first(
+    stocked: Stocked, connect: Connect
+) -> None:
+    app = stocked.app()
+    wanted = {"by": "Ada <b>", "hours": "1.5", "project": "mt", "run": "healthy", "reason": ""}
+    assert get(app, connect, "/silences", "POST", data=wanted).headers["location"] == "/runs/mt/healthy"
+    assert "silenced for 1" in get(app, connect, "/runs/mt/healthy").text
+    assert "silenced for" not in get(app, connect, "/runs/mt/exploding").text
+    page = get(app, connect, "/").text
+    assert "by Ada &lt;b&gt;" in page
+    with stocked.database.read() as transaction:
+        (silence,) = transaction.silences.list()
+    assert silence.expires_at - silence.created_at == 5400.0
+    ended = get(app, connect, f"/silences/{silence.silence_id}/expire", "POST", data={"by": "Bob"})
+    assert (ended.status_code, ended.headers["location"]) == (303, "/")
+    assert "Silences" not in get(app, connect, "/").text
+    for hours in ("", "soon", "nan", "-1", "1e9"):
+        assert get(app, connect, "/silences", "POST", data=wanted | {"hours": hours}).status_code == 400, hours
+
+
+def test_the_form_silences_a_run_by_its_very_name() -> None:
+    for name in ("sweep[1]*", "a?b", "plain", "[!x]", "]"):
+        assert fnmatchcase(name, literal(name))
+        assert not fnmatchcase(name + "x", literal(name))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
