@@ -156,15 +156,16 @@ class Context:
             return
         if len(self.first_levels) < WARM_UP_STEPS:
             self.first_levels.append(step.level)
-        if not excursion.open:
+        if not excursion.open or self.learns(step):  # fast learning becomes the usual while it goes on
             self._accept(step)
+        if not excursion.open:
             return
         self.held_levels = [*self.held_levels[1 - _REBASE_STEPS :], step.level]
         if step.loss_known and math.isfinite(step.loss):
             self.held_losses = [*self.held_losses[1 - _REBASE_STEPS :], step.loss]
         if excursion.is_over():
             self._close_excursion(survived=True)
-        elif excursion.steps >= _REBASE_STEPS and (self.learns(step) or self._stays_for_good(reading)):
+        elif excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading):
             self._rebase()
             self._close_excursion(survived=True)
 
@@ -188,7 +189,7 @@ class Context:
 
     def _stays_for_good(self, reading: Reading) -> bool:
         """Whether the level of a long excursion may be taken for the new usual one."""
-        if 2 * self.excursion.bad_losses >= self.excursion.steps and self._creeps():
+        if 2 * self.excursion.bad_losses >= self.excursion.steps and self.creeps():
             return False
         if not math.isnan(reading.ratio):
             return reading.ratio < HARMLESS_RATIO
@@ -196,11 +197,11 @@ class Context:
             return 2 * self.excursion.bad_losses < self.excursion.steps
         return self.excursion.steps >= _REBASE_UNSEEN_STEPS
 
-    def _creeps(self) -> bool:
+    def creeps(self) -> bool:
         """Whether the norm has gone on rising through the held steps: what has changed its scale stays where it is."""
-        quarter = _REBASE_STEPS // 4
-        first, last = sorted(self.held_levels[:quarter]), sorted(self.held_levels[-quarter:])
-        return last[quarter // 2] - first[quarter // 2] >= _CREEPING_OCTAVES
+        third = len(self.held_levels) // 3
+        first, last = sorted(self.held_levels[:third]), sorted(self.held_levels[len(self.held_levels) - third :])
+        return third > 0 and last[third // 2] - first[third // 2] >= _CREEPING_OCTAVES
 
     def _rebase(self) -> None:
         """Take the held levels for the usual ones, and the change of the loss for a change of its scale."""

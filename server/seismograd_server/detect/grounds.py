@@ -74,12 +74,14 @@ class RunawayConfig:
     # Over hundreds of steps: the usual loss is twice what it was untrained, and the usual norm three times its lowest.
     slow_loss_octaves: float = 1.0
     slow_norm_octaves: float = 1.5
-    # Or within one long excursion: as long as the median of the latest losses takes to be about nothing else, twice.
+    # Or within one long excursion, twice as long as the losses are whose median stands for what it is lately.
     creeping_steps: int = 16
     # Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
     rising_octaves: float = 4.0
     rising_spreads: float = 8.0
-    # Before there is a baseline: against the largest of the first three steps.
+    # Before there is a baseline: against the largest of the first three steps. Of these there must be two unless it is
+    # hopeless, because the very first update of a run is its wildest.
+    early_steps: int = 2
     early_octaves: float = 2.5
     early_loss_octaves: float = 2.0
     early_hopeless_octaves: float = 8.0
@@ -154,7 +156,7 @@ def creeping(step: Step, context: Context, config: RunawayConfig) -> str | None:
     if not excursion.open or excursion.steps < config.creeping_steps or not (reading.far and reading.bad_loss):
         return None
     mostly = 2 * excursion.bad_losses >= excursion.steps
-    if not mostly or excursion.growth() < config.growth_octaves:
+    if not mostly or not context.creeps() or reading.excess < config.no_return_up * excursion.peak_excess:
         return None
     if not context.lately_untrained() >= config.slow_loss_octaves:
         return None
@@ -216,7 +218,8 @@ def from_the_start(step: Step, context: Context, config: RunawayConfig) -> str |
     rise = step.level - max(context.first_levels[:3])
     if rise >= config.early_hopeless_octaves:
         return f"{times(rise)} the first steps', before any baseline"
-    if rise >= config.early_octaves and context.reading.loss_untrained >= config.early_loss_octaves:
+    several = len(context.first_levels) >= config.early_steps
+    if several and rise >= config.early_octaves and context.reading.loss_untrained >= config.early_loss_octaves:
         worse = times(context.reading.loss_untrained)
         return f"{times(rise)} the first steps', and the loss {worse} the untrained one"
     return None

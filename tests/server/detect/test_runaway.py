@@ -209,3 +209,19 @@ def test_by_the_norm_alone_a_jump_to_a_level_that_stays_is_no_growth() -> None:
     found = findings_of(run_of(norms))
     assert told(found, Signature.RUNAWAY) == []
     assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_noisy_new_scale_does_not_creep_however_long_it_stays(seed: int) -> None:
+    scale = np.where(AFTER >= 0, 2.0**5, 1.0)
+    block = run_of(noisy(STEPS, seed, octaves=0.6) * scale, loss=losses(scale))
+    found = findings_of(with_ratio(block, np.where(AFTER >= 0, 0.004, 0.002)))
+    assert told(found, Signature.RUNAWAY) == []
+
+
+def test_the_wild_first_update_of_a_run_that_comes_back_at_once_is_no_explosion() -> None:
+    norms, loss = noisy(60), np.full(60, 2.0)
+    norms[1], loss[1] = 12.0 * norms[0], 100.0
+    assert told(findings_of(run_of(norms, loss=loss)), Signature.RUNAWAY) == []
+    norms[2], loss[2] = 50.0 * norms[1], 1e4
+    assert told(findings_of(run_of(norms, loss=loss)), Signature.RUNAWAY)[0] == (2, Severity.CRITICAL)
