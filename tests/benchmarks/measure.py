@@ -37,3 +37,9 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         print("  " + "  ".join(cells))
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """The same as a table of Markdown, ready to be pasted; numbers are right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])

@@ -1,6 +1,7 @@
 """Score detectors on labelled training runs: ours, and the rules of our peers.
 
 python -m tests.benchmarks.detection                    # makes the runs (a minute, once), scores everybody
+python -m tests.benchmarks.detection --variation 7      # the same families with other numbers, not seen by anybody yet
 python -m tests.benchmarks.detection --traces DIR --manifest FILE   # other runs, in the same formats
 """
 
@@ -20,7 +21,7 @@ from tests.benchmarks.detection.catalogue import runs
 from tests.benchmarks.detection.generating import cache_folder, generate_once
 from tests.benchmarks.detection.peers import RULES, Rule, seen_by_peers
 from tests.benchmarks.detection.scoring import Alarm, Labelled, Score, read_manifest, score, verdict
-from tests.benchmarks.measure import table
+from tests.benchmarks.measure import markdown, table
 
 # What a client samples every tenth step by default.
 SHIPPED_CADENCE = 10
@@ -82,7 +83,8 @@ def print_mistakes(labelled: Sequence[Labelled], traces: Sequence[Trace]) -> Non
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=cache_folder(), help="where the runs are made, or were made before")
+    parser.add_argument("--out", type=Path, help="where the runs are made, or were made before")
+    parser.add_argument("--variation", type=int, default=0, help="of the runs that are made; 0 = the published ones")
     parser.add_argument("--traces", type=Path, help="score these runs instead")
     parser.add_argument("--list", action="store_true", help="name the runs that our detectors judge wrongly")
     parser.add_argument("--manifest", type=Path, help="the labels of these runs")
@@ -91,18 +93,20 @@ def main() -> int:
         parser.error("--traces and --manifest go together")
     folder, manifest = options.traces, options.manifest
     if folder is None:
-        folder = options.out
-        manifest, seconds = generate_once(runs(), folder)
+        folder = options.out or cache_folder(options.variation)
+        manifest, seconds = generate_once(runs(options.variation), folder)
         print(f"runs in {folder}" + (f", made in {seconds:.0f} s" if seconds > 1.0 else ""))
     labelled = read_manifest(manifest)
     traces = [read_trace(folder / f"{run.run_id}.npz") for run in labelled]
     counts = Counter(run.label for run in labelled)
-    header = ["detector", "recall", "clean", "false alarms", "on spikes", "lead", "delay"]
+    header = ["detector", "recall", "clean recall", "false alarms", "spike criticals", "median lead", "median delay"]
     title = "Detection: " + ", ".join(f"{count} {label}" for label, count in counts.most_common())
     if options.list:
         print_mistakes(labelled, traces)
-    table(title, header, rows(compare(labelled, traces)))
+    found = rows(compare(labelled, traces))
+    table(title, header, found)
     print("\n  " + " ".join((sys.modules["tests.benchmarks.detection.scoring"].__doc__ or "").split("\n\n")[1].split()))
+    print(f"\n{title}\n\n{markdown(header, found)}")
     return 0
 
 

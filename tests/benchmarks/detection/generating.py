@@ -37,11 +37,12 @@ _COLUMNS = (
 )
 
 
-def cache_folder() -> Path:
+def cache_folder(variation: int = 0) -> Path:
     """Where the runs of the catalogue are kept: another place whenever what makes or labels them changes."""
     sources = sorted(Path(__file__).parent.joinpath(f"{name}.py") for name in _MAKERS)
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    return Path(tempfile.gettempdir()) / f"seismograd-benchmark-{digest[:12]}"
+    name = f"seismograd-benchmark-{digest[:12]}"
+    return Path(tempfile.gettempdir()) / (f"{name}-variation-{variation}" if variation else name)
 
 
 def generate(specs: Iterable[Spec], folder: Path) -> Path:
