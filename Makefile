@@ -8,7 +8,7 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench prove proto system-packages
+.PHONY: help install demo test check bench prove proto deploy system-packages
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,12 @@ test: install system-packages ## Run every test (ARGS are passed to pytest)
 check: install ## Lint, types, architecture, drift of generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy protos/generate.py client server tests
+	$(BIN)/mypy protos/generate.py client server deploy tests
 	# The client also as newer Pythons have it; what they make needless is no mistake.
 	$(BIN)/mypy --python-version 3.13 --no-warn-unused-ignores client
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m deploy.generate --check
 	cd protos && ../$(BIN)/buf lint
 
 .venv/.peers: .venv/.installed
@@ -53,3 +54,6 @@ prove: install system-packages ## Kill the server a thousand times, PostgreSQL f
 
 proto: install ## Regenerate the protobuf modules
 	$(BIN)/python protos/generate.py
+
+deploy: install ## Regenerate the rules and dashboards below deploy/
+	$(BIN)/python -m deploy.generate

@@ -1,0 +1,44 @@
+"""Writes what is generated below deploy/: the rules of the signatures and Grafana's dashboards and alert rules.
+
+python -m deploy.generate            writes them
+python -m deploy.generate --check    writes nothing; fails if one is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from deploy.prometheus.signatures import signature_rules
+
+ROOT = Path(__file__).resolve().parent
+
+
+def generated() -> dict[Path, str]:
+    """Content by path below deploy/."""
+    return {Path("prometheus/rules/signatures.yml"): signature_rules()}
+
+
+def drift() -> list[str]:
+    """Names of the files that are not what would be written now."""
+    files = {ROOT / path: content for path, content in generated().items()}
+    return [
+        str(path.relative_to(ROOT)) for path, text in files.items() if not path.exists() or path.read_text() != text
+    ]
+
+
+def main() -> None:
+    """Entry point of `make deploy` and of the drift check."""
+    parser = argparse.ArgumentParser(description="Regenerate rules and dashboards.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a generated file is out of date")
+    if not parser.parse_args().check:
+        for path, content in generated().items():
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(content)
+    elif changed := drift():
+        sys.exit(f"out of date: {', '.join(changed)}; run `make deploy`")
+
+
+if __name__ == "__main__":
+    main()
