@@ -28,6 +28,7 @@ SERVER_COMMANDS = frozenset(
         "runs",
         "alerts",
         "ask",
+        "check",
         "silence",
         "postmortem",
         "clip",
@@ -144,13 +145,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the last stop: nobody is shown a traceback that they did not ask for
         if debug_requested():
             traceback.print_exc()
-        return _fail(describe(error))
+        return _fail(describe(error), error.exit_code if isinstance(error, click.ClickException) else 1)
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     click.echo(f"Error: {message}", err=True)
-    return 1
+    return code
 
 
 def describe(error: BaseException) -> str:

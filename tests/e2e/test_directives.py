@@ -133,3 +133,36 @@ def test_an_explosion_makes_the_server_ask_for_the_flight_recorder_before_and_af
     sampled = [step for step, row in zip(detail["steps"], detail["update_norm"], strict=True) if row[0] is not None]
     assert len(sampled) >= 10
     assert any(later - earlier == 1 for earlier, later in itertools.pairwise(sampled))
+
+
+POLICY = """
+[[policy]]
+signature = ["runaway", "nonfinite", "loss_divergence", "update_overshoot"]
+ask = ["checkpoint", "stop"]
+an_hour = 1
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_policy_stops_an_exploding_job_that_has_agreed_to_it_and_the_gate_says_so(
+    start_seismograd: Start, start_training: Train, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(POLICY)
+    server = start_seismograd(f'[rules]\nfile = "{rules}"\n')
+    options = ("--steps", "100000", "--explode-at", "150", "--step-seconds", "0.02", "--obey")
+    training = start_training(server.grpc, "agreed", *options)
+    training.finish(timeout=180.0)
+
+    run = server.get("/api/v1/runs/e2e/agreed")
+    last = training.journal()[-1]["step"]
+    assert 150 < last < 100_000 - 1
+    asked = {each["kind"]: each for each in run["directives"] if each["reason"].startswith("by policy, ")}
+    assert set(asked) == {"checkpoint", "stop"}
+    alerts = {alert["alert_id"] for alert in server.get("/api/v1/runs/e2e/agreed/alerts")["alerts"]}
+    for each in asked.values():
+        assert (each["asked_by"], each["alert_id"] in alerts) == ("seismograd", True)
+        assert each["ranks"][0]["outcome"] == "applied"
+    assert asked["stop"]["ranks"][0]["step"] == last
+    gate = seismograd("check", "e2e/agreed", "--wait", "--timeout", "60s", "--server-url", server.http)
+    assert gate.returncode == 1, gate.stderr

@@ -22,6 +22,7 @@ from seismograd_server.model import (
     Signature,
 )
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings, Request
+from seismograd_server.rules.parse import parse
 from seismograd_server.store.database import Database
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms, make_batch, new_pipeline
 
@@ -229,3 +230,40 @@ def test_details_are_stored_once_and_neither_revive_a_run_nor_are_judged(
         assert (transaction.runs.by_id(1), transaction.alerts.list(limit=100)) == before
         assert sum(batch.count for _, batch in transaction.segments.read(1, 0, RecordKind.DETAIL)) == 64
     assert before[0].state is RunState.FINISHED
+
+
+POLICIES = """
+[[policy]]
+signature = ["runaway", "nonfinite", "loss_divergence"]
+ask = ["capture", "checkpoint", "stop"]
+an_hour = 1
+"""
+
+
+def test_a_policy_asks_every_rank_to_capture_save_and_stop_once(database: Database) -> None:
+    rules = parse(POLICIES)
+    pipeline = new_pipeline(database, settings=PipelineSettings(rules=lambda: rules))
+    norms, losses = exploding_norms(220, 150), exploding_losses(220, 150)
+    run = SyntheticRun(pipeline, world_size=3, norms=norms, losses=losses, capabilities=EVERYTHING).open()
+    explode(run)
+    asked: dict[DirectiveKind, list[AskedDirective]] = {kind: [] for kind in DirectiveKind}
+    for each in reversed(stored(database)):
+        if each.directive.reason.startswith("by policy, "):
+            asked[each.directive.kind].append(each)
+    for kind, found in asked.items():
+        (one,) = found
+        assert [each.rank for each in one.addressees] == [0, 1, 2], kind
+        assert (one.directive.asked_by, bool(one.directive.alert_id)) == (BY_ALERT, True)
+    window = asked[DirectiveKind.CAPTURE_MORE][0].directive
+    assert window.first_step < 150 < window.last_step
+    saved, stopped = asked[DirectiveKind.CHECKPOINT][0].directive, asked[DirectiveKind.STOP][0].directive
+    untold = told(pipeline, run.handle(2))
+    assert untold.index(saved.directive_id) < untold.index(stopped.directive_id), "it saves before it stops"
+
+
+def test_a_policy_asks_nobody_who_does_not_understand(database: Database) -> None:
+    rules = parse(POLICIES)
+    pipeline = new_pipeline(database, settings=PipelineSettings(rules=lambda: rules))
+    norms, losses = exploding_norms(220, 150), exploding_losses(220, 150)
+    explode(SyntheticRun(pipeline, norms=norms, losses=losses, capabilities=()).open())
+    assert stored(database) == []

@@ -1,15 +1,26 @@
 """What an alert asks of the job by itself, and of which of its ranks. Pure.
 
-Only one thing is ever asked without a person: to hand over what the flight recorder holds around the alert, and to look
-closer for a while. To stop or to save is somebody's decision.
+Only one thing is asked unless somebody has said otherwise: to hand over what the flight recorder holds around the
+alert, and to look closer for a while. To stop or to save is somebody's decision: of a person who asks, or of whoever
+wrote a policy into the rules. Either way it is a hint, and the job does what its own code lets happen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from seismograd_server.model import Alert, AlertState, AskedDirective, Catalog, Severity, Transition
+from seismograd_server.model import (
+    BY_ALERT,
+    Alert,
+    AlertState,
+    AskedDirective,
+    Catalog,
+    DirectiveKind,
+    Severity,
+    Signature,
+    Transition,
+)
 
 _HOUR = 3600.0
 
@@ -39,16 +50,95 @@ class CapturePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What alerts ask of the job because the rules say so.
+
+    Attributes:
+        signatures: of these.
+        kinds: what is asked for, in this order. A capture is asked of every rank.
+        least: once they are so grave.
+        an_hour: how often each kind is asked of a run in an hour: a job that saves and goes on in spite of an alert
+            that comes and goes must not do nothing else.
+    """
+
+    signatures: frozenset[Signature]
+    kinds: tuple[DirectiveKind, ...]
+    least: Severity = Severity.CRITICAL
+    an_hour: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """A window of steps, both ends included, and the alert that wants it."""
+    """What an alert wants; of a capture, the window of steps, both ends included."""
 
     alert: Alert
-    first_step: int
-    last_step: int
+    first_step: int = 0
+    last_step: int = 0
+    kind: DirectiveKind = DirectiveKind.CAPTURE_MORE
+    by_policy: bool = False  # then every rank is asked
+
+
+def wanted(
+    transitions: Sequence[Transition],
+    asked: Sequence[AskedDirective],
+    capture: CapturePolicy,
+    policies: Iterable[Policy],
+    now: float,
+    *,
+    ranks: Collection[int],
+) -> list[Wanted]:
+    """All that these changes of one run's alerts ask for. What nobody is told of asks for nothing.
+
+    Args:
+        transitions: changes of this moment.
+        asked: what the run has been asked for within the hour.
+        capture: when the flight recorder is asked for in any case, and how much of it.
+        policies: what else is asked for.
+        now: Unix seconds.
+        ranks: those that can be asked.
+    """
+    heard = [each for each in transitions if each.notify]
+    captures = [each for each in asked if each.directive.kind is DirectiveKind.CAPTURE_MORE]
+    found: dict[DirectiveKind, Wanted] = {}
+    for policy in policies:
+        struck = [each for each in heard if each.alert.signature in policy.signatures]
+        fired = [each.alert for each in struck if _has_fired(each, policy.least)]
+        if not fired:
+            continue
+        for kind in policy.kinds:
+            if kind is DirectiveKind.CAPTURE_MORE:
+                limits = replace(capture, automatic=True, least=policy.least)
+                window = capture_wanted(struck, captures, limits, now, ranks=ranks)
+                if window is not None:
+                    found.setdefault(kind, replace(window, by_policy=True))
+            elif _times(asked, kind, now) < policy.an_hour:
+                found.setdefault(kind, Wanted(_leader(fired), kind=kind, by_policy=True))
+    usual = capture_wanted(heard, captures, capture, now)
+    if usual is not None:
+        found.setdefault(DirectiveKind.CAPTURE_MORE, usual)
+    return list(found.values())
+
+
+def _times(asked: Iterable[AskedDirective], kind: DirectiveKind, now: float) -> int:
+    """How often alerts have asked for this within the hour; what people ask is theirs to limit."""
+    return sum(
+        each.directive.kind is kind and each.directive.asked_by == BY_ALERT and now - each.directive.asked_at < _HOUR
+        for each in asked
+    )
+
+
+def _leader(fired: Sequence[Alert]) -> Alert:
+    """The gravest, and of those the first: it is the one that leads."""
+    return min(fired, key=lambda each: (-each.severity, each.last_step))
 
 
 def capture_wanted(
-    transitions: Iterable[Transition], asked: Sequence[AskedDirective], policy: CapturePolicy, now: float
+    transitions: Iterable[Transition],
+    asked: Sequence[AskedDirective],
+    policy: CapturePolicy,
+    now: float,
+    *,
+    ranks: Collection[int] = (),
 ) -> Wanted | None:
     """The window that these changes of one run's alerts ask for; None = nothing, or it is being captured already.
 
@@ -60,32 +150,40 @@ def capture_wanted(
         asked: captures that the run has been asked for.
         policy: when, and how much.
         now: Unix seconds.
+        ranks: all of these must be asked; empty = the one that leads will do.
     """
-    fired = [each.alert for each in transitions if _has_fired(each, policy)]
+    fired = [each.alert for each in transitions if _has_fired(each, policy.least)]
     if not policy.automatic or not fired:
         return None
-    # The gravest, and of those the first: it is the one that leads.
-    alert = min(fired, key=lambda each: (-each.severity, each.last_step))
+    alert = _leader(fired)
     lowest, highest = min(each.last_step for each in fired), max(each.last_step for each in fired)
-    wanted = Wanted(alert, lowest - policy.steps_before, highest + policy.steps_after)
-    recent = [each.directive for each in asked if now - each.directive.asked_at < _HOUR]
-    windows = _joined((each.first_step, each.last_step) for each in recent)
+    window = Wanted(alert, lowest - policy.steps_before, highest + policy.steps_after)
+    recent = [each for each in asked if now - each.directive.asked_at < _HOUR]
     leading = alert.evidence.leading_rank
-    heard = {each.rank for one in asked for each in one.addressees}
-    for first, last in windows:
-        if first <= lowest and highest + policy.steps_after // 2 <= last and (leading is None or leading in heard):
+    needed = set(ranks) or ({leading} if leading is not None else set())
+    # Who all must be asked must have been asked for the window itself; one leader for any of those that join.
+    heard = {each.rank for one in recent for each in one.addressees}
+    reached = [one for one in recent if not ranks or needed <= {each.rank for each in one.addressees}]
+    for first, last in _windows(reached):
+        if first <= lowest and highest + policy.steps_after // 2 <= last and needed <= heard:
             return None
-    together = _joined([*windows, (wanted.first_step, wanted.last_step)])
+    together = _joined([*_windows(recent), (window.first_step, window.last_step)])
     if sum(last - first + 1 for first, last in together) > policy.steps_an_hour:
         return None
-    return wanted
+    return window
 
 
-def _has_fired(transition: Transition, policy: CapturePolicy) -> bool:
+def _has_fired(transition: Transition, least: Severity) -> bool:
+    """Whether an alert has just become so grave, or people have just been let know that it is."""
     alert = transition.alert
-    if alert.state is not AlertState.FIRING or alert.severity < policy.least:
+    if alert.state is not AlertState.FIRING or alert.severity < least:
         return False
-    return transition.before is not AlertState.FIRING or transition.severity_before < policy.least
+    was_known = transition.told_before if transition.notify else transition.severity_before
+    return transition.before is not AlertState.FIRING or was_known < least
+
+
+def _windows(asked: Iterable[AskedDirective]) -> list[tuple[int, int]]:
+    return _joined((each.directive.first_step, each.directive.last_step) for each in asked)
 
 
 def _joined(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import click
 
 from seismograd_server.commands.alerts import alerts
 from seismograd_server.commands.ask import ask
+from seismograd_server.commands.check import check
 from seismograd_server.commands.database import db
 from seismograd_server.commands.doctor import doctor
 from seismograd_server.commands.postmortem import postmortem
@@ -26,4 +27,4 @@ def _demo() -> list[click.Command]:
     return [command]
 
 
-COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, silence, rules, ask, postmortem, doctor, db]
+COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, silence, rules, ask, check, postmortem, doctor, db]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def parse_since(text: str, now: datetime) -> datetime:
@@ -22,7 +22,7 @@ def parse_since(text: str, now: datetime) -> datetime:
     >>> parse_since("2026-01-02", datetime(2026, 1, 3, tzinfo=UTC)).isoformat()
     '2026-01-02T00:00:00+00:00'
     """
-    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text):
+    if match := re.fullmatch(r"(\d{1,6})([smhdw])", text):
         return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -37,7 +37,7 @@ def parse_span(text: str) -> float:
     >>> parse_span("90m")
     5400.0
     """
-    match = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
     if match is None:
         raise ValueError(text)
     return timedelta(**{_UNITS[match[2]]: int(match[1])}).total_seconds()

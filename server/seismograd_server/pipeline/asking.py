@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from seismograd_server.alerts.asking import CapturePolicy, capture_wanted, ranks_to_ask
+from seismograd_server.alerts.asking import CapturePolicy, Policy, Wanted, ranks_to_ask, wanted
 from seismograd_server.errors import ConflictError, UsageError
 from seismograd_server.model import (
     BY_ALERT,
@@ -119,33 +119,27 @@ class Asking:
         return replace(directive, first_step=first, last_step=last)
 
     def for_alerts(
-        self, transaction: Transaction, run_id: int, transitions: Sequence[Transition], now: float
+        self,
+        transaction: Transaction,
+        run_id: int,
+        transitions: Sequence[Transition],
+        policies: Sequence[Policy],
+        now: float,
     ) -> list[AskedDirective]:
         """In the second transaction: what a run's alerts ask for by themselves. `take_over` it after the commit."""
-        if not self._policy.automatic or not any(each.notify for each in transitions):
+        if not any(each.notify for each in transitions) or not (self._policy.automatic or policies):
             return []
-        asked = transaction.directives.captures(run_id, now - _RECENTLY)
-        wanted = capture_wanted(transitions, asked, self._policy, now)
-        if wanted is None:
-            return []
-        ranks = self._first(_able(transaction, run_id, DirectiveKind.CAPTURE_MORE), wanted.alert.evidence.leading_rank)
-        if not ranks:
-            return []
-        window = f"{wanted.first_step}-{wanted.last_step}"
-        directive = Directive(
-            # Of what it is made of, so that a replay asks nothing twice.
-            directive_id=hashlib.sha256(f"{wanted.alert.alert_id} {window}".encode()).hexdigest()[:24],
-            run_id=run_id,
-            kind=DirectiveKind.CAPTURE_MORE,
-            asked_by=BY_ALERT,
-            asked_at=now,
-            expires_at=now + _EXPIRES_SECONDS,
-            reason=f"{wanted.alert.signature.value}: {wanted.alert.reason}",
-            alert_id=wanted.alert.alert_id,
-            first_step=wanted.first_step,
-            last_step=wanted.last_step,
-        )
-        return [_add(transaction, directive, ranks)]
+        able = {kind: _able(transaction, run_id, kind) for kind in DirectiveKind}
+        recent = transaction.directives.recent(run_id, now - _RECENTLY)
+        everyone = {rank.rank for rank in able[DirectiveKind.CAPTURE_MORE]}
+        found = []
+        for each in wanted(transitions, recent, self._policy, policies, now, ranks=everyone):
+            ranks: Sequence[Rank] = able[each.kind]
+            if not each.by_policy:
+                ranks = self._first(ranks, each.alert.evidence.leading_rank)
+            if ranks:
+                found.append(_add(transaction, _directive(run_id, each, now), ranks))
+        return found
 
     def _first(self, ranks: Sequence[Rank], leading: int | None) -> list[Rank]:
         """Those of some ranks that are asked first."""
@@ -200,6 +194,27 @@ class Asking:
     def ended(self, handle: int) -> None:
         """A rank is gone, and with it whom one could tell."""
         self._open.pop(handle, None)
+
+
+def _directive(run_id: int, each: Wanted, now: float) -> Directive:
+    alert = each.alert
+    if each.kind is DirectiveKind.CAPTURE_MORE:
+        about = f"{alert.alert_id} {each.first_step}-{each.last_step}" + " of all" * each.by_policy
+    else:
+        about = f"{alert.alert_id} {each.kind.word} {alert.last_step}"
+    return Directive(
+        # Of what it is made of, so that a replay asks nothing twice.
+        directive_id=hashlib.sha256(about.encode()).hexdigest()[:24],
+        run_id=run_id,
+        kind=each.kind,
+        asked_by=BY_ALERT,
+        asked_at=now,
+        expires_at=now + _EXPIRES_SECONDS,
+        reason=f"{'by policy, ' * each.by_policy}{alert.signature.value}: {alert.reason}",
+        alert_id=alert.alert_id,
+        first_step=each.first_step,
+        last_step=each.last_step,
+    )
 
 
 def _able(transaction: Transaction, run_id: int, kind: DirectiveKind) -> list[Rank]:

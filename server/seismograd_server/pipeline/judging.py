@@ -88,7 +88,9 @@ def write(
             if transition.notify:
                 transaction.outbox.add(entries_for(transition, now))
         if job.ending is None:
-            job.asked = asking.for_alerts(transaction, job.engine.run_id, job.transitions, now)
+            job.asked = asking.for_alerts(
+                transaction, job.engine.run_id, job.transitions, job.engine.rules.policies, now
+            )
         else:
             transaction.runs.set_state(job.engine.run_id, job.ending.state, now, job.ending.reason)
             job.engine.end(job.ending, now)

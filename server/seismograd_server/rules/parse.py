@@ -10,7 +10,8 @@ from typing import Any
 from seismograd_server.errors import ConfigError
 from seismograd_server.model import Severity, Signature
 from seismograd_server.rules.places import Path, Places, shown, written
-from seismograd_server.rules.ruleset import Changes, Match, Number, Override, Rules, SignatureRules
+from seismograd_server.rules.policies import POLICY_KEYS, read_policy
+from seismograd_server.rules.ruleset import Changes, Match, MatchedPolicy, Number, Override, Rules, SignatureRules
 from seismograd_server.rules.schema import SEVERITIES, Key, alert_keys, threshold_keys
 
 _CHANGES = ("signature", "alerts")
@@ -64,13 +65,23 @@ class _Reader:
         return [f"line {line}: {what}" if line else what for line, what in sorted(self._found)]
 
     def rules(self, said: Mapping[str, Any]) -> Rules:
-        self._known_only((), said, (*_CHANGES, "override"))
-        overrides = said.get("override", [])
-        if not isinstance(overrides, list):
-            self._complain(("override",), "must be written [[override]], once for each")
-            overrides = []
-        found = [self._override(("override", index), each) for index, each in enumerate(overrides)]
-        return Rules(self._changes((), said), tuple(found))
+        self._known_only((), said, (*_CHANGES, "override", "policy"))
+        overrides = [self._override(path, each) for path, each in self._each("override", said)]
+        policies = [self._policy(path, each) for path, each in self._each("policy", said)]
+        return Rules(self._changes((), said), tuple(overrides), tuple(policies))
+
+    def _each(self, name: str, said: Mapping[str, Any]) -> list[tuple[Path, object]]:
+        tables = said.get(name, [])
+        if not isinstance(tables, list):
+            self._complain((name,), f"must be written [[{name}]], once for each")
+            return []
+        return [((name, index), each) for index, each in enumerate(tables)]
+
+    def _policy(self, path: Path, said: object) -> MatchedPolicy:
+        table = self._table(path, said)
+        self._known_only(path, table, POLICY_KEYS)
+        match = self._match((*path, "match"), table["match"]) if "match" in table else Match()
+        return MatchedPolicy(match, read_policy(path, table, self._complain))
 
     def _override(self, path: Path, said: object) -> Override:
         table = self._table(path, said)

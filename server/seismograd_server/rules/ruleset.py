@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from seismograd_server.alerts.asking import Policy
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
 from seismograd_server.detect.watch import WatchConfig
 from seismograd_server.model import Finding, RunKey, Severity, Signature
@@ -67,12 +68,21 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchedPolicy:
+    """What alerts ask of the jobs of some runs."""
+
+    match: Match
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
 class RunRules:
     """What is true for one run."""
 
     watch: WatchConfig = field(default_factory=WatchConfig)
     severities: Mapping[Signature, Severity] = field(default_factory=dict)
     alerts: Mapping[str, float] = field(default_factory=dict)
+    policies: tuple[Policy, ...] = ()
 
     def grade(self, findings: Iterable[Finding], optimizer: int = 0) -> list[Finding]:
         """The findings of an optimizer with the severities that the rules give them; what is over stays so.
@@ -99,6 +109,7 @@ class Rules:
 
     everywhere: Changes = field(default_factory=Changes)
     overrides: tuple[Override, ...] = ()
+    policies: tuple[MatchedPolicy, ...] = ()
 
     def for_run(self, key: RunKey, tags: Mapping[str, str]) -> RunRules:
         """What is true for a run of this name and with these tags."""
@@ -115,4 +126,5 @@ class Rules:
             watch=watch,
             severities={signature: severity for signature, severity in severities.items() if severity},
             alerts={name: value for changes in found for name, value in changes.alerts.items()},
+            policies=tuple(each.policy for each in self.policies if each.match.fits(key, tags)),
         )

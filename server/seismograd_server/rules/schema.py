@@ -99,6 +99,21 @@ _OVERRIDES = """\
 #alerts.hold_seconds = 30.0
 """
 
+_POLICIES = """\
+# What an alert asks of the job by itself, once people are told of it. Nothing, unless a policy says so (what the
+# flight recorder holds is asked for in any case: [capture] in the server's configuration). To stop or to save is a
+# hint: a job does so only if its code calls should_stop or should_checkpoint. A capture is asked of every rank. `match`
+# as above, or left out for every run. Each kind is asked at most `an_hour` times an hour of one run, and every answer
+# is kept.
+#
+#[[policy]]
+#signature = ["runaway", "nonfinite"]
+#severity = "critical"  # at least
+#ask = ["capture", "checkpoint", "stop"]
+#an_hour = 2
+#match = { project = "mt" }
+"""
+
 
 def documented_defaults() -> str:
     """A `rules.toml` that changes nothing, with every key, its default and its reason."""
@@ -107,7 +122,7 @@ def documented_defaults() -> str:
         config = getattr(WatchConfig(), signature.value, None)
         head = f'[signature.{signature.value}]\n#mute = false\n#severity = "{OWN}"  # {", ".join(SEVERITIES)}\n'
         parts.append(head + (_documented(config) if config is not None else ""))
-    return "\n".join([*parts, _OVERRIDES])
+    return "\n".join([*parts, _OVERRIDES, _POLICIES])
 
 
 def _documented(config: Any) -> str:

@@ -106,15 +106,11 @@ class DirectiveRepository:
         found = select(directives).where(directives.c.run_id == run_id).order_by(directives.c.directive_row.desc())
         return self._with_addressees(self._connection.execute(found.limit(limit)).all())
 
-    def captures(self, run_id: int, asked_after: float) -> Sequence[AskedDirective]:
-        """The captures that a run has been asked for since then, newest first."""
+    def recent(self, run_id: int, asked_after: float) -> Sequence[AskedDirective]:
+        """What a run has been asked for since then, newest first."""
         found = (
             select(directives)
-            .where(
-                directives.c.run_id == run_id,
-                directives.c.kind == int(DirectiveKind.CAPTURE_MORE),
-                directives.c.asked_at > asked_after,
-            )
+            .where(directives.c.run_id == run_id, directives.c.asked_at > asked_after)
             .order_by(directives.c.directive_row.desc())
         )
         return self._with_addressees(self._connection.execute(found).all())

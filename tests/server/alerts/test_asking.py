@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd_server.alerts.asking import CapturePolicy, capture_wanted, ranks_to_ask
+from seismograd_server.alerts.asking import CapturePolicy, Policy, Wanted, capture_wanted, ranks_to_ask, wanted
 from seismograd_server.model import (
+    BY_ALERT,
     Addressee,
     Alert,
     AlertState,
@@ -54,7 +55,8 @@ def fired(step: int, severity: Severity = Severity.CRITICAL, rank: int | None = 
     assert before is None or isinstance(before, AlertState)
     earlier = changes.pop("severity_before", Severity.NONE)
     assert isinstance(earlier, Severity)
-    return Transition(replace(alert, **changes), before, "opened", NOW, notify=True, severity_before=earlier)  # type: ignore[arg-type]  # fields by name
+    known = replace(alert, **changes)  # type: ignore[arg-type]  # fields by name
+    return Transition(known, before, "opened", NOW, notify=True, severity_before=earlier, told_before=earlier)
 
 
 def capture(first: int, last: int, ranks: Sequence[int] = (0,), asked_at: float = NOW) -> AskedDirective:
@@ -168,3 +170,76 @@ def test_one_replica_of_every_piece_is_asked_and_whoever_leads_before_it() -> No
 
 def test_an_empty_shard_covers_nothing() -> None:
     assert ranks_to_ask({0: catalog(("a", 0, 0)), 1: catalog(("a", 0, 8), replica=1)}, None, 64) == [1]
+
+
+EVERYTHING = (DirectiveKind.CAPTURE_MORE, DirectiveKind.CHECKPOINT, DirectiveKind.STOP)
+ON_RUNAWAY = Policy(frozenset({Signature.RUNAWAY}), EVERYTHING)
+
+
+def once_asked(kind: DirectiveKind, asked_at: float = NOW, by: str = BY_ALERT) -> AskedDirective:
+    return AskedDirective(Directive("d", 1, kind, by, asked_at, asked_at + 60.0), (Addressee(0, 0),))
+
+
+def ask(
+    *transitions: Transition,
+    asked: Sequence[AskedDirective] = (),
+    policies: Sequence[Policy] = (ON_RUNAWAY,),
+    ranks: Sequence[int] = (0, 1, 2),
+) -> list[Wanted]:
+    return wanted(transitions, asked, POLICY, policies, NOW, ranks=ranks)
+
+
+def kinds(found: Sequence[Wanted]) -> list[DirectiveKind]:
+    return [each.kind for each in found]
+
+
+def test_without_a_policy_nothing_but_the_recorder_is_asked_for() -> None:
+    (found,) = ask(fired(50), policies=())
+    assert (found.kind, found.by_policy) == (DirectiveKind.CAPTURE_MORE, False)
+
+
+def test_a_policy_asks_for_what_it_says_in_its_order() -> None:
+    found = ask(fired(50))
+    assert kinds(found) == list(EVERYTHING)
+    assert all(each.by_policy for each in found)
+    assert (found[0].first_step, found[0].last_step) == (40, 70)
+    saved_first = Policy(frozenset({Signature.RUNAWAY}), (DirectiveKind.STOP, DirectiveKind.CHECKPOINT))
+    assert kinds(ask(fired(50), policies=[saved_first]))[:2] == [DirectiveKind.STOP, DirectiveKind.CHECKPOINT]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fired(50, Severity.WARNING),
+        fired(50, signature=Signature.SPIKE),
+        fired(50, state=AlertState.RESOLVED),
+        fired(50, before=AlertState.FIRING, severity_before=Severity.CRITICAL),
+        replace(fired(50), notify=False),
+    ],
+)
+def test_what_is_milder_other_known_or_untold_asks_for_no_more_than_usual(change: Transition) -> None:
+    assert not [each for each in ask(change) if each.by_policy]
+
+
+def test_an_alert_that_rises_to_the_severity_asks_then() -> None:
+    rose = fired(50, before=AlertState.FIRING, severity_before=Severity.WARNING)
+    assert DirectiveKind.STOP in kinds(ask(rose))
+
+
+def test_each_kind_is_asked_so_often_an_hour_and_what_people_ask_does_not_count() -> None:
+    twice = [once_asked(DirectiveKind.STOP), once_asked(DirectiveKind.STOP, NOW - 3599.0)]
+    assert DirectiveKind.STOP not in kinds(ask(fired(50), asked=twice))
+    assert DirectiveKind.CHECKPOINT in kinds(ask(fired(50), asked=twice))
+    assert DirectiveKind.STOP in kinds(ask(fired(50), asked=[twice[0], once_asked(DirectiveKind.STOP, NOW - 3600.0)]))
+    assert DirectiveKind.STOP in kinds(ask(fired(50), asked=[twice[0], once_asked(DirectiveKind.STOP, by="Ada")]))
+
+
+def test_a_capture_of_some_ranks_is_no_capture_of_all() -> None:
+    some, everyone = capture(30, 90, ranks=[0]), capture(30, 90, ranks=[0, 1, 2])
+    assert DirectiveKind.CAPTURE_MORE in kinds(ask(fired(50), asked=[some]))
+    assert DirectiveKind.CAPTURE_MORE not in kinds(ask(fired(50), asked=[everyone]))
+
+
+def test_a_policy_captures_within_the_budget_of_steps_too() -> None:
+    spent = capture(1000, 1090, ranks=[0, 1, 2])
+    assert DirectiveKind.CAPTURE_MORE not in kinds(ask(fired(50), asked=[spent]))

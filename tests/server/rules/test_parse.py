@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd_server.model import RunKey, Severity, Signature
+from seismograd_server.alerts.asking import Policy
+from seismograd_server.model import DirectiveKind, RunKey, Severity, Signature
 from seismograd_server.rules.parse import RulesError, parse
 from seismograd_server.rules.ruleset import Changes, Match, Override, Rules, SignatureRules
 
@@ -171,3 +172,44 @@ def test_whatever_is_said_is_either_rules_or_an_error_that_tells_where(said: dic
         assert all(problem.startswith("line ") for problem in error.problems)  # noqa: PT017 (as above)
     else:
         rules.for_run(RunKey("mt", "lstm"), {})
+
+
+def test_a_policy_says_what_an_alert_asks_for_and_of_whom() -> None:
+    text = """
+    [[policy]]
+    signature = "runaway"
+    ask = ["checkpoint", "stop"]
+    match = { project = "mt" }
+
+    [[policy]]
+    signature = ["spike", "vanishing"]
+    severity = "warning"
+    ask = "capture"
+    an_hour = 5
+    """
+    rules = parse(text)
+    stop, look = (each.policy for each in rules.policies)
+    assert stop == Policy(frozenset({Signature.RUNAWAY}), (DirectiveKind.CHECKPOINT, DirectiveKind.STOP))
+    assert (look.kinds, look.least, look.an_hour) == ((DirectiveKind.CAPTURE_MORE,), Severity.WARNING, 5)
+    assert rules.for_run(RunKey("mt", "x"), {}).policies == (stop, look)
+    assert rules.for_run(RunKey("other", "x"), {}).policies == (look,)
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ('ask = "stop"', "line 1: policy[0].signature is missing or empty: say one or more of nonfinite, runaway"),
+        ('signature = "runaway"', "policy[0].ask is missing or empty: say one or more of capture, checkpoint, stop"),
+        ('signature = "runaway"\nask = []', "line 3: policy[0].ask is missing or empty"),
+        ('signature = "runaway"\nask = ["halt"]', "line 3: policy[0].ask must be of capture, checkpoint, stop"),
+        ('signature = "explosion"\nask = "stop"', "line 2: policy[0].signature must be of nonfinite, "),
+        ('signature = 3\nask = "stop"', "line 2: policy[0].signature is missing or empty"),
+        ('signature = "runaway"\nask = "stop"\nseverity = "own"', "line 4: policy[0].severity must be one of info, "),
+        ('signature = "runaway"\nask = "stop"\nan_hour = 0', "policy[0].an_hour must be a whole number from 1 to 60"),
+        ('signature = "runaway"\nask = "stop"\nan_hour = true', "policy[0].an_hour must be a whole number"),
+        ('signature = "runaway"\nask = "stop"\nmatch = {}', "policy[0].match is missing or empty"),
+        ('signature = "runaway"\nask = "stop"\nwhen = 1', "policy[0].when is unknown"),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused_by_line(table: str, complaint: str) -> None:
+    assert any(complaint in each for each in problems(f"[[policy]]\n{table}\n")), problems(f"[[policy]]\n{table}\n")

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
+from seismograd_server.alerts.asking import Policy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY
 from seismograd_server.detect.watch import WatchConfig
 from seismograd_server.model import RunKey, Signature
@@ -57,3 +58,10 @@ def test_a_threshold_comes_with_the_reason_that_its_source_gives() -> None:
 def test_the_example_of_an_override_is_a_good_one() -> None:
     (override,) = parse(with_every_key()).overrides
     assert override.match.fits(RunKey("mt", "lstm-7"), {"team": "speech"})
+
+
+def test_the_example_of_a_policy_is_a_good_one() -> None:
+    (policy,) = parse(with_every_key()).policies
+    assert policy.match.fits(RunKey("mt", "lstm-7"), {})
+    assert policy.policy.an_hour == Policy(frozenset(), ()).an_hour
+    assert policy.policy.least == Policy(frozenset(), ()).least
