@@ -79,10 +79,10 @@ class RunawayConfig:
     # Where no loss is known: sixteen times above all of the first steps, and far beyond the noise.
     rising_octaves: float = 4.0
     rising_spreads: float = 8.0
-    # Before there is a baseline: against the largest of the first three steps. Of these there must be two unless it is
-    # hopeless, because the very first update of a run is its wildest.
-    early_steps: int = 2
+    # Before there is a baseline: against the largest of the first three steps, when the step before was already high,
+    # because a run's first updates are its wildest.
     early_octaves: float = 2.5
+    early_before_octaves: float = 0.5
     early_loss_octaves: float = 2.0
     early_hopeless_octaves: float = 8.0
     # Without any ground for so long, and with the excursion over, the run has recovered.
@@ -218,8 +218,9 @@ def from_the_start(step: Step, context: Context, config: RunawayConfig) -> str |
     rise = step.level - max(context.first_levels[:3])
     if rise >= config.early_hopeless_octaves:
         return f"{times(rise)} the first steps', before any baseline"
-    several = len(context.first_levels) >= config.early_steps
-    if several and rise >= config.early_octaves and context.reading.loss_untrained >= config.early_loss_octaves:
+    earlier = context.first_levels[:-1][:3]
+    goes_on = bool(earlier) and context.first_levels[-1] - max(earlier) >= config.early_before_octaves
+    if goes_on and rise >= config.early_octaves and context.reading.loss_untrained >= config.early_loss_octaves:
         worse = times(context.reading.loss_untrained)
         return f"{times(rise)} the first steps', and the loss {worse} the untrained one"
     return None

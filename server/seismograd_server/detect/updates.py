@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from seismograd_server.detect.baseline import Baseline
 from seismograd_server.detect.facts import UNKNOWN, Step, octaves
 
@@ -35,7 +37,7 @@ class Updates:
     usual: Baseline = field(default_factory=Baseline)
     steps: int = 0
     samples: int = 0
-    first: float = UNKNOWN  # surplus of the run's very first update
+    first: float = UNKNOWN  # surplus of the run's very first update; Inf = another one for each layer
     unexplained: int = 0  # samples that learning rate x norm, with or without momentum, cannot explain
     ratio: float = UNKNOWN  # of the latest sample
     weight: float = UNKNOWN  # norm of the weights at the latest sample
@@ -53,7 +55,7 @@ class Updates:
             self.samples += 1
             self.unexplained += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
             if self.steps == 1:
-                self.first = surplus
+                self.first = surplus if _layers_agree(step) else math.inf
         self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
         self.rate = octaves(step.learning_rate)
 
@@ -92,6 +94,16 @@ class Updates:
             outlier = 0.0 if self.age < steps_out else _OUTLIER_OCTAVES
             return self.ratio + outlier + max(0.0, octaves(step.learning_rate) - self.rate)
         return UNKNOWN
+
+
+def _layers_agree(step: Step) -> bool:
+    """Whether the update is the same multiple of the gradient in most layers, as SGD's is; totals agree by chance."""
+    updates, gradients = step.block.update_norms[step.row], step.layer_norms
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        multiples = np.log2(updates.astype(np.float64) / gradients)
+    multiples = np.sort(multiples[np.isfinite(multiples)])
+    count = len(multiples)
+    return count < 2 or bool(multiples[(3 * count) // 4] - multiples[count // 4] < _PLAIN_OCTAVES)
 
 
 def clipped_level(step: Step) -> float:

@@ -1,7 +1,7 @@
 """The runs of the benchmark: what goes well in an awkward way, what comes back, what explodes, what vanishes.
 
 Seeds are fixed. `tests/benchmarks/detection/labels.py` says what each run became, whatever was meant. Thresholds were
-looked at on these runs and on variations 1 and 2; later variations are for trying them on runs that nobody has seen.
+looked at on these runs and on variations 1 to 6; later variations are for trying them on runs that nobody has seen.
 """
 
 from __future__ import annotations

@@ -101,3 +101,13 @@ def test_an_old_sample_says_nothing() -> None:
     updates, step = learn(train(lambda weights: torch.optim.SGD(weights, lr=RATE), every=7)[0], OUTLIER)
     updates.age = 100
     assert np.isnan(updates.estimate(step, steps_out=0))
+
+
+def test_an_update_whose_total_equals_rate_times_norm_by_chance_is_no_proof_of_sgd() -> None:
+    block, _ = train(lambda weights: torch.optim.SGD(weights, RATE), every=10)
+    assert learn(block, STEPS - 1)[0].plain()
+    # The same total at every step, of layers that do not share it as the gradient does: Adam's depends on their sizes.
+    shares = np.sqrt(np.array([0.1, 0.1, 2.8]))
+    by_chance = replace(block, layer_norms=(block.layer_norms * shares).astype(np.float32))
+    assert not learn(by_chance, STEPS - 1)[0].plain()
+    assert learn(by_chance, STEPS - 1)[0].normalised()
