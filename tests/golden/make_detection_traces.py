@@ -1,6 +1,6 @@
 """Trains the small real models whose traces and findings are the golden ones of detection.
 
-    python -m tests.golden.make_detection_traces            # train, and write traces and findings anew
+    python -m tests.golden.make_detection_traces            # train what has no trace yet, and write the findings anew
     python -m tests.golden.make_detection_traces --findings # only judge the traces there are anew
 
 The traces are committed, because training is not bit-identical from machine to machine; the findings are frozen, so
@@ -42,6 +42,20 @@ class Scenario:
     ranks: int = 1
     clip: float = float("nan")
     rate: Callable[[int], float] | None = None
+    scale: float = 0.0  # the first loss scale; gradients are then float16, and steps that overflow are skipped
+    half: bool = False  # gradients are float16 without a scaler
+
+
+class Sidelined(torch.nn.Module):
+    """A network beside which another one gets no gradient, because its output counts for nothing."""
+
+    def __init__(self, main: torch.nn.Module, side: torch.nn.Module) -> None:
+        super().__init__()
+        self.main, self.side = main, side
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.main(inputs) + 0.0 * self.side(inputs)
+        return found
 
 
 def perceptron(widths: list[int], activation: type[torch.nn.Module]) -> torch.nn.Module:
@@ -61,6 +75,22 @@ def waves(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tenso
 def one_bad_batch(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = waves(step, rank, generator)
     return inputs, targets * (400.0 if step == 180 else 1.0)
+
+
+def one_huge_target(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = waves(step, rank, generator)
+    return inputs, targets * (1e6 if step == 180 else 1.0)
+
+
+def growing_targets(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = waves(step, rank, generator)
+    return inputs, targets * 1.1 ** max(0, step - 80)
+
+
+def growing_inputs(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs that drift, with targets that cannot be learnt."""
+    inputs, _ = waves(step, rank, generator)
+    return inputs * 1.03 ** max(0, step - 60), torch.randn(32, 1, generator=generator)
 
 
 def one_corrupted_shard(step: int, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,12 +120,41 @@ def scenarios() -> dict[str, Callable[[], Scenario]]:
         model = perceptron([8, *[24] * 9, 1], torch.nn.Sigmoid)
         return Scenario(model, torch.optim.SGD(model.parameters(), 0.05), waves)
 
+    def large_gain() -> Scenario:
+        model = perceptron([8, *[24] * 9, 1], torch.nn.ReLU)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Linear):  # twice what keeps the variance
+                torch.nn.init.normal_(layer.weight, 0.0, 2.0 * (2.0 / layer.in_features) ** 0.5)
+                torch.nn.init.zeros_(layer.bias)
+        return Scenario(model, torch.optim.SGD(model.parameters(), 1e-12), waves)
+
+    def sidelined() -> Scenario:
+        model = Sidelined(perceptron([8, 24, 1], torch.nn.Tanh), perceptron([8, 12, 1], torch.nn.Tanh))
+        return Scenario(model, torch.optim.Adam(model.parameters(), 3e-3), waves)
+
+    def scaler() -> Scenario:
+        model = perceptron([8, 24, 24, 1], torch.nn.Tanh)
+        return Scenario(model, torch.optim.Adam(model.parameters(), 3e-3), growing_targets, scale=2.0**14)
+
+    def overflow() -> Scenario:
+        model = perceptron([8, 24, 24, 1], torch.nn.ReLU)
+        return Scenario(model, torch.optim.SGD(model.parameters(), 0.02), one_huge_target, half=True)
+
+    def behind_the_clip() -> Scenario:
+        model = perceptron([8, 24, 24, 1], torch.nn.ReLU)
+        return Scenario(model, torch.optim.SGD(model.parameters(), 0.01), growing_inputs, clip=0.01)
+
     return {
         "healthy": healthy,
         "learning_rate_ramp": ramp,
         "one_bad_batch": bad_batch,
         "corrupted_shard_on_rank_1": rank_fault,
         "deep_sigmoids": sigmoids,
+        "deep_relus_of_large_gain": large_gain,
+        "sidelined_branch": sidelined,
+        "loss_scaler_at_its_floor": scaler,
+        "overflow_in_half_precision": overflow,
+        "rise_behind_the_clip": behind_the_clip,
     }
 
 
@@ -104,8 +163,9 @@ def train(scenario: Scenario) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(11)
     parameters = list(scenario.model.parameters())
     rows: dict[str, list[Any]] = {
-        name: [] for name in ("local", "averaged", "weight", "update", "loss", "rate", "clip")
+        name: [] for name in ("local", "averaged", "weight", "update", "loss", "rate", "clip", "scale")
     }
+    scale = scenario.scale
     for step in range(STEPS):
         if scenario.rate is not None:
             scenario.optimizer.param_groups[0]["lr"] = scenario.rate(step)
@@ -113,7 +173,10 @@ def train(scenario: Scenario) -> dict[str, Any]:
         for rank in range(scenario.ranks):
             inputs, targets = scenario.batch(step, rank, generator)
             loss = torch.nn.functional.mse_loss(scenario.model(inputs), targets)
-            gradients.append(torch.autograd.grad(loss, parameters))
+            found = torch.autograd.grad(loss, parameters)
+            if scale or scenario.half:
+                found = tuple((each * (scale or 1.0)).half().float() / (scale or 1.0) for each in found)
+            gradients.append(found)
             losses.append(loss.item())
         for parameter, *shares in zip(parameters, *gradients, strict=True):
             parameter.grad = torch.stack(shares).mean(0)
@@ -122,7 +185,12 @@ def train(scenario: Scenario) -> dict[str, Any]:
         clip = not np.isnan(scenario.clip)
         total = float(torch.nn.utils.clip_grad_norm_(parameters, scenario.clip)) if clip else 0.0
         before = [each.detach().clone() for each in parameters]
-        scenario.optimizer.step()
+        skipped = bool(scale) and not all(bool(each.isfinite().all()) for one in gradients for each in one)
+        if not skipped:
+            scenario.optimizer.step()
+        if scale:
+            rows["scale"].append(scale)
+            scale = scale / 2.0 if skipped else scale
         rows["weight"].append([float(each.norm()) for each in before])
         rows["update"].append([float((new.detach() - old).norm()) for new, old in zip(parameters, before, strict=True)])
         rows["loss"].append(losses)
@@ -139,7 +207,7 @@ def train(scenario: Scenario) -> dict[str, Any]:
         "rank_loss": losses_by_rank if several else np.empty((0, STEPS), dtype=np.float32),
         "lr": np.asarray(rows["rate"], dtype=np.float32),
         "clipped": np.asarray(rows["clip"], dtype=np.bool_),
-        "loss_scale": np.empty(0, dtype=np.float32),
+        "loss_scale": np.asarray(rows["scale"], dtype=np.float32),
         "clip_threshold": np.float32(scenario.clip),
         "layer_names": np.asarray([name for name, _ in scenario.model.named_parameters()]),
     }
@@ -187,6 +255,8 @@ def main() -> None:
     parser.add_argument("--findings", action="store_true", help="keep the traces")
     if not parser.parse_args().findings:
         for name, make in scenarios().items():
+            if (FOLDER / f"{name}.npz").exists():
+                continue
             torch.manual_seed(7)
             np.savez_compressed(FOLDER / f"{name}.npz", **train(make()))
     text = json.dumps(judge(), indent=1)

@@ -35,3 +35,22 @@ def test_what_is_frozen_is_what_the_runs_are_about(cadence: str) -> None:
     ramp = first("learning_rate_ramp", "critical")
     assert ramp["signature"] == "runaway"
     assert 150 < ramp["step"] < 220  # the loss becomes infinite at 233
+
+
+@pytest.mark.parametrize("cadence", ["every_1", "every_10"])
+@pytest.mark.parametrize(
+    ("name", "signature", "severity", "between"),
+    [
+        ("deep_relus_of_large_gain", "depth_growth", "warning", (0, 16)),
+        ("loss_scaler_at_its_floor", "loss_scale_collapse", "critical", (150, 230)),
+        ("overflow_in_half_precision", "nonfinite", "critical", (180, 180)),
+        ("rise_behind_the_clip", "clip_saturation", "warning", (60, 180)),
+        ("sidelined_branch", "dead_layer", "info", (255, 259)),
+    ],
+)
+def test_each_signature_has_a_run_in_which_it_is_told(
+    cadence: str, name: str, signature: str, severity: str, between: tuple[int, int]
+) -> None:
+    told = [each for each in FROZEN[name][cadence] if (each["signature"], each["severity"]) == (signature, severity)]
+    assert told
+    assert between[0] <= told[0]["step"] <= between[1]
