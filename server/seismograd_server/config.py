@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from seismograd_server.errors import ConfigError
 from seismograd_server.metrics import LayerChoice, parse_layers
+from seismograd_server.notify.config import TABLES as NOTIFY_TABLES
+from seismograd_server.notify.config import Notify
+from seismograd_server.tables import NotNegative, Positive, Table
 
 ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
 # What Kubernetes puts into every container for a service named `seismograd-server`: not ours.
@@ -64,50 +67,6 @@ def parse_address(text: object) -> Address:
 
 
 ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-NOTHING = SecretStr("")
-
-
-class Table(BaseModel):
-    """A table of the configuration: no key but those that are declared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _as_table(value: object) -> object:
-    return {"url": value} if isinstance(value, str) else value
-
-
-class Alertmanager(Table):
-    """One Alertmanager; in a list, its bare URL says the same. Each peer of a cluster is one of its own."""
-
-    url: str
-    name: str = ""
-    bearer_token: SecretStr = NOTHING
-    bearer_token_file: Path | None = None
-    ca_file: str = ""
-    labels: dict[str, str] = {}
-
-
-class Webhook(Table):
-    """One webhook; `secret` (or the file that holds it) signs what it is sent."""
-
-    url: str
-    name: str = ""
-    secret: SecretStr = NOTHING
-    secret_file: Path | None = None
-    ca_file: str = ""
-    allow_hosts: tuple[str, ...] = ()
-
-
-class Notify(Table):
-    """Whom to tell of alerts, and how often."""
-
-    alertmanagers: tuple[Annotated[Alertmanager, BeforeValidator(_as_table)], ...] = ()
-    webhooks: tuple[Webhook, ...] = ()
-    resend_seconds: Positive = 30.0
-    hold_seconds: NotNegative = 0.0  # how long an alert below critical must last before it fires
 
 
 class Export(Table):
@@ -139,7 +98,7 @@ class Retention(Table):
 
     keep_days: NotNegative = 0.0
     keep_bytes: Annotated[int, Field(ge=0)] = 0
-    projects: dict[str, Kept] = {}
+    projects: dict[str, Kept] = Field(default_factory=dict)
 
 
 class RulesTable(Table):
@@ -295,15 +254,13 @@ def _explain(
 def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
     """The keys that may stand where the last part of the path stands."""
     tables: dict[str, type[BaseModel]] = {
-        "notify": Notify,
+        **NOTIFY_TABLES,
         "export": Export,
         "capture": Capture,
         "rules": RulesTable,
         "retention": Retention,
         "projects": Kept,
         "storage": Storage,
-        "alertmanagers": Alertmanager,
-        "webhooks": Webhook,
     }
     table: type[BaseModel] = Settings
     for part in path[:-1]:

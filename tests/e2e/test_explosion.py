@@ -86,7 +86,7 @@ def test_an_explosion_is_told_before_the_run_fails_and_everywhere(
     receiver: Receiver,
 ) -> None:
     alertmanager = start_alertmanager(f"{receiver.url}/heard")
-    server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\n')
+    server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\nhold_resolved_seconds = 2\n')
     prometheus = start_prometheus(f"{server.http}/metrics")
 
     training = start_training(server.grpc, "over-the-edge", "--steps", "260", "--explode-at", "150")
@@ -141,7 +141,7 @@ def test_an_alert_is_resolved_when_the_run_recovers_and_alertmanager_hears_of_it
     receiver: Receiver,
 ) -> None:
     alertmanager = start_alertmanager(f"{receiver.url}/heard")
-    server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\n')
+    server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\nhold_resolved_seconds = 2\n')
     options = ("--steps", "700", "--explode-at", "150", "--recover-at", "190")
     training = start_training(server.grpc, "recovers", *options, hold_recovery=True)
     # Alertmanager tells no one of the end of an alert that it has told no one of.

@@ -44,9 +44,12 @@ class Prometheus:
 
 @pytest.fixture
 def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callable[..., Alertmanager]:
-    """Call it with the URL of a webhook that is to hear of everything at once, and perhaps the URL to listen at."""
+    """Call it with the URL of a webhook that is to hear of everything at once, and perhaps the URL to listen at.
 
-    def start(webhook_url: str, at: str = "") -> Alertmanager:
+    With a `group_wait` it hears of it that much later, as people do in production.
+    """
+
+    def start(webhook_url: str, at: str = "", group_wait: str = "0s") -> Alertmanager:
         program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
         directory = tmp_path / f"alertmanager-{free_port()}"
         directory.mkdir()
@@ -54,7 +57,7 @@ def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callabl
             "route": {
                 "receiver": "test",
                 "group_by": ["..."],
-                "group_wait": "0s",
+                "group_wait": group_wait,
                 "group_interval": "1s",
                 "repeat_interval": "1h",
             },

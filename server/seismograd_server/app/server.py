@@ -146,7 +146,9 @@ class Server:
         settings = self.settings
         file = settings.rules.file
         self._rules = RulesFile(file, self.instruments) if file is not None else None
-        targets = build_targets(target_configs(settings), settings.notify.resend_seconds)
+        targets = build_targets(
+            target_configs(settings), settings.notify.resend_seconds, settings.notify.hold_resolved_seconds
+        )
         http_socket = self._stack.enter_context(listening("http_listen", settings.http_listen))
         self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
         self._database = self._stack.enter_context(await self._open_database(http_socket))

@@ -61,6 +61,7 @@ def target_configs(settings: Settings) -> list[TargetConfig]:
             bearer_token=secret_of(each.bearer_token, each.bearer_token_file, "notify.alertmanagers.bearer_token"),
             ca_file=each.ca_file,
             labels=each.labels,
+            projects=each.projects,
         )
         for each in settings.notify.alertmanagers
     ]
@@ -72,6 +73,7 @@ def target_configs(settings: Settings) -> list[TargetConfig]:
             secret=secret_of(hook.secret, hook.secret_file, "notify.webhooks.secret"),
             ca_file=hook.ca_file,
             allow_hosts=hook.allow_hosts,
+            projects=hook.projects,
         )
         for hook in settings.notify.webhooks
     ]

@@ -1,8 +1,9 @@
 """Telling people: from the outbox to Alertmanager and webhooks, at least once each, by one worker."""
 
+from seismograd_server.notify.endpoint import Target, TargetConfig
 from seismograd_server.notify.entries import entries_for
 from seismograd_server.notify.lane import DeliveryPolicy
-from seismograd_server.notify.targets import Target, TargetConfig, build_targets
+from seismograd_server.notify.targets import build_targets
 from seismograd_server.notify.worker import Worker
 
 __all__ = ["DeliveryPolicy", "Target", "TargetConfig", "Worker", "build_targets", "entries_for"]

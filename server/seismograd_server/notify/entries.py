@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable
 
 from seismograd_server.model import Transition
+from seismograd_server.notify.endpoint import Target, is_told
 from seismograd_server.notify.payloads import notification
-from seismograd_server.notify.targets import Target
 from seismograd_server.store.outbox import OutboxEntry
 
 
 def entries_for(
     transition: Transition, targets: Iterable[Target], now: float, external_url: str = ""
 ) -> list[OutboxEntry]:
-    """One entry per target, or none when nobody needs to hear of it.
+    """One entry per target that is told of the project, or none when nobody needs to hear of it.
 
     Args:
         transition: what happened.
@@ -39,4 +39,5 @@ def entries_for(
             dedupe_key=f"{note['notification_id']}/{target.name}",
         )
         for target in targets
+        if is_told(target, transition.alert.key.project)
     ]

@@ -12,7 +12,7 @@ import structlog
 
 from seismograd_server.errors import DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from seismograd_server.instruments import Instruments
-from seismograd_server.notify.targets import Target
+from seismograd_server.notify.endpoint import Target
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from seismograd_server.display.text import printable
 from seismograd_server.model import Alert, AlertState, Severity, Signature, Transition
+from seismograd_server.notify.config import RESENDS_TO_LIVE
 
 # Raised when a field changes its meaning; receivers may rely on it.
 PAYLOAD_VERSION = 1
@@ -130,7 +131,7 @@ def alertmanager_alerts(
     A firing alert ends by itself after four missed resends, should this server die.
     """
     firing = note["state"] == AlertState.FIRING.value
-    ends_at = now + 4 * resend_seconds if firing else note["resolved_at"] or now
+    ends_at = now + RESENDS_TO_LIVE * resend_seconds if firing else note["resolved_at"] or now
     alerts = [_alertmanager_alert(note, note["severity"], ends_at, extra_labels)]
     if note.get("severity_before"):
         alerts.append(_alertmanager_alert(note, note["severity_before"], note["at"], extra_labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seismograd_server.model import Alert, AlertState
+from seismograd_server.notify.endpoint import Target, is_told
 from seismograd_server.notify.payloads import describe
 from seismograd_server.store.database import Database
 from seismograd_server.store.transaction import Transaction
@@ -15,7 +16,7 @@ _MOST = 5000
 
 
 def reminders(
-    database: Database, now: float, repeat_resolved_seconds: float, external_url: str
+    database: Database, target: Target, now: float, repeat_resolved_seconds: float, external_url: str
 ) -> list[dict[str, Any]]:
     """Notifications to repeat now, the firing ones first. Blocks.
 
@@ -28,12 +29,15 @@ def reminders(
         firing = _firing(transaction)
         # Newest first by opening: one that opened long ago may be missed, and then was told once, by the outbox.
         resolved = transaction.alerts.list(state=AlertState.RESOLVED, limit=_PAGE)
+        # Its end is in the outbox still, perhaps held back: it is told first from there.
+        untold = transaction.outbox.waiting_alerts(target.name)
     recent = [
         alert
         for alert in resolved
         if alert.resolved_at is not None and 0 <= now - alert.resolved_at < repeat_resolved_seconds
     ]
-    return [describe(alert, external_url) for alert in [*firing, *recent] if alert.told]
+    told = [*firing, *(alert for alert in recent if alert.alert_id not in untold)]
+    return [describe(alert, external_url) for alert in told if alert.told and is_told(target, alert.key.project)]
 
 
 def _firing(transaction: Transaction) -> list[Alert]:

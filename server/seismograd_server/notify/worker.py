@@ -4,7 +4,8 @@
     firing alerts --every resend_seconds--> lane of each target that forgets
 
 A lane sends one request at a time and keeps the order of its notifications, also over failures: while the oldest one
-waits, those behind it wait. A target that hangs holds up nobody else. Calls of the store block, and run in a thread.
+waits, those behind it wait. What is held back (`holding.py`) holds up only its own alert. A target that hangs holds up
+nobody else. Calls of the store block, and run in a thread.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import structlog
 
 from seismograd_server.errors import StorageError, StorageFencedError
 from seismograd_server.instruments import Instruments
+from seismograd_server.notify.endpoint import Target
+from seismograd_server.notify.holding import not_held
 from seismograd_server.notify.lane import DEFAULT_POLICY, DeliveryPolicy, Lane
 from seismograd_server.notify.reminders import reminders
-from seismograd_server.notify.targets import Target
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
 
@@ -110,13 +112,13 @@ class Worker:
         """
         self._collect()
         now = self._clock()
-        for name, rows in (await asyncio.to_thread(self._read)).items():
+        for name, rows in (await asyncio.to_thread(self._read, now)).items():
             lane = self._lanes.get(name)
             if lane is None:
                 if unknown := [row for row in rows if _is_due(row, now, _UNKNOWN_TARGET_SECONDS)]:
                     await asyncio.to_thread(self._postpone_unknown, unknown, now)
             # The oldest row decides for all of its lane, so that no news overtakes older news.
-            elif name not in self._in_flight and _is_due(rows[0], now, self._policy.longest_retry_seconds):
+            elif rows and name not in self._in_flight and _is_due(rows[0], now, self._policy.longest_retry_seconds):
                 self._start(name, lane.deliver(rows))
         self._remind(now)
         if not 0 < self._next_prune_at - now <= _PRUNE_EVERY_SECONDS:
@@ -142,7 +144,12 @@ class Worker:
     async def _remind_lane(self, lane: Lane) -> None:
         # Read in the lane's own turn, so that no reminder overtakes the word that its alert is resolved.
         notes = await asyncio.to_thread(
-            reminders, self._database, self._clock(), self._policy.repeat_resolved_seconds, self._external_url
+            reminders,
+            self._database,
+            lane.target,
+            self._clock(),
+            self._policy.repeat_resolved_seconds,
+            self._external_url,
         )
         await lane.remind(notes)
 
@@ -187,10 +194,15 @@ class Worker:
         self._instruments.storage_errors.labels(op="notify").inc()
         _log.warning("the outbox is not available; trying again", reason=str(error))
 
-    def _read(self) -> dict[str, list[OutboxEntry]]:
+    def _read(self, now: float) -> dict[str, list[OutboxEntry]]:
         """Rows that are due, and those that wait for their next attempt, because order is kept among all of them."""
         with self._database.read() as transaction:
             entries = transaction.outbox.waiting(_LIMIT)
+            for name, rows in entries.items():
+                hold = self._lanes[name].target.hold_resolved_seconds if name in self._lanes else 0.0
+                if hold > 0:
+                    delivered_at = transaction.outbox.delivered_at(name, {row.alert_id for row in rows})
+                    entries[name] = not_held(rows, delivered_at, hold, now)
             self._instruments.notifications_pending.set(transaction.outbox.pending_count())
         return entries
 

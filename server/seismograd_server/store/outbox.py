@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
@@ -81,6 +81,19 @@ class OutboxRepository:
         # An expression, because in the order of the table itself every finished row would be passed.
         of_one = of_one.order_by(outbox.c.entry_id + 0).limit(limit_each)
         return {target: [_entry(row) for row in self._connection.execute(of_one, {"of": target})] for target in targets}
+
+    def waiting_alerts(self, target: str) -> set[str]:
+        """The alerts of which something is not delivered to a target yet."""
+        return set(self._connection.scalars(select(outbox.c.alert_id).where(_PENDING, outbox.c.target == target)))
+
+    def delivered_at(self, target: str, alert_ids: Collection[str]) -> dict[str, float]:
+        """When something of these alerts was last delivered to a target; those of which nothing was are missing."""
+        statement = (
+            select(outbox.c.alert_id, func.max(outbox.c.finished_at))
+            .where(outbox.c.target == target, outbox.c.alert_id.in_(alert_ids), outbox.c.delivered == 1)
+            .group_by(outbox.c.alert_id)
+        )
+        return {row[0]: row[1] for row in self._connection.execute(statement)}
 
     def delivered(self, entry_id: int, now: float) -> None:
         """The target has accepted it."""

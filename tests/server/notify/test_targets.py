@@ -16,8 +16,9 @@ import pytest
 
 from seismograd_server.errors import ConfigError, PermanentDeliveryError, TransientDeliveryError
 from seismograd_server.notify import http
+from seismograd_server.notify.endpoint import TargetConfig
 from seismograd_server.notify.payloads import describe
-from seismograd_server.notify.targets import TargetConfig, WebhookTarget, build_targets
+from seismograd_server.notify.targets import WebhookTarget, build_targets
 from tests.server.notify.test_payloads import ALERT, NOW
 from tests.support.processes import eventually, require_program
 from tests.support.receiver import Answer, Received, Receiver

@@ -436,6 +436,8 @@ class Broken:
     name = "broken"
     batch_size = 1
     resends = False
+    projects: tuple[str, ...] = ()
+    hold_resolved_seconds = 0.0
 
     async def send(self, notes: Sequence[Any], now: float) -> None:
         raise ZeroDivisionError(f"a mistake with {len(notes)} notes at {now}")
@@ -485,10 +487,10 @@ def test_run_outlasts_a_store_that_is_busy_and_ends_when_another_server_owns_it(
     async def story() -> None:
         real = worker._read
 
-        def troubled() -> Any:
+        def troubled(now: float) -> Any:
             if outcomes:
                 raise outcomes.pop(0)
-            return real()
+            return real(now)
 
         worker._read = troubled  # type: ignore[method-assign]  # a store in trouble, on demand
         with pytest.raises(StorageFencedError, match="taken over"):
@@ -602,3 +604,81 @@ def test_a_clock_that_is_set_back_silences_nobody(database: Database, receiver: 
     scopes = [alert["labels"].get("scope", "") for each in receiver.requests[told:] for alert in each.json()]
     assert scopes[1] == "other", "tried again at once, not after the hour that was set back"
     assert "" in scopes, "and the alert that still fires is repeated"
+
+
+def test_the_end_of_what_has_only_just_begun_is_held_back_from_alertmanager_alone(
+    database: Database, make_receiver: Callable[..., Receiver]
+) -> None:
+    grouping, plain = make_receiver(), make_receiver()
+    clock = Clock()
+    server = Server(database, build_targets([alertmanager(grouping), webhook(plain)], 30.0, 45.0), clock)
+    worker = server.worker()
+
+    def told() -> list[tuple[str, bool]]:
+        found = [alert for each in grouping.requests for alert in each.json()]
+        ends = [(each["labels"].get("scope", ""), datetime.fromisoformat(each["endsAt"]).timestamp()) for each in found]
+        return [(scope, end > clock.now) for scope, end in ends]
+
+    async def story() -> None:
+        server.find(40)
+        server.find(41, Severity.NONE)  # over before anybody could be told
+        await once(worker)
+        assert told() == [("", True)]
+        server.find(42, scope="rank:1")
+        for _ in range(4):
+            clock.now += 10.0
+            await once(worker)
+            await once(worker)
+        assert ("", False) not in told(), "neither from the outbox nor as a reminder"
+        assert ("rank:1", True) in told(), "and nobody else waits for it"
+        clock.now += 10.0
+        await once(worker)
+        assert ("", False) in told()
+
+    asyncio.run(story())
+    assert [each.json()["state"] for each in plain.requests] == ["firing", "resolved", "firing"]
+    assert server.pending() == 0
+
+
+def test_alertmanager_tells_people_of_an_explosion_that_is_over_at_once(
+    database: Database, receiver: Receiver, start_alertmanager: Callable[..., Alertmanager]
+) -> None:
+    manager = start_alertmanager(receiver.url, group_wait="2s")
+    server = Server(database, build_targets([TargetConfig("alertmanager", manager.url)], 30.0, 4.0), time.time)
+    worker = server.worker()
+
+    async def story() -> None:
+        running = asyncio.create_task(worker.run())
+        server.find(40)
+        server.find(41, Severity.NONE)
+        worker.wake()
+        heard = [
+            each.json()["status"] for each in await asyncio.to_thread(receiver.wait_for, lambda got: len(got) >= 2)
+        ]
+        assert heard[:2] == ["firing", "resolved"]
+        await worker.stop()
+        await running
+
+    asyncio.run(story())
+
+
+def test_a_target_is_told_of_its_own_projects_only(database: Database, make_receiver: Callable[..., Receiver]) -> None:
+    speech, everybody, vision = make_receiver(), make_receiver(), make_receiver()
+    configs = [
+        replace(webhook(speech), projects=("speech-*", "m?")),
+        webhook(everybody),
+        replace(alertmanager(vision), projects=("vision",)),
+    ]
+    clock = Clock()
+    server = Server(database, build_targets(configs, 30.0), clock)
+    worker = server.worker()
+
+    async def story() -> None:
+        server.find(40)
+        await once(worker)
+        clock.now += 31.0
+        await once(worker)
+
+    asyncio.run(story())
+    assert [len(each.requests) for each in (speech, everybody)] == [1, 1]
+    assert [each.json() for each in vision.requests] == [], "no reminder either"

@@ -1,0 +1,69 @@
+"""`[notify]` of the configuration: whom to tell of alerts, how often, and in what words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validator
+
+from seismograd_server.tables import NOTHING, NotNegative, Positive, Table
+
+# A firing alert ends by itself in Alertmanager when it is not repeated for so many times the interval.
+RESENDS_TO_LIVE = 4
+
+
+class Receiver(Table):
+    """What all targets have: a name of their own, and whose alerts they are told."""
+
+    name: str = ""
+    projects: tuple[str, ...] = ()  # with * and ?; empty = all
+
+
+class Alertmanager(Receiver):
+    """One Alertmanager; in a list, its bare URL says the same. Each peer of a cluster is one of its own."""
+
+    url: str
+    bearer_token: SecretStr = NOTHING
+    bearer_token_file: Path | None = None
+    ca_file: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Webhook(Receiver):
+    """One webhook; `secret` (or the file that holds it) signs what it is sent."""
+
+    url: str
+    secret: SecretStr = NOTHING
+    secret_file: Path | None = None
+    ca_file: str = ""
+    allow_hosts: tuple[str, ...] = ()
+
+
+def _as_table(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class Notify(Table):
+    """Whom to tell of alerts, and how often."""
+
+    alertmanagers: tuple[Annotated[Alertmanager, BeforeValidator(_as_table)], ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
+    resend_seconds: Positive = 30.0
+    hold_seconds: NotNegative = 0.0  # how long an alert below critical must last before it fires
+    # Alertmanager tells nobody of what fires and is over within its group_wait, 30 s unless it is set: it hears of an
+    # end only after it has known the alert as firing for so long.
+    hold_resolved_seconds: NotNegative = 45.0
+
+    @model_validator(mode="after")
+    def _ends_before_it_expires(self) -> Self:
+        if self.hold_resolved_seconds >= RESENDS_TO_LIVE * self.resend_seconds:
+            raise ValueError(
+                f"hold_resolved_seconds: {self.hold_resolved_seconds:g} must be below {RESENDS_TO_LIVE} times "
+                f"resend_seconds, {RESENDS_TO_LIVE * self.resend_seconds:g}, when an alert ends in Alertmanager by itself"
+            )
+        return self
+
+
+TABLES: Mapping[str, type[BaseModel]] = {"notify": Notify, "alertmanagers": Alertmanager, "webhooks": Webhook}
