@@ -10,6 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from deploy.grafana.alerting import grafana_rules
+from deploy.grafana.fleet import fleet
+from deploy.grafana.run import run
+from deploy.grafana.server import server
 from deploy.prometheus.signatures import signature_rules
 
 ROOT = Path(__file__).resolve().parent
@@ -17,7 +24,19 @@ ROOT = Path(__file__).resolve().parent
 
 def generated() -> dict[Path, str]:
     """Content by path below deploy/."""
-    return {Path("prometheus/rules/signatures.yml"): signature_rules()}
+    signatures = signature_rules()
+    by_hand = [(ROOT / "prometheus" / "rules" / name).read_text() for name in ("runs.yml", "server.yml")]
+    boards = {made.uid: JSONEncoder(sort_keys=True, indent=2).encode(made) for made in dashboards()}
+    return {
+        Path("prometheus/rules/signatures.yml"): signatures,
+        Path("grafana/provisioning/alerting/rules.yml"): grafana_rules([signatures, *by_hand]),
+        **{Path(f"grafana/dashboards/{uid}.json"): f"{text}\n" for uid, text in boards.items()},
+    }
+
+
+def dashboards() -> list[Dashboard]:
+    """All of them."""
+    return [made.build() for made in (fleet(), run(), server())]
 
 
 def drift() -> list[str]:

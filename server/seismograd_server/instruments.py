@@ -7,6 +7,7 @@ advance are initialised to 0, so that a rate exists before the first event.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import SummaryMetricFamily
@@ -206,20 +207,25 @@ class Instruments:
             "Time that watching took of the training threads, per hooked step, as clients reported.",
             registry,
         )
-        for result in ("accepted", "duplicate", "rejected"):
-            self.ingest_records.labels(result=result)
-        for operation in ("ingest", "detect", "read", "notify"):
-            self.storage_errors.labels(op=operation)
-        for result in ("loaded", "refused"):
-            self.rules_reloads.labels(result=result)
-        for reason in ("age", "size"):
-            self.retention_deleted_runs.labels(reason=reason)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """What is known in advance has a series before its first event, so that a rate sees that event."""
+        kinds = ("step", "detail", "closed")
+        known: list[tuple[Counter, Iterable[tuple[str, ...]]]] = [
+            (self.ingest_requests, product(("OpenRun", "StreamSteps", "CloseRun"), ("OK", "INTERNAL", "UNAVAILABLE"))),
+            (self.ingest_records, product(("accepted", "duplicate", "rejected"))),
+            (self.storage_errors, product(("ingest", "detect", "read", "notify"))),
+            (self.rules_reloads, product(("loaded", "refused"))),
+            (self.retention_deleted_runs, product(("age", "size"))),
+            (self.maintenance_failures, product(("retention", "summarise", "compaction"))),
+            (self.compaction_rows, product(kinds)),
+            (self.compaction_bytes, product(kinds, ("before", "after"))),
+            (self.storage_damaged, product(("segment", "closed_block"))),
+        ]
+        for counter, labels in known:
+            for values in labels:
+                counter.labels(*values)
         self.storage_writable.set(1)
-        for kind in ("step", "detail", "closed"):
-            self.compaction_rows.labels(kind=kind)
-            for when in ("before", "after"):
-                self.compaction_bytes.labels(kind=kind, when=when)
-        for what in ("segment", "closed_block"):
-            self.storage_damaged.labels(what=what)
         self.detector_lag.labels(shard="0").set(0)
         self.log_pending_messages.labels(partition="0").set(0)

@@ -46,14 +46,16 @@ class Prometheus:
 def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callable[..., Alertmanager]:
     """Call it with the URL of a webhook that is to hear of everything at once, and perhaps the URL to listen at.
 
-    With a `group_wait` it hears of it that much later, as people do in production.
+    With a `group_wait` it hears of it that much later, as people do in production; with a `config` as that one says.
     """
 
-    def start(webhook_url: str, at: str = "", group_wait: str = "0s") -> Alertmanager:
+    def start(
+        webhook_url: str = "", at: str = "", group_wait: str = "0s", config: dict[str, Any] | None = None
+    ) -> Alertmanager:
         program = require_program("prometheus-alertmanager", "prometheus-alertmanager")
         directory = tmp_path / f"alertmanager-{free_port()}"
         directory.mkdir()
-        config = {
+        config = config or {
             "route": {
                 "receiver": "test",
                 "group_by": ["..."],
@@ -83,16 +85,19 @@ def start_alertmanager(start_process: ProcessStarter, tmp_path: Path) -> Callabl
 
 
 @pytest.fixture
-def start_prometheus(start_process: ProcessStarter, tmp_path: Path) -> Callable[[str], Prometheus]:
-    """Call it with the URL of the page to scrape."""
+def start_prometheus(start_process: ProcessStarter, tmp_path: Path) -> Callable[..., Prometheus]:
+    """Call it with the URL of the page to scrape, and perhaps a folder of rules and the Alertmanager to tell."""
 
-    def start(page_url: str) -> Prometheus:
+    def start(page_url: str, rules: Path | None = None, alertmanager: str = "") -> Prometheus:
         program = require_program("prometheus", "prometheus")
         directory = tmp_path / f"prometheus-{free_port()}"
         directory.mkdir()
         page = httpx.URL(page_url)
+        told = [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}] if alertmanager else []
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules / "*.yml")] if rules else [],
+            "alerting": {"alertmanagers": told},
             "scrape_configs": [
                 {
                     "job_name": "seismograd",
