@@ -5,9 +5,9 @@
 
 Between two steps nothing of ours is in the processor's caches. Each line of Python then costs about a microsecond, ten
 times what it does in a loop, and so does every object that is made or looked at. A *plain* step is one of which a
-record says nothing but a float32 norm per parameter, finite and above zero, the learning rate, what a clip did, how
-long it took, and a loss: all of that is written over the bytes of the last one, without making the objects of the long
-way (`Draft`, `Held`, `PendingStep`).
+record says nothing but a float32 norm per parameter, finite and zero only where all of the gradient is, the learning
+rate, what a clip did, how long it took, and a loss: all of that is written over the bytes of the last one, without
+making the objects of the long way (`Draft`, `Held`, `PendingStep`).
 
 Whatever is not plain takes the long way, and what turns out not to be plain later on, because the job says more about
 it, is unfolded into it. Both ways give the same bytes.
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
+from seismograd.capture.norms import Census
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
 _clock, _wall = time.perf_counter, time.time
 _norm = torch.linalg.vector_norm  # what `_foreach_norm` calls for each tensor on a host
 _INFINITE = float("inf")
-# In a row: gradients that are missing, sparse, zero or of another type mostly stay so, and trying costs their norms.
+# The highest byte of a float32, the fourth of it: sign and exponent but for its last bit. What is below 2**-125 has the
+# first, what is above 2**127 the second, also Inf and NaN, which may be negative.
+_LOW, _HIGH, _NEGATIVE_NAN = 0x00, 0x7F, 0xFF
+_HIGHEST_BYTES = slice(3, None, 4)
+# In a row: gradients that are sparse, broken or of another type mostly stay so, and trying costs their norms.
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
 _MOST_TEMPLATES = 6
@@ -53,12 +58,16 @@ class PlainSteps:
     """
 
     __slots__ = (
+        "_absent",
         "_clip",
         "_express",
         "_failures",
+        "_frozen",
+        "_fused",
+        "_group_sizes",
         "_norms",
         "_own_norms",
-        "_pairs",
+        "_present",
         "_rate",
         "_row",
         "_series",
@@ -76,11 +85,15 @@ class PlainSteps:
     )
 
     def __init__(self, series: Series, express: Express) -> None:
-        row = np.zeros(len(series.layout), np.float32)
         self._series, self._watch, self._express = series, series.watch, express
-        self._pairs = list(zip(series.layout.parameters, torch.from_numpy(row).unbind(), strict=True))
-        self._row = memoryview(row.data)
-        self._norms = self._own_norms = self._row.cast("B")
+        self._group_sizes = series.layout.group_sizes
+        self._own_norms = bytearray(4 * len(series.layout))
+        self._row = torch.frombuffer(self._own_norms, dtype=torch.float32)
+        self._norms: bytes | bytearray = self._own_norms
+        self._frozen = series.layout.frozen
+        # A fused optimizer unscales by itself and may decide to skip, where a loss scaler has given it a scale.
+        self._fused = bool(getattr(series.watch.optimizer, "_step_supports_amp_scaling", False))
+        self._sort_out()
         self._templates: dict[tuple[int, bool | None, bool], Template] = {}
         self._failures = 0
         self._clip: tuple[float, float] | None = None  # threshold, and the total norm that it used
@@ -105,12 +118,14 @@ class PlainSteps:
             or watch.scale is not None
             or self._failures >= _MOST_FAILURES
             or (series.logged is not None and not series.logged.is_plain)
+            or (self._frozen and any(parameter.grad is not None for parameter in self._frozen))
+            or (self._fused and getattr(watch.optimizer, "grad_scale", None) is not None)
         ):
             return False
         try:
             groups = watch.optimizer.param_groups
             rate = groups[0]["lr"]
-            if type(rate) is not float or [len(group["params"]) for group in groups] != series.layout.group_sizes:
+            if type(rate) is not float or [len(group["params"]) for group in groups] != self._group_sizes:
                 return False
             harvest = watch.harvest
             if harvest.parts or harvest.clip is not None:
@@ -118,12 +133,18 @@ class PlainSteps:
                 if taken is None:
                     return False
                 row, self._clip = taken
-                self._norms = memoryview(row.data).cast("B")
+                self._norms = row.tobytes()
             else:
-                for parameter, norm in self._pairs:
-                    _norm(parameter.grad, out=norm)
-                values = self._row.tolist()
-                if 0.0 in values or not sum(values) < _INFINITE:
+                try:
+                    for parameter, norm in self._present:
+                        _norm(parameter.grad, out=norm)
+                except TypeError:  # other ones than before have no gradient
+                    self._measure_anew()
+                if self._absent and any(parameter.grad is not None for parameter in self._absent):
+                    self._measure_anew()
+                highest = self._own_norms[_HIGHEST_BYTES]
+                suspect = highest.count(_LOW) != len(self._absent) or _HIGH in highest or _NEGATIVE_NAN in highest
+                if suspect and not self._row_is_plain():
                     return self._fails()
                 self._norms, self._clip = self._own_norms, None
         except Exception:  # noqa: BLE001 - the long way finds out what is unusual here, and copes with it
@@ -133,6 +154,24 @@ class PlainSteps:
         self.under_way = watch.in_step = True
         self._took = _clock() - began
         return True
+
+    def _sort_out(self) -> None:
+        """Which parameters have a gradient now; the norm of the others is zero."""
+        self._row.zero_()
+        places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
+        self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
+        self._absent = [parameter for parameter, _ in places if parameter.grad is None]
+
+    def _measure_anew(self) -> None:
+        self._sort_out()
+        for parameter, norm in self._present:
+            _norm(parameter.grad, out=norm)
+
+    def _row_is_plain(self) -> bool:
+        """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""
+        if not sum(self._row.tolist()) < _INFINITE:
+            return False
+        return not any(float(norm) == 0.0 and bool(parameter.grad.any()) for parameter, norm in self._present)  # type: ignore[union-attr]  # they have one
 
     def _fails(self) -> bool:
         self._failures += 1
@@ -214,7 +253,9 @@ class PlainSteps:
     def _draft(self, values: tuple[float, ...]) -> Draft:
         """The step as the long way has it, with as many of its numbers as are known."""
         layout, _ = self.columns
-        part = Part(None, torch.from_numpy(np.frombuffer(self._norms, np.float32).copy()), layout.parameters, None)
+        row = np.frombuffer(self._norms, np.float32).copy()
+        part = Part(None, torch.from_numpy(row), layout.parameters, None)
+        part.censuses = {column: Census(0.0, 0, 0, 0) for column in np.flatnonzero(row == 0.0).tolist()}
         source, quantities = NormSource.OPTIMIZER_STEP, _BARE
         if self._clip is not None:
             source, quantities = NormSource.CLIP, _WITH_CLIP
@@ -244,8 +285,5 @@ def can_be_plain(watch: OptimizerWatch) -> bool:
         len(layout) > 0
         and layout.uniform
         and layout.device.type == "cpu"
-        and not layout.frozen
         and all(parameter.dtype is torch.float32 for parameter in layout.parameters)
-        # A fused optimizer may unscale its gradients by itself, and decide to skip.
-        and not getattr(watch.optimizer, "_step_supports_amp_scaling", False)
     )

@@ -103,11 +103,6 @@ def pack_step(
     return PackedRecord(optimizer, sequence, step, b"".join((_FIXED.pack(*what, *who), table, norms.tobytes(), ids)))
 
 
-def norms_at(scalars: int) -> int:
-    """Where the norms begin in what `pack_step` gives, for so many scalars."""
-    return _FIXED.size + _table(f"<{scalars}H{scalars}d").size
-
-
 def pack(record: StepRecord) -> bytes:
     """The record as bytes. Its columns are float32 as `StepRecord` says; raises struct.error for what cannot be."""
     norms, total, digest, nonfinite, data = (

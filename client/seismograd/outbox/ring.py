@@ -64,6 +64,7 @@ class Ring:
         self._head = 0
         self._used = 0  # bytes of the entries that are whole
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
+        self.end = 0  # the sequence after the newest
 
     @classmethod
     def reopen(cls, path: Path) -> Ring:
@@ -79,6 +80,7 @@ class Ring:
                 continue
             places[name.sequence] = _Place(name.sequence, name.step, entry.offset, entry.offset + entry.size)
         ring._places.extend(places[sequence] for sequence in sorted(places))
+        ring.end = max(places, default=-1) + 1
         return ring
 
     @property
@@ -88,17 +90,9 @@ class Ring:
 
     @property
     def oldest(self) -> int:
-        """First sequence that is there; `end` when none is."""
+        """First sequence that is there; 0 when none is."""
         try:
             return self._places[0].sequence
-        except IndexError:
-            return 0
-
-    @property
-    def end(self) -> int:
-        """The sequence after the newest."""
-        try:
-            return self._places[-1].sequence + 1
         except IndexError:
             return 0
 
@@ -122,7 +116,7 @@ class Ring:
         """The same for one that is framed as well."""
         size = len(entry)
         places = self._places
-        if size > self._size or (places and sequence <= places[-1].sequence):
+        if size > self._size or sequence < self.end:
             return False
         begin = self._head
         end = begin + size
@@ -137,6 +131,7 @@ class Ring:
         self._head = end
         self._used += size
         places.append(_new(_Place, (sequence, step, begin, end)))
+        self.end = sequence + 1
         return True
 
     def _drop_oldest(self) -> None:
@@ -146,6 +141,7 @@ class Ring:
     def close(self) -> None:
         """Lets the map go; nothing can be read or written any more."""
         self._places.clear()
+        self.end = 0
         self._map.close()
 
     # ------------------------------------------------------------------------------------------------- the readers

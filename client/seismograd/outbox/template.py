@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from seismograd.outbox.frames import HEADER_BYTES, frame
-from seismograd.outbox.packing import IDENTITY_AT, Heading, PackedRecord, norms_at, pack_step
+from seismograd.outbox.packing import IDENTITY_AT, Heading, PackedRecord, pack_step
 from seismograd.outbox.ring import RECORD_TAG
 from seismograd.record import Quantity
 
@@ -27,7 +27,7 @@ _new = tuple.__new__  # a named tuple without the function that checks its argum
 class Template:
     """One form of record: `fill` writes another one of it over the last, into `entry`."""
 
-    __slots__ = ("_checked", "_memory", "_names", "_norms", "_optimizer", "_payload", "_table", "entry")
+    __slots__ = ("_checked", "_memory", "_names", "_optimizer", "_payload", "_table", "entry")
 
     def __init__(self, heading: Heading, source: int, flags: int, quantities: Sequence[Quantity]) -> None:
         """`heading` says what all of them have in common; its sequence, step and time are of no importance."""
@@ -39,19 +39,19 @@ class Template:
         count = len(quantities)
         self._optimizer = heading.optimizer
         self._names = tuple(map(int, quantities))
-        self._table = struct.Struct(f"<QqQdd{count}H{count}d")
-        self._norms = whole[HEADER_BYTES + norms_at(count) : end]
+        self._table = struct.Struct(f"<QqQdd{count}H{count}d{nothing.nbytes}s")
         self._checked = whole[_CHECKED_FROM:end]
         self._payload = whole[HEADER_BYTES:end]
         self.entry = whole
 
     def fill(
-        self, sequence: int, step: int, time_unix_seconds: float, values: tuple[float, ...], norms: memoryview[int]
+        self, sequence: int, step: int, time_unix_seconds: float, values: tuple[float, ...], norms: bytes | bytearray
     ) -> PackedRecord:
         """The record with these numbers; `norms` are its bytes. `entry` holds it, framed, until the next one."""
         memory = self._memory
-        self._table.pack_into(memory, _TABLE_AT, sequence, step, 0, time_unix_seconds, 0.0, *self._names, *values)
-        self._norms[:] = norms
+        self._table.pack_into(
+            memory, _TABLE_AT, sequence, step, 0, time_unix_seconds, 0.0, *self._names, *values, norms
+        )
         _CHECKSUM.pack_into(memory, _CHECKSUM_AT, zlib.crc32(self._checked))
         return _new(PackedRecord, (self._optimizer, sequence, step, bytes(self._payload)))
 

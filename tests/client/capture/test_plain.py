@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 from unittest import mock
@@ -40,7 +41,8 @@ HABITS = st.lists(
             "said": st.sampled_from([{}, {}, {}, {"batch": "b7"}, {"step": 3}, {"step": 40}]),
             "oddity": st.sampled_from(
                 [None] * 6
-                + ["zero", "nan", "missing", "changed", "closure", "rate", "skipped", "grown", "two backwards"]
+                + ["zero", "tiny", "nan", "missing", "all missing", "thawed"]
+                + ["changed", "closure", "rate", "skipped", "grown", "two backwards"]
             ),
         }
     ),
@@ -51,11 +53,18 @@ ORDINARY: dict[str, Any] = {"clip": None, "log": "after", "said": {}, "oddity": 
 TIMES = {Quantity.STEP_SECONDS, Quantity.CAPTURE_SECONDS}
 
 
-def train(habits: list[dict[str, Any]], *, short: bool, **options: Any) -> tuple[list[StepRecord], int]:
+def train(
+    habits: list[dict[str, Any]],
+    *,
+    short: bool,
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    **options: Any,
+) -> tuple[list[StepRecord], int]:
     """Trains with these habits; the records, and how many of the steps were plain ones."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    optimizer = kind([*model.parameters(), frozen], lr=0.01)
     transport = RecordingTransport()
     ended = PlainSteps.ended
     plain = count()
@@ -106,6 +115,12 @@ def change(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer) 
     assert first.grad is not None
     if how == "zero":
         first.grad.zero_()
+    elif how == "tiny":
+        first.grad.fill_(1e-30)  # whose squares are zero in float32
+    elif how == "all missing":
+        optimizer.zero_grad()
+    elif how == "thawed":
+        optimizer.param_groups[0]["params"][-1].grad = torch.ones(2)
     elif how == "nan":
         first.grad[0, 0] = math.nan
     elif how == "missing":
@@ -162,15 +177,28 @@ def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[s
 
 @pytest.mark.parametrize("how", [None, 1e-3, 1e3, "torch"])
 @pytest.mark.parametrize("log", ["after", "before", "never"])
-def test_ordinary_steps_are_plain_ones(how: object, log: str) -> None:
+@pytest.mark.parametrize("kind", [{}, {"foreach": True}, {"fused": True}], ids=["default", "foreach", "fused"])
+def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, bool]) -> None:
     habits = [ORDINARY | {"clip": how, "log": log}] * 40
 
-    records, plain = train(habits, short=True, sample_every=0)
+    records, plain = train(habits, short=True, kind=partial(torch.optim.SGD, **kind), sample_every=0)
 
     assert len(records) == 40
     # The sender's thread begins with the first record. And as long as a loss is expected in vain, the step that misses
     # it is ended by the next one, on the long way.
     assert plain >= (18 if log == "never" else 38)
+
+
+@pytest.mark.parametrize("oddity", ["missing", "zero"])
+def test_a_gradient_that_is_missing_or_zero_does_not_make_a_step_unusual(oddity: str) -> None:
+    """Of unused and frozen parameters and dead layers there is one in nearly every model."""
+    habits = [ORDINARY] * 3 + [ORDINARY | {"oddity": oddity}] * 20 + [ORDINARY] * 20
+
+    shortly, plain = train(habits, short=True, sample_every=0)
+    at_length, _ = train(habits, short=False, sample_every=0)
+
+    assert plain >= 40
+    assert list(map(timeless, shortly)) == list(map(timeless, at_length))
 
 
 @pytest.mark.parametrize("with_loss", [False, True])
@@ -188,8 +216,8 @@ def test_a_template_gives_the_bytes_of_the_record_that_it_stands_for(
     packed = pack_step(heading, NormSource.CLIP, RecordFlag.CLIPPED, row, scalars, data_ids=None)
     template = Template(heading._replace(sequence=0, step=0), NormSource.CLIP, RecordFlag.CLIPPED, list(scalars))
 
-    template.fill(7, 8, 9.0, tuple(range(len(scalars))), memoryview(np.zeros_like(row).data).cast("B"))
-    record = template.fill(sequence, step, when, tuple(scalars.values()), memoryview(row.data).cast("B"))
+    template.fill(7, 8, 9.0, tuple(range(len(scalars))), bytes(row.nbytes))
+    record = template.fill(sequence, step, when, tuple(scalars.values()), row.tobytes())
 
     assert record == packed
     assert bytes(template.entry) == frame(RECORD_TAG, packed.data)
@@ -240,13 +268,13 @@ def test_gradients_that_are_never_plain_are_not_measured_twice_for_long(watch: W
     with mock.patch.object(plain_module, "_norm", side_effect=lambda *_, **__: next(tried)):
         for step in range(40):
             optimizer.zero_grad()
-            (model(torch.ones(2)).sum() * 0.0).backward()
+            (model(torch.ones(2)).sum() * math.nan).backward()
             optimizer.step()
             watched.monitor.log(loss=float(step))
 
     records = watched.records()
     assert len(records) == 40
-    assert all(record.gradient_norms is not None and not record.gradient_norms.any() for record in records)
+    assert all(record.nonfinite is not None for record in records)
     assert next(tried) <= 16
 
 
