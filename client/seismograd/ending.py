@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import sys
+import threading
 import weakref
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 Outcome = Literal["finished", "failed"]
 
@@ -18,13 +21,21 @@ _MOST_CHARACTERS = 500
 class Finishable(Protocol):
     """What ends with the process."""
 
+    @property
+    def next_step(self) -> int:
+        """Number of the step to come."""
+        ...
+
     def finish(self, outcome: Outcome = "finished", reason: str = "") -> object:
         """Ends the run."""
         ...
 
 
 class Ending:
-    """Finishes a monitor at the end of the process, as failed when an exception has reached the top of the program.
+    """Finishes a monitor at the end of the process, as failed when the program has failed.
+
+    That is: an exception has reached the top of the program, or the main thread has called `sys.exit` with another
+    status than 0 and has made no step since. `raise SystemExit(1)` shows only in the children of `multiprocessing`.
 
     The monitor is held weakly, lest a forgotten one keep its model alive; when it is gone, `last_word` says the same.
     """
@@ -33,9 +44,16 @@ class Ending:
         self._monitor = weakref.ref(monitor)
         self._last_word = last_word
         self._failure = ""
+        self._exit: tuple[str, int | None] | None = None  # why, and before which step
         self._previous = sys.excepthook
         self._hook = self._note_failure  # one object, so that it can be recognised
         sys.excepthook = self._hook
+        self._previous_exit = sys.exit
+        self._exit_hook: Callable[..., NoReturn] = self._note_exit
+        sys.exit = self._exit_hook
+        # A child of multiprocessing (`torch.multiprocessing.spawn`) catches what its function raises.
+        child = multiprocessing.parent_process() is not None
+        self._child_end = Finalize(None, self._note_end_of_child, exitpriority=0) if child else None
         atexit.register(self._end)
 
     def cancel(self) -> None:
@@ -43,18 +61,49 @@ class Ending:
         atexit.unregister(self._end)
         if sys.excepthook == self._hook:
             sys.excepthook = self._previous
+        if sys.exit == self._exit_hook:
+            sys.exit = self._previous_exit
+        if self._child_end is not None:
+            self._child_end.cancel()
 
     def _note_failure(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         self._failure = describe_error(error)
         self._previous(kind, error, traceback)
 
+    def _note_exit(self, status: object = None, /) -> NoReturn:
+        if threading.current_thread() is threading.main_thread():
+            self._exit = (_describe_exit(status, sys.exception()), self._next_step())
+        self._previous_exit(status)  # type: ignore[arg-type]  # as above
+
+    def _note_end_of_child(self) -> None:
+        error = sys.exception()  # with which the child is about to end
+        if isinstance(error, SystemExit):
+            self._failure = _describe_exit(error.code, error.__context__)
+        elif error is not None:
+            self._failure = describe_error(error)
+
+    def _next_step(self) -> int | None:
+        monitor = self._monitor()
+        return None if monitor is None else monitor.next_step
+
     def _end(self) -> None:
         monitor = self._monitor()
         finish = self._last_word if monitor is None else monitor.finish
+        if self._exit is not None and self._exit[1] == self._next_step():
+            self._failure = self._failure or self._exit[0]
         if self._failure:
             finish("failed", self._failure)
         else:
             finish("finished", "")
+
+
+def _describe_exit(status: object, error: BaseException | None) -> str:
+    """Why a program exits with this status; empty when it is that of success. `error` is being handled meanwhile."""
+    if status is None or status == 0:
+        return ""
+    if error is not None:
+        return describe_error(error)
+    return describe_error(SystemExit(status))
 
 
 def describe_error(error: BaseException) -> str:

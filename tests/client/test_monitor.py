@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -327,8 +329,10 @@ def run_script(server: str, end: str, assign: str = "monitor = ") -> tuple[subpr
         ("", ("finished", "")),
         ("raise RuntimeError('loss is NaN')", ("failed", "RuntimeError: loss is NaN")),
         ("sys.excepthook = lambda *_: None; monitor.finish('failed', 'by hand')", ("failed", "by hand")),
+        ("sys.exit(0)", ("finished", "")),
+        ("sys.exit(3)", ("failed", "SystemExit: 3")),
     ],
-    ids=["normally", "by an exception", "by hand"],
+    ids=["normally", "by an exception", "by hand", "with status 0", "with another status"],
 )
 def test_a_program_that_ends_says_how(end: str, closed: tuple[str, str]) -> None:
     with RecordingServer() as server:
@@ -337,6 +341,72 @@ def test_a_program_that_ends_says_how(end: str, closed: tuple[str, str]) -> None
         assert [record.step for record in server.ledger.records()] == [0, 1, 2]
 
     assert ("RuntimeError" in done.stderr) == ("raise" in end), "the traceback is still printed"
+    assert done.returncode == (1 if "raise" in end else 3 if "exit(3)" in end else 0)
+
+
+def test_an_exit_that_somebody_catches_is_no_end(loop: Loop) -> None:
+    """As the main function of a command line does when it is called by a program."""
+    loop.step()
+    with pytest.raises(SystemExit):
+        sys.exit(2)
+    loop.step()
+
+    loop.monitor._ending._end()  # type: ignore[union-attr]  # what the end of the process calls
+
+    assert loop.ledger.closed == [("finished", "")]
+    assert not isinstance(sys.exit, types.MethodType), "it is the interpreter's own again"
+
+
+CHILDREN = """
+    import multiprocessing, sys, torch, seismograd
+
+    def train(number, server, how):
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        seismograd.watch(model, optimizer, project="tests", run="child", server=server)
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+        if how == "error":
+            raise RuntimeError("loss is NaN")
+        if how == "status":
+            sys.exit(4)
+
+    if __name__ == "__main__":
+        server, launcher, how = sys.argv[1:]
+        if launcher == "torch":
+            torch.multiprocessing.spawn(train, (server, how))
+        else:
+            child = multiprocessing.get_context("spawn").Process(target=train, args=(0, server, how))
+            child.start()
+            child.join()
+            sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "how", "closed"),
+    [
+        ("torch", "error", ("failed", "RuntimeError: loss is NaN")),
+        ("python", "error", ("failed", "RuntimeError: loss is NaN")),
+        ("python", "status", ("failed", "SystemExit: 4")),
+        ("python", "", ("finished", "")),
+    ],
+)
+def test_a_child_of_multiprocessing_says_how_it_ends(
+    launcher: str, how: str, closed: tuple[str, str], tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(CHILDREN))
+    with RecordingServer() as server:
+        done = subprocess.run(
+            [sys.executable, script, server.address, launcher, how],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert server.ledger.closed == [closed], done.stderr
+    assert done.returncode == {"error": 1, "status": 4, "": 0}[how], done.stderr
 
 
 def test_the_end_waits_two_seconds_for_a_server_that_says_nothing_and_no_longer() -> None:

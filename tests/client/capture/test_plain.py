@@ -178,7 +178,7 @@ def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[s
 @pytest.mark.parametrize("how", [None, 1e-3, 1e3, "torch"])
 @pytest.mark.parametrize("log", ["after", "before", "never"])
 @pytest.mark.parametrize("kind", [{}, {"foreach": True}, {"fused": True}], ids=["default", "foreach", "fused"])
-def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, bool]) -> None:
+def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, Any]) -> None:
     habits = [ORDINARY | {"clip": how, "log": log}] * 40
 
     records, plain = train(habits, short=True, kind=partial(torch.optim.SGD, **kind), sample_every=0)
