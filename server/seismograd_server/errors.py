@@ -105,7 +105,16 @@ class StorageFencedError(StorageError):
 
 
 class StorageDamageError(StorageError):
-    """Stored bytes are not what was written: the disk, or somebody's editor, has changed them."""
+    """Stored bytes are not what was written: the disk, or somebody's editor, has changed them.
+
+    `what` is "segment", "closed_block" or "summary"; it held steps from `first_step` to `last_step`, as its row says.
+    """
+
+    def __init__(self, message: str, *, what: str, first_step: int, last_step: int) -> None:
+        super().__init__(message)
+        self.what = what
+        self.first_step = first_step
+        self.last_step = last_step
 
 
 class DeliveryError(SeismogradError):

@@ -221,7 +221,7 @@ class Instruments:
             (self.maintenance_failures, product(("retention", "summarise", "compaction"))),
             (self.compaction_rows, product(kinds)),
             (self.compaction_bytes, product(kinds, ("before", "after"))),
-            (self.storage_damaged, product(("segment", "closed_block"))),
+            (self.storage_damaged, product(("segment", "closed_block", "summary"))),
         ]
         for counter, labels in known:
             for values in labels:

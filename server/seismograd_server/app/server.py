@@ -153,6 +153,7 @@ class Server:
         self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
         self._database = self._stack.enter_context(await self._open_database(http_socket))
         self._database.watch(self._failing_from_threads())
+        self._database.damage.listen(lambda row: self.instruments.storage_damaged.labels(what=row.what).inc())
         self.instruments.build_info.labels(
             version=version("seismograd"), storage=self._database.kind, python=platform.python_version()
         ).set(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import click
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Group
 from seismograd_server.commands.remote import json_option
-from seismograd_server.errors import UsageError
+from seismograd_server.display.text import printable
+from seismograd_server.errors import StorageError, UsageError
 
 
 @click.group(cls=Group)
@@ -103,15 +105,40 @@ def restore(
 @located
 @json_option
 def check(config: Path | None, data_dir: Path | None, database_url: str | None, as_json: bool) -> None:
-    """Look through the whole database for damage; the server may be running."""
-    from seismograd_server.store import backup as backups  # noqa: PLC0415 - as above
+    """Look through the whole database for damage, and decode all that is stored; the server may be running.
 
-    path = _file(config, data_dir, database_url, "pg_amcheck")
-    condition = backups.check(path)
+    Exit code 1 when something is damaged: named by project, run, rank and steps. What cannot be read is left out
+    wherever the run is shown; all else is as it was.
+    """
+    from seismograd_server.config import load_settings  # noqa: PLC0415 - as above
+    from seismograd_server.store.checking import check_database  # noqa: PLC0415 - as above
+
+    found = check_database(load_settings(config, data_dir=data_dir, database_url=database_url).database)
     if as_json:
-        output.print_json({"database": str(path), "sound": True, **_facts(condition)})
-    else:
-        click.echo(f"{path}: sound; {_told(condition)}.")
+        output.print_json(
+            {
+                "database": found.name,
+                "sound": not found.damaged,
+                "revision": found.revision,
+                "runs": found.runs,
+                "size_bytes": found.size_bytes,
+                "payloads": found.payloads,
+                "damaged": [asdict(each) for each in found.damaged],
+            }
+        )
+    for each in () if as_json else found.damaged:
+        whose = f"{each.project}/{each.run}" + ("" if each.rank is None else f", rank {each.rank}")
+        click.echo(printable(f"{whose}, steps {each.first_step:,} to {each.last_step:,}: {each.reason}"))
+    if found.damaged:
+        raise StorageError(
+            f"{found.name}: {len(found.damaged):,} of {found.payloads:,} stored payloads are damaged: restore a "
+            "backup, or go on without the steps named"
+        )
+    if not as_json:
+        click.echo(
+            f"{found.name}: sound; {found.payloads:,} payloads of {found.runs:,} runs, {found.size_bytes:,} bytes, "
+            f"schema revision {found.revision}."
+        )
 
 
 def _file(config: Path | None, data_dir: Path | None, database_url: str | None, instead: str) -> Path:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from seismograd_server.errors import StorageDamageError
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance.tiers import Group, Sizes, Tiers
@@ -26,8 +24,6 @@ from seismograd_server.store.compacting import RunStanding, SeriesPosition, Stor
 from seismograd_server.store.database import Database
 from seismograd_server.store.mantissa import EXACT_BITS
 from seismograd_server.store.merging import Window, merge
-
-_log = structlog.get_logger(__name__)
 
 # Between two looks at which runs have changed; checkpoints, behind which there is something to do, come as often.
 _PASS_SECONDS = 10.0
@@ -236,8 +232,7 @@ class Compaction:
     def _report(self, run: RunStanding, what: str, row: StoredRow, error: StorageDamageError) -> None:
         """Say it once; the row stays as it is, and is not looked at again while this process lives."""
         self._damaged.add((what, row.row_id))
-        self._instruments.storage_damaged.labels(what=what.replace(" ", "_")).inc()
-        _log.error("stored data is damaged", project=run.project, run=run.run, reason=str(error))
+        self._database.damage.note(run.run_id, error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,15 @@ class Summarising:
             for part in cut_into_rows(coarser, row_steps(kind, size)) if coarser is not None else ():
                 first = int(part.buckets[0]) * size
                 with self._database.read() as transaction:
-                    known = transaction.summaries.read(run_id, line, kind, size, first_step=first, last_step=first)
+                    known = transaction.summaries.read(
+                        run_id,
+                        line,
+                        kind,
+                        size,
+                        first_step=first,
+                        last_step=first,
+                        on_damage=transaction.damage.noting(run_id),
+                    )
                 whole = merged([*known, part], size)
                 if whole is not None:
                     yield SummaryRow.of(kind, whole)

@@ -56,7 +56,14 @@ def _data(transaction: Transaction, engine: RunEngine, alert: Alert) -> Mapping[
     """What the ranks said that the step saw at which the alert opened."""
     step, found = alert.opened_step, {}
     numbers = {rank.handle: rank.rank for rank in transaction.runs.ranks(engine.launch.launch_row)}
-    for _, batch in transaction.segments.read(engine.launch.launch_row, 0, first_step=step, last_step=step):
+    batches = transaction.segments.read(
+        engine.launch.launch_row,
+        0,
+        first_step=step,
+        last_step=step,
+        on_damage=transaction.damage.noting(engine.run_id),
+    )
+    for _, batch in batches:
         for row, ids in batch.data_ids.items():
             if int(batch.steps[row]) == step and batch.rank_handle in numbers:
                 found[numbers[batch.rank_handle]] = ids

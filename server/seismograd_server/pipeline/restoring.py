@@ -13,7 +13,6 @@ from itertools import zip_longest
 import structlog
 
 from seismograd_server.detect.closing import rows_in
-from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import Launch, Rank, RecordKind, Run
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import Sender
@@ -114,20 +113,21 @@ class _Replay:
             }
             series.know(Sender(rank, launch.attempt, self._run.key.project, catalogs=own))
 
-    def _note(self, error: StorageDamageError) -> None:
-        """Closed steps have been judged with these records; what waits is judged without them."""
-        _log.error("stored data is damaged: replaying without it", run=str(self._run.key), reason=str(error))
-
     def _launch(self, series: Series, launch: Launch, ranks: list[Rank], position: int, end: float | None) -> None:
         numbers = {rank.handle: rank.rank for rank in ranks}
+        # Closed steps have been judged with these rows; what waits is judged without them.
+        on_damage = self._transaction.damage.noting(self._run.run_id)
         records = self._transaction.segments.read(
             launch.launch_row,
             series.optimizer,
             after_segment=position,
             received_until=end,
-            on_damage=self._note,
+            on_damage=on_damage,
         )
-        for closing in self._transaction.steps.closings(launch.launch_row, series.optimizer, series.ordinal):
+        closings = self._transaction.steps.closings(
+            launch.launch_row, series.optimizer, series.ordinal, on_damage=on_damage
+        )
+        for closing in closings:
             event = (closing.branch, closing.steps, closing.ranks_present)
             wanted, held = int(closing.ranks_present.sum()), series.aligner.holds(*event)
             while held < wanted and (found := next(records, None)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ from seismograd_server.model import (
 )
 from seismograd_server.pipeline.ranks import Sender
 
-_MAGIC = b"SGP1"
+# Of the header, and of all that follows the checksum. Schema revisions before 8 wrote SGP1, which has none.
+_MAGIC, _UNCHECKED = b"SGP2", b"SGP1"
 _HEADER = struct.Struct("<4sI")
+_CHECKSUM = struct.Struct("<I")
 # Steps times ranks of one block: its tables by rank hold that many numbers each, 32 MiB of float64.
 _CELLS = 2**22
 
@@ -69,7 +72,8 @@ class SavedState:
             "tally": tallies.to_json(self.tally),
         }
         text = json.dumps(header, separators=(",", ":")).encode()
-        return _HEADER.pack(_MAGIC, len(text)) + text + self.watch
+        checksum = _CHECKSUM.pack(zlib.crc32(self.watch, zlib.crc32(text)))
+        return _HEADER.pack(_MAGIC, len(text)) + checksum + text + self.watch
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SavedState:
@@ -80,9 +84,12 @@ class SavedState:
         """
         try:
             magic, length = _HEADER.unpack_from(data)
-            if magic != _MAGIC:
+            start = _HEADER.size + (0 if magic == _UNCHECKED else _CHECKSUM.size)
+            if magic not in (_MAGIC, _UNCHECKED):
                 raise ValueError(f"detector checkpoint begins with {magic!r}")
-            header = json.loads(data[_HEADER.size : _HEADER.size + length])
+            if magic == _MAGIC and _CHECKSUM.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[start:]):
+                raise ValueError("detector checkpoint is damaged: its checksum is another one")
+            header = json.loads(data[start : start + length])
             frontier = header["frontier"]
             return cls(
                 attempt=int(header["attempt"]),
@@ -90,7 +97,7 @@ class SavedState:
                 segment=int(header["segment"]),
                 versions={int(rank): int(version) for rank, version in header["versions"]},
                 tally=tallies.from_json(header["tally"]),
-                watch=data[_HEADER.size + length :],
+                watch=data[start + length :],
             )
         except (struct.error, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"detector checkpoint is damaged: {error}") from error

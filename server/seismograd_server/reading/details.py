@@ -62,7 +62,12 @@ def read_details(
         wanted = {each.handle: each for each in ranks if rank is None or each.rank == rank}
         batches: dict[int, list[StepBatch]] = {}
         for _, batch in transaction.segments.read(
-            launches[-1].launch_row, optimizer, RecordKind.DETAIL, first_step=first_step, last_step=last_step
+            launches[-1].launch_row,
+            optimizer,
+            RecordKind.DETAIL,
+            first_step=first_step,
+            last_step=last_step,
+            on_damage=transaction.damage.noting(run.run_id),
         ):
             if batch.rank_handle in wanted:
                 batches.setdefault(batch.rank_handle, []).append(batch)
@@ -85,7 +90,9 @@ def read_recorded(database: Database, run: Run, optimizer: int) -> tuple[Recorde
         launch_row = launches[-1].launch_row
         ranks = {each.handle: each for each in transaction.runs.ranks(launch_row)}
         catalogs: Mapping[tuple[int, int], Catalog] | None = None
-        for _, batch in transaction.segments.read(launch_row, optimizer, RecordKind.DETAIL):
+        for _, batch in transaction.segments.read(
+            launch_row, optimizer, RecordKind.DETAIL, on_damage=transaction.damage.noting(run.run_id)
+        ):
             if batch.rank_handle not in ranks:
                 continue
             if catalogs is None:

@@ -26,6 +26,7 @@ from seismograd_server.model import (
     RankLayers,
     RecordFlag,
     Run,
+    RunKey,
     Severity,
     UInt8,
     UInt16,
@@ -158,6 +159,14 @@ class History:
     directives: tuple[AskedDirective, ...] = ()  # newest first
     recorded: tuple[Recorded, ...] = ()  # by rank
     notes: Mapping[str, str] = field(default_factory=dict)  # what could not be read, by what
+    damaged: tuple[tuple[int, int], ...] = ()  # ranges of steps of which something is damaged on disk
+
+
+def damage_sentence(key: RunKey, first_step: int, last_step: int) -> str:
+    """What is said of a range of steps that cannot be read as it was stored."""
+    which = f"Step {first_step:,}" if first_step == last_step else f"Steps {first_step:,} to {last_step:,}"
+    verb = "is" if first_step == last_step else "are"
+    return f"{which} of run {key} {verb} damaged on disk: what cannot be read is left out."
 
 
 def empty_series() -> Series:

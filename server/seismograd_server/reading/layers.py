@@ -101,7 +101,11 @@ def _compose(
     # Nothing waits here: which steps closed, and with whom, is known. The clock of the aligner is never read.
     aligner = Aligner(launch.world_size, Patience(), now=0.0)
     records = transaction.segments.read(
-        launch.launch_row, optimizer, first_step=int(chunks[0].steps[0]), last_step=int(chunks[-1].steps[-1])
+        launch.launch_row,
+        optimizer,
+        first_step=int(chunks[0].steps[0]),
+        last_step=int(chunks[-1].steps[-1]),
+        on_damage=transaction.damage.noting(launch.run_id),
     )
     for segment, batch in records:
         if batch.rank_handle in ranks:

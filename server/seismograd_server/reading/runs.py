@@ -10,6 +10,7 @@ from seismograd_server.reading.details import read_recorded
 from seismograd_server.reading.history import History, Opening, Recorded, Series
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.series import read_rank_window, read_series
+from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 
 # Alerts of one run that a report or a page takes; a run with more has said what it had to say.
@@ -82,6 +83,7 @@ def read_history(
         recorded=recorded,
         statuses=statuses,
         notes=notes,
+        damaged=tuple(damaged_steps(database.damage.of_run(run.run_id))),
     )
 
 

@@ -1,4 +1,7 @@
-"""Closed steps out of the store, page by page in short transactions, and as one Series. Blocks."""
+"""Closed steps out of the store, page by page in short transactions, and as one Series. Blocks.
+
+What is damaged on disk is left out, and noted in `Database.damage`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def step_pages(
         page: list[StepChunk] = []
         count = 0
         with database.read() as transaction:
-            for chunk in transaction.steps.read(run_id, optimizer, cursor, last_step):
+            for chunk in transaction.steps.read(
+                run_id, optimizer, cursor, last_step, on_damage=transaction.damage.noting(run_id)
+            ):
                 room = page_steps - count
                 part = chunk if chunk.count <= room else chunk.select(np.arange(chunk.count) < room)
                 page.append(part)

@@ -75,7 +75,13 @@ def stored_pages(database: Database, asked: Asked, piece: Piece) -> Iterator[Sum
     while first <= piece.last_step:
         with database.read() as transaction:
             page = transaction.summaries.read(
-                asked.run_id, piece.line, asked.kind, piece.size, first_step=first, last_step=piece.last_step
+                asked.run_id,
+                piece.line,
+                asked.kind,
+                piece.size,
+                first_step=first,
+                last_step=piece.last_step,
+                on_damage=transaction.damage.noting(asked.run_id),
             )
         if not page:
             return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from seismograd_server.display.numbers import duration, share
-from seismograd_server.display.text import plural
+from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Visibility
-from seismograd_server.reading.history import History
+from seismograd_server.reading.history import History, damage_sentence
 from seismograd_server.report.contents import Focus, Healthy, Verdict
 from seismograd_server.report.summary import signature_name
 
@@ -19,6 +19,7 @@ def data_gaps(history: History) -> tuple[str, ...]:
     """Steps, ranks and records that are missing, as sentences."""
     series = history.series
     gaps = [f"{what}: {why}." for what, why in sorted(history.notes.items())]
+    gaps.extend(printable(damage_sentence(history.run.key, first, last)) for first, last in history.damaged)
     if not series.count:
         return tuple(gaps)
     holes = np.diff(series.steps) - 1

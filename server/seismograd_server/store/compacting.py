@@ -15,7 +15,7 @@ from seismograd_server.model import RecordKind, RunState, StepBatch
 from seismograd_server.store.blocks import StepChunk
 from seismograd_server.store.codec import ENCODING_DENSE
 from seismograd_server.store.schema import closed_blocks, detector_states, runs, segments
-from seismograd_server.store.segments import decode_segment
+from seismograd_server.store.segment_rows import SEGMENT_COLUMNS, decode_segment
 from seismograd_server.store.steps import CHUNK_COLUMNS, decode_row
 
 # Runs looked at in one short transaction.
@@ -203,13 +203,10 @@ class CompactionRepository:
         Raises:
             StorageDamageError: its bytes are not those that were written.
         """
-        columns = segments.c
         row = self._connection.execute(
-            select(columns.segment_id, columns.encoding, columns.records, columns.payload).where(
-                columns.segment_id == segment_id
-            )
+            select(*SEGMENT_COLUMNS).where(segments.c.segment_id == segment_id)
         ).one_or_none()
-        return [] if row is None else decode_segment(*row)
+        return [] if row is None else decode_segment(row)
 
     def read_block(self, ordinal: int) -> StepChunk | None:
         """The closed steps of a block; None = it is gone.

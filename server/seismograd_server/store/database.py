@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Engine, bindparam, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -29,13 +29,14 @@ from seismograd_server.errors import (
     StorageUncertainError,
 )
 from seismograd_server.store.backend import BUSY_SECONDS, Backend
+from seismograd_server.store.damage import DamageLog
 from seismograd_server.store.migrate import migrate
 from seismograd_server.store.postgresql import PostgresqlBackend
 from seismograd_server.store.schema import server_epoch
 from seismograd_server.store.sqlite import SqliteBackend
 from seismograd_server.store.transaction import Transaction
 
-__all__ = ["Database", "Durability", "Transaction", "look_at"]
+__all__ = ["Database", "Durability", "Transaction", "look_at", "looking_into"]
 
 Durability = Literal["process", "power"]
 
@@ -47,6 +48,7 @@ class Database:
         self.name = backend.name
         self.kind = backend.kind
         self.revisions: tuple[str | None, str] = (None, "")  # of the schema, before it was opened and since
+        self.damage = DamageLog()  # what its readers have found
         self._backend = backend
         self._errors = backend.errors
         self._turn = threading.Lock()
@@ -107,7 +109,7 @@ class Database:
             with self._backend.writer.begin() as connection:
                 self._check_epoch(connection)
                 self._uncertain = False
-                yield Transaction(connection)
+                yield Transaction(connection, self.damage)
                 committing = True
         except self._errors as error:
             translated = self._translate(error, committing=committing)
@@ -131,7 +133,7 @@ class Database:
                 pass  # what may still be under way ends before this begins
         try:
             with self._backend.reader.begin() as connection:
-                yield Transaction(connection)
+                yield Transaction(connection, self.damage)
         except self._errors as error:
             raise self._translate(error) from error
 
@@ -232,6 +234,20 @@ def look_at(url: str) -> str:
         except StorageError as error:
             raise StartError(str(error)) from error
     return SqliteBackend.look_at(address)
+
+
+@contextmanager
+def looking_into(url: str) -> Iterator[Engine]:
+    """Read-only connections to a database that a server may have; takes nothing, and waits for nobody.
+
+    Raises:
+        StartError: it cannot be reached from here.
+        StorageError: reading failed.
+    """
+    address = _parse(url)
+    backend = PostgresqlBackend if address.get_backend_name() == "postgresql" else SqliteBackend
+    with backend.looking_into(address) as engine:
+        yield engine
 
 
 def _open(address: URL, owner: str, durability: Durability, *, standby: bool) -> Backend:

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, text
@@ -97,6 +97,18 @@ class PostgresqlBackend:
         finally:
             backend.close()
         return f"PostgreSQL {release}, {backend.name}, {f'in use by {holder}' if holder else 'free'}"
+
+    @classmethod
+    @contextlib.contextmanager
+    def looking_into(cls, address: URL) -> Iterator[Engine]:
+        """See `database.looking_into`."""
+        backend = cls._of(address)
+        try:
+            yield backend.reader
+        except backend.errors as error:
+            raise backend.translate(error, committing=False) from error
+        finally:
+            backend.close()
 
     @classmethod
     def _of(cls, address: URL) -> PostgresqlBackend:

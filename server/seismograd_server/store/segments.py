@@ -6,21 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from seismograd_server.errors import InvalidBatchError, StorageDamageError, StorageError, UnknownRankError
 from seismograd_server.model import DroppedRange, RecordKind, StepBatch, StreamKey
 from seismograd_server.store.bulk import append_rows
-from seismograd_server.store.codec import (
-    ENCODING_COLUMNS,
-    ENCODING_DENSE,
-    decode,
-    decode_dense,
-    encode,
-    slice_batch,
-)
+from seismograd_server.store.codec import ENCODING_COLUMNS, encode, slice_batch
 from seismograd_server.store.intervals import Intervals
 from seismograd_server.store.schema import drops, ranks, segments, streams
+from seismograd_server.store.segment_rows import SEGMENT_COLUMNS, decode_segment
 
 # Segments fetched at a time, a few megabytes of a usual model; bounds the memory of a reader, not the result.
 _PAGE = 256
@@ -154,8 +148,7 @@ class SegmentRepository:
         Raises:
             StorageDamageError: a segment is damaged; with `on_damage`, that is told, and the segment left out.
         """
-        columns = segments.c
-        statement = select(columns.segment_id, columns.encoding, columns.records, columns.payload).where(
+        statement = select(*SEGMENT_COLUMNS).where(
             segments.c.launch_row == launch_row, segments.c.optimizer == optimizer, segments.c.kind == int(kind)
         )
         if first_step is not None:
@@ -172,7 +165,7 @@ class SegmentRepository:
             page = self._connection.execute(statement, {"after": after}).all()
             for row in page:
                 after = row.segment_id
-                for batch in _decode(row, on_damage):
+                for batch in decode_segment(row, on_damage):
                     part = batch if row.encoding == ENCODING_COLUMNS else _within(batch, first_step, last_step)
                     if part is not None:
                         yield after, part
@@ -268,34 +261,6 @@ def _chunked(handles: Iterable[int]) -> Iterator[list[int]]:
     ordered = sorted(handles)
     for start in range(0, len(ordered), _HANDLES):
         yield ordered[start : start + _HANDLES]
-
-
-def decode_segment(segment_id: int, encoding: int, records: int, payload: bytes) -> list[StepBatch]:
-    """The batches of a segment, by sequence.
-
-    Raises:
-        StorageDamageError: the bytes are not those that were written.
-        StorageError: a newer version wrote them.
-    """
-    if encoding not in (ENCODING_COLUMNS, ENCODING_DENSE):
-        raise StorageError(f"segment {segment_id} has encoding {encoding}, which this version cannot read")
-    try:
-        batches = decode_dense(payload) if encoding == ENCODING_DENSE else [decode(payload)]
-    except ValueError as error:
-        raise StorageDamageError(f"segment {segment_id} cannot be read: {error}") from error
-    if (found := sum(batch.count for batch in batches)) != records:
-        raise StorageDamageError(f"segment {segment_id} cannot be read: {found} of its {records} records are there")
-    return batches
-
-
-def _decode(row: Row[*tuple[Any, ...]], on_damage: Callable[[StorageDamageError], None] | None) -> list[StepBatch]:
-    try:
-        return decode_segment(*row)
-    except StorageDamageError as error:
-        if on_damage is None:
-            raise
-        on_damage(error)
-        return []
 
 
 def _within(batch: StepBatch, first_step: int | None, last_step: int | None) -> StepBatch | None:

@@ -9,8 +9,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,19 @@ class SqliteBackend:
         if not os.access(nearest, os.W_OK):
             raise StartError(f"database {path}: {nearest} is not writable: give another path or its permission")
         return f"SQLite, {path} {'is writable' if nearest == path else 'can be made'}"
+
+    @staticmethod
+    @contextmanager
+    def looking_into(address: URL) -> Iterator[Engine]:
+        """See `database.looking_into`."""
+        path = Path(address.database or "").resolve()
+        engine = _reader_engine(path)
+        try:
+            yield engine
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise sqlite_failures.translate(error, str(path)) from error
+        finally:
+            engine.dispose()
 
     def translate(self, error: Exception, *, committing: bool) -> StorageError:  # noqa: ARG002 (a failed commit here is none)
         """See `Backend`."""

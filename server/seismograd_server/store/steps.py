@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,15 @@ class StepRepository:
         last_step: int | None = None,
         *,
         all_branches: bool = False,
+        on_damage: Callable[[StorageDamageError], None] | None = None,
     ) -> Iterator[StepChunk]:
         """Closed steps in [first_step, last_step], in closing order.
 
         Unless `all_branches`, a step is hidden when a later attempt or branch began at or before it: what is left is
         one line through the run, rising.
+
+        Raises:
+            StorageDamageError: a block is damaged; with `on_damage`, that is told, and the block left out.
         """
         statement = _SELECT.where(closed_blocks.c.run_id == run_id, closed_blocks.c.optimizer == optimizer)
         if first_step is not None:
@@ -78,7 +82,7 @@ class StepRepository:
         if last_step is not None:
             statement = statement.where(closed_blocks.c.first_step <= last_step)
         hidden = {} if all_branches else hidden_from(self.lines(run_id, optimizer))
-        for chunk in self._chunks(statement):
+        for chunk in self._chunks(statement, on_damage):
             end = hidden.get((chunk.attempt, chunk.branch), _NEVER)
             chosen = chunk.steps < end
             if first_step is not None:
@@ -98,14 +102,25 @@ class StepRepository:
         ).one_or_none()
         return None if row is None else (row.attempt, row.branch, row.last_step)
 
-    def closings(self, launch_row: int, optimizer: int, after_ordinal: int = 0) -> Iterator[Closing]:
-        """The closing events of a launch behind `after_ordinal`, in order: the script of an exact replay."""
+    def closings(
+        self,
+        launch_row: int,
+        optimizer: int,
+        after_ordinal: int = 0,
+        *,
+        on_damage: Callable[[StorageDamageError], None] | None = None,
+    ) -> Iterator[Closing]:
+        """The closing events of a launch behind `after_ordinal`, in order: the script of an exact replay.
+
+        Raises:
+            StorageDamageError: as in `read`.
+        """
         statement = _SELECT.where(
             closed_blocks.c.launch_row == launch_row,
             closed_blocks.c.optimizer == optimizer,
             closed_blocks.c.ordinal > after_ordinal,
         )
-        for chunk in self._chunks(statement):
+        for chunk in self._chunks(statement, on_damage):
             yield Closing(chunk.ordinal, chunk.attempt, chunk.branch, chunk.steps, chunk.ranks_present)
 
     def lines(self, run_id: int, optimizer: int | None = None) -> list[Line]:
@@ -121,7 +136,9 @@ class StepRepository:
             found[key] = Line(*key, row.first_step, last, summarised_to=row.last_step)
         return [found[key] for key in sorted(found)]
 
-    def _chunks(self, statement: Select[tuple[int, int, int, int, int, bytes]]) -> Iterator[StepChunk]:
+    def _chunks(
+        self, statement: Select[Any], on_damage: Callable[[StorageDamageError], None] | None
+    ) -> Iterator[StepChunk]:
         ordinal = 0
         while True:
             page = self._connection.execute(
@@ -129,7 +146,14 @@ class StepRepository:
             ).all()
             for row in page:
                 ordinal = row.ordinal
-                yield decode_row(row)
+                try:
+                    chunk = decode_row(row)
+                except StorageDamageError as error:
+                    if on_damage is None:
+                        raise
+                    on_damage(error)
+                    continue
+                yield chunk
             if len(page) < _PAGE:
                 return
 
@@ -150,7 +174,12 @@ def decode_row(row: Row[*tuple[Any, ...]]) -> StepChunk:
             dense=bool(row.dense),
         )
     except ValueError as error:
-        raise StorageDamageError(f"closed block {row.ordinal} cannot be read: {error}") from error
+        raise StorageDamageError(
+            f"closed block {row.ordinal} cannot be read: {error}",
+            what="closed_block",
+            first_step=row.first_step,
+            last_step=row.last_step,
+        ) from error
 
 
 def hidden_from(lines: Sequence[Line]) -> dict[tuple[int, int], int]:
@@ -180,6 +209,8 @@ CHUNK_COLUMNS = (
     closed_blocks.c.branch,
     closed_blocks.c.launch_row,
     closed_blocks.c.dense,
+    closed_blocks.c.first_step,
+    closed_blocks.c.last_step,
     closed_blocks.c.payload,
 )
 _SELECT = select(*CHUNK_COLUMNS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
-from seismograd_server.errors import StorageError
+from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import Line, RecordKind, RunState, Summary, SummaryKind
 from seismograd_server.store.schema import closed_blocks, launches, runs, segments
 from seismograd_server.store.summary_codec import decode_summary, encode_summary
@@ -78,34 +79,39 @@ class SummaryRepository:
         first_step: int,
         last_step: int,
         limit: int = _PAGE,
+        on_damage: Callable[[StorageDamageError], None] | None = None,
     ) -> list[Summary]:
         """The first rows of a line, `limit` at most, that touch [first_step, last_step]; whole, in rising order.
 
         Raises:
-            StorageError: a row is damaged.
+            StorageDamageError: a row is damaged; with `on_damage`, that is told, and the row left out.
         """
         columns, steps = summaries.c, row_steps(kind, size)
-        rows = self._connection.execute(
-            select(columns.first_step, columns.payload)
-            .where(
-                columns.run_id == run_id,
-                columns.optimizer == line.optimizer,
-                columns.kind == int(kind),
-                columns.bucket_steps == size,
-                columns.attempt == line.attempt,
-                columns.branch == line.branch,
-                columns.first_step >= first_step // steps * steps,
-                columns.first_step <= last_step,
-            )
-            .order_by(columns.first_step)
-            .limit(limit)
+        statement = select(summaries).where(
+            columns.run_id == run_id,
+            columns.optimizer == line.optimizer,
+            columns.kind == int(kind),
+            columns.bucket_steps == size,
+            columns.attempt == line.attempt,
+            columns.branch == line.branch,
+            columns.first_step <= last_step,
         )
-        found = []
-        for row in rows:
-            try:
-                found.append(decode_summary(row.payload))
-            except ValueError as error:
-                raise StorageError(f"summary of run {run_id} at step {row.first_step}: {error}") from error
+        found: list[Summary] = []
+        start = first_step // steps * steps
+        while not found:  # an empty answer would mean that there is nothing more
+            page = self._connection.execute(
+                statement.where(columns.first_step >= start).order_by(columns.first_step).limit(limit)
+            ).all()
+            for row in page:
+                try:
+                    found.append(decode_summary_row(row))
+                except StorageDamageError as error:
+                    if on_damage is None:
+                        raise
+                    on_damage(error)
+            if len(page) < limit:
+                break
+            start = page[-1].first_step + 1
         return found
 
     def blocks_behind(self, run_id: int, line: Line, first_step: int, last_step: int) -> list[tuple[int, int]]:
@@ -153,3 +159,22 @@ class SummaryRepository:
             index_elements=list(summary_lines.primary_key), set_={"last_step": progress.excluded.last_step}
         )
         self._connection.execute(progress, {**key, "first_step": line.first_step, "last_step": last_step})
+
+
+def decode_summary_row(row: Row[*tuple[Any, ...]]) -> Summary:
+    """A row of `summaries`.
+
+    Raises:
+        StorageDamageError: its bytes are not those that were written.
+    """
+    try:
+        return decode_summary(row.payload)
+    except ValueError as error:
+        steps = row_steps(SummaryKind(row.kind), row.bucket_steps)
+        raise StorageDamageError(
+            f"summary of run {row.run_id} at step {row.first_step}, {row.bucket_steps} steps a bucket, cannot be read: "
+            f"{error}",
+            what="summary",
+            first_step=row.first_step,
+            last_step=row.first_step + steps - 1,
+        ) from error

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from seismograd_server.store.alerts import AlertRepository
 from seismograd_server.store.compacting import CompactionRepository
+from seismograd_server.store.damage import DamageLog
 from seismograd_server.store.detectors import DetectorRepository
 from seismograd_server.store.directives import DirectiveRepository
 from seismograd_server.store.lifespans import LifespanRepository
@@ -22,8 +23,9 @@ from seismograd_server.store.summaries import SummaryRepository
 class Transaction:
     """What `Database.begin` and `Database.read` give; of no use once their block has ended."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, damage: DamageLog) -> None:
         self.connection = connection
+        self.damage = damage  # where readers note what they have to leave out
 
     @cached_property
     def runs(self) -> RunRepository:

@@ -32,10 +32,11 @@ from seismograd_server.model import (
     Severity,
     Snapshot,
 )
-from seismograd_server.reading.history import Series
+from seismograd_server.reading.history import Series, damage_sentence
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.recent import RecentSeries
 from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
+from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, json_answer, key_of, number_of, status_of
 from seismograd_server.web.api import view_of
@@ -153,6 +154,10 @@ class Pages:
             "loss_chart": _drawn(loss_chart(data, marks, moments, "loss")) if data else "",
             "heat_chart": layers,
             "layer_note": layer_note,
+            "damaged": [
+                damage_sentence(run.key, first, last)
+                for first, last in damaged_steps(self._database.damage.of_run(run.run_id))
+            ],
             "alerts": [_alert_row(alert, now) for alert in shown[:_ALERTS_SHOWN]],
             "alert_count": len(shown),
             "statuses": view.statuses if view else (),

@@ -17,6 +17,7 @@ from seismograd_server.reading.resolution import Plan, plan_for
 from seismograd_server.reading.runs import find_run
 from seismograd_server.reading.series import joined, series_of, step_pages
 from seismograd_server.reading.summaries import Asked, lines_of, summary_pages
+from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, choice_of, key_of, number_of, points_of, range_of
 
@@ -69,9 +70,16 @@ class SeriesApi:
         head |= {"resolution": plan.size, "detail": _DETAIL[plan.detail_kept]}
         if plan.size == 1:
             steps = await self._turns.pages(request, self._steps(plan.asked))
-            return await self._turns.json(lambda: {**head, **series_json(joined(steps))})
+            return await self._turns.json(lambda: {**head, **series_json(joined(steps)), **self._damaged(plan.asked)})
         summaries = await self._turns.pages(request, summary_pages(self._database, plan.asked, plan.size))
-        return await self._turns.json(lambda: {**head, **_summary_json(summaries, plan.size)})
+        return await self._turns.json(
+            lambda: {**head, **_summary_json(summaries, plan.size), **self._damaged(plan.asked)}
+        )
+
+    def _damaged(self, asked: Asked) -> Json:
+        """The ranges of steps of which something could not be read; known when all of it has been tried."""
+        found = self._database.damage.of_run(asked.run_id, asked.first_step, asked.last_step)
+        return {"damaged": [{"first_step": first, "last_step": last} for first, last in damaged_steps(found)]}
 
     def _steps(self, asked: Asked) -> Iterator[Series]:
         for page in step_pages(self._database, asked.run_id, asked.optimizer, asked.first_step, asked.last_step):
@@ -104,14 +112,14 @@ class SeriesApi:
         head["detail"] = _DETAIL[plan.detail_kept]
         if quantity is LayerQuantity.GRAD_NORM:
             parts = await self._turns.pages(request, summary_pages(self._database, asked, plan.size))
-            return await self._turns.json(lambda: {**head, **_layers_json(parts, plan.size)})
+            return await self._turns.json(lambda: {**head, **_layers_json(parts, plan.size), **self._damaged(asked)})
 
         def sampled() -> Json:
             if asked.first_step is None or asked.last_step is None:
                 return head
             composed = read_layer_window(self._database, run, optimizer, asked.first_step, asked.last_step)
             if composed is None:
-                return head
+                return head | self._damaged(asked)
             window = composed.layers
             columns_at_most = min(columns, max(1, _MOST_VALUES // len(window.names)))
             steps, values = thinned(window.steps, values_of(window, quantity, rank), columns_at_most)
@@ -120,6 +128,7 @@ class SeriesApi:
                 "layers": list(window.names),
                 "steps": steps.tolist(),
                 quantity.value: _table(values),
+                **self._damaged(asked),
             }
 
         return await self._turns.json(sampled)

@@ -14,9 +14,11 @@ import click
 import pytest
 import uvicorn
 from click.testing import CliRunner, Result
+from sqlalchemy import select, update
 
 from seismograd_server.commands import COMMANDS
 from seismograd_server.model import RunKey
+from seismograd_server.store.schema import segments
 from tests.support.processes import free_port
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, healthy_norms
@@ -242,6 +244,21 @@ def test_the_database_is_brought_up_to_date(program: Program, tmp_path: Path) ->
     shutil.copyfile(Path(__file__).parents[2] / "golden" / "store_revision_1.sqlite", tmp_path / "old.db")
     upgraded = program("db", "upgrade", "--database-url", f"sqlite:///{tmp_path / 'old.db'}")
     assert f"went from 0001 to revision {answer['revision']}" in upgraded.output
+
+
+def test_a_check_names_what_is_damaged_and_fails(program: Program, stocked: Stocked) -> None:
+    url = f"sqlite:///{stocked.database.name}"
+    with stocked.database.begin() as transaction:
+        row, payload = transaction.connection.execute(select(segments.c.segment_id, segments.c.payload)).all()[0]
+        broken = update(segments).where(segments.c.segment_id == row)
+        transaction.connection.execute(broken.values(payload=payload[:-1] + bytes([payload[-1] ^ 64])))
+    told = program("db", "check", "--database-url", url)
+    assert told.exit_code == 1
+    assert f"mt/exploding, rank 0, steps 0 to 199: segment {row} cannot be read" in told.output
+    assert "1 of " in told.output
+    listed = program("db", "check", "--database-url", url, "--json")
+    assert listed.exit_code == 1
+    assert '"sound": false' in listed.output
 
 
 def test_a_database_is_backed_up_checked_and_restored(program: Program, stocked: Stocked, tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_an_upgrade_leaves_a_database_alone_that_a_server_has(empty_url: str) ->
     assert "Traceback" not in result.stderr
 
 
+def test_a_database_is_checked_beside_the_server_that_has_it(empty_url: str) -> None:
+    with Database.open(empty_url, owner="test"):
+        result = seismograd("db", "check", "--database-url", empty_url, "--json")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["sound"], answer["payloads"], answer["damaged"]) == (True, 0, [])
+
+
 def test_the_doctor_tells_of_a_database_and_of_whoever_has_it(empty_url: str) -> None:
     free = look(empty_url)
     assert free["ok"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from seismograd_server.model import (
     SUMMARY_SIZES,
@@ -30,16 +31,18 @@ from seismograd_server.model import (
     SummaryKind,
     Verdict,
 )
+from seismograd_server.store.checking import check_database
 from seismograd_server.store.codec import slice_batch
 from seismograd_server.store.database import Database
 from seismograd_server.store.mantissa import round_mantissa
+from seismograd_server.store.schema import segments
 from tests.golden.make_store_revision_6 import batch, block
 from tests.golden.make_store_revision_7 import SILENCES
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2, 3, 5, 6, 7])
+@pytest.fixture(params=[1, 2, 3, 5, 6, 7, 8])
 def revision(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -109,7 +112,7 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2, 3, 5, 6, 7], indirect=True)
+@pytest.mark.parametrize("revision", [2, 3, 5, 6, 7, 8], indirect=True)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -134,7 +137,7 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
-@pytest.mark.parametrize("revision", [3, 5, 6, 7], indirect=True)
+@pytest.mark.parametrize("revision", [3, 5, 6, 7, 8], indirect=True)
 def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "host"))
@@ -144,7 +147,7 @@ def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Databas
         assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
 
 
-@pytest.mark.parametrize("revision", [5, 6, 7], indirect=True)
+@pytest.mark.parametrize("revision", [5, 6, 7, 8], indirect=True)
 def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         (line,) = transaction.steps.lines(1, 0)
@@ -160,7 +163,7 @@ def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) ->
     assert layers.nonfinite.tolist() == [[3, 2], [1, 0]]
 
 
-@pytest.mark.parametrize("revision", [6, 7], indirect=True)
+@pytest.mark.parametrize("revision", [6, 7, 8], indirect=True)
 def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "dense"))
@@ -190,7 +193,7 @@ def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database
     assert chunk.replica_gaps == (ReplicaGap(7, 0, 0.5),)
 
 
-@pytest.mark.parametrize("revision", [7], indirect=True)
+@pytest.mark.parametrize("revision", [7, 8], indirect=True)
 def test_what_people_did_is_there_from_the_seventh_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         assert tuple(reversed(transaction.silences.list())) == SILENCES
@@ -202,6 +205,28 @@ def test_what_people_did_is_there_from_the_seventh_revision_on(golden: Database)
         ("acknowledged", "ræn", "on it"),
         ("called wrong", "Ada", "a planned räm"),
     ]
+
+
+@pytest.mark.parametrize("revision", [8], indirect=True)
+def test_what_was_stored_with_a_checksum_is_there_from_the_eighth_revision_on(golden: Database) -> None:
+    with golden.read() as transaction:
+        run = transaction.runs.get(RunKey("mt", "checked"))
+        (launch,) = transaction.runs.launches(run.run_id)
+        ((_, stored),) = transaction.segments.read(launch.launch_row, 0)
+        (chunk,) = transaction.steps.read(run.run_id, 0)
+        own = select(segments.c.payload).where(segments.c.launch_row == launch.launch_row)
+        assert [payload[:4] for payload in transaction.connection.scalars(own)] == [b"SGC2"]
+    expected = batch(stored.rank_handle)
+    assert stored.gradient_norms is not None
+    assert expected.gradient_norms is not None
+    assert stored.gradient_norms.tobytes() == expected.gradient_norms.tobytes()
+    assert chunk.global_norm.tobytes() == block().global_norm.tobytes()
+
+
+def test_all_of_it_is_sound(golden: Database) -> None:
+    found = check_database(f"sqlite:///{golden.name}")
+    assert found.damaged == []
+    assert found.payloads >= 2
 
 
 def test_it_can_be_asked_and_answered(golden: Database) -> None:
