@@ -95,6 +95,8 @@ class AlertRepository:
         state: AlertState | None = None,
         limit: int = 100,
         before: str | None = None,
+        *,
+        signature: Signature | None = None,
     ) -> Sequence[Alert]:
         """Alerts, newest first; the next page is the one `before` the last alert_id of this one.
 
@@ -108,6 +110,8 @@ class AlertRepository:
             statement = statement.where(runs.c.run == run)
         if state is not None:
             statement = statement.where(alerts.c.state == state)
+        if signature is not None:
+            statement = statement.where(alerts.c.signature == signature)
         if before is not None:
             statement = statement.where(alerts.c.alert_row < self._row(before).alert_row)
         return [_alert(row) for row in self._connection.execute(statement)]

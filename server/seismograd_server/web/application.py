@@ -26,6 +26,7 @@ from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
 from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
+from seismograd_server.web.incidents_api import IncidentsApi
 from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
@@ -69,6 +70,7 @@ def create_app(
     api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
     series = SeriesApi(database, turns=turns)
     alerts = AlertsApi(database, people, clock, turns=turns)
+    incidents = IncidentsApi(database, turns=turns)
     rules = RulesApi(database, turns=turns)
     pages = Pages(database, snapshot, settings, clock, turns=turns)
     forms = Forms(people, turns=turns)
@@ -96,6 +98,7 @@ def create_app(
             Route("/", pages.fleet),
             Route("/runs/{project}/{run}", pages.run),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
+            Route("/incidents/{incident_id}", pages.incident),
             Route("/alerts/{alert_id}/ack", forms.acknowledge, methods=["POST"]),
             Route("/alerts/{alert_id}/verdict", forms.verdict, methods=["POST"]),
             Route("/silences", forms.silence, methods=["POST"]),
@@ -118,6 +121,8 @@ def create_app(
             Route("/api/v1/alerts/{alert_id}", alerts.alert),
             Route("/api/v1/alerts/{alert_id}/ack", alerts.acknowledge, methods=["POST"]),
             Route("/api/v1/alerts/{alert_id}/verdict", alerts.verdict, methods=["POST"]),
+            Route("/api/v1/incidents", incidents.incidents),
+            Route("/api/v1/incidents/{incident_id}", incidents.incident),
             Route("/api/v1/precision", alerts.precision),
             Route("/api/v1/silences", alerts.silences, methods=["GET"]),
             Route("/api/v1/silences", alerts.silence, methods=["POST"]),

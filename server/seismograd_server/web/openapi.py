@@ -31,6 +31,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "recorder": {**_STEPS, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
+    "incidents": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "precision": {"project": _TEXT},
     "silences": {"active": _TEXT, "limit": _WHOLE},
     "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},

@@ -33,6 +33,7 @@ from seismograd_server.model import (
     Snapshot,
 )
 from seismograd_server.reading.history import Series, damage_sentence
+from seismograd_server.reading.incidents import read_incident, read_incidents
 from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.recent import RecentSeries
 from seismograd_server.reading.runs import ALERTS_OF_A_RUN, firing_alerts, worst
@@ -40,6 +41,7 @@ from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, json_answer, key_of, number_of, status_of
 from seismograd_server.web.api import view_of
+from seismograd_server.web.incident_values import incident_values
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import WebSettings
 from seismograd_server.web.silence_rows import silence_row
@@ -49,6 +51,7 @@ _RUNS_SHOWN = 100
 _ALERTS_SHOWN = 12
 _MARKS_SHOWN = 24
 _DIRECTIVES_SHOWN = 8
+_INCIDENTS_SHOWN = 10
 # Layers of so many latest steps: what somebody who looks at a live run wants to see.
 _LAYER_STEPS = 60
 # How often a page with something live on it loads itself again.
@@ -99,6 +102,7 @@ class Pages:
             silences = transaction.silences.list(active_at=now)
             precision = transaction.alerts.precision(project)
         firing = firing_alerts(self._database)
+        incidents = read_incidents(self._database, AlertState.FIRING, _INCIDENTS_SHOWN, None)
         snapshot = self._snapshot()
         rows = [_row(run, firing.get(run.run_id, []), view_of(snapshot, run.run_id), now) for run in runs[:_RUNS_SHOWN]]
         rows.sort(key=lambda row: -row["rank"])  # stable: newest first within a severity
@@ -114,7 +118,17 @@ class Pages:
             "grpc_address": self._settings.grpc_address,
             "silences": [silence_row(each, now) for each in silences],
             "precision": precision,
+            "incidents": incidents,
         }
+
+    async def incident(self, request: Request) -> Response:
+        """GET /incidents/{id}: runs that exploded together, and what they share."""
+        incident_id = request.path_params["incident_id"]
+
+        def read() -> dict[str, Any]:
+            return incident_values(read_incident(self._database, incident_id), _REFRESH_SECONDS)
+
+        return await self._turns(lambda: self._page("incident.html", read()))
 
     async def run(self, request: Request) -> Response:
         """GET /runs/{project}/{run}: one run, live."""

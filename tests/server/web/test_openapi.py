@@ -13,6 +13,7 @@ from starlette.routing import Mount, Route
 
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.api import Api
+from seismograd_server.web.incidents_api import IncidentsApi
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
 from seismograd_server.web.series_api import SeriesApi
@@ -64,7 +65,7 @@ def test_operations_have_ids_of_their_own(document: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("kind", [Api, AlertsApi, SeriesApi, Pages])
+@pytest.mark.parametrize("kind", [Api, AlertsApi, IncidentsApi, SeriesApi, Pages])
 def test_every_parameter_that_a_handler_reads_is_described(kind: type, document: dict[str, Any]) -> None:
     described = {
         name: {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
@@ -76,6 +77,7 @@ def test_every_parameter_that_a_handler_reads_is_described(kind: type, document:
             ("/api/v1/runs/{project}/{run}/recorder", "recorder"),
             ("/api/v1/runs/{project}/{run}/postmortem", "postmortem"),
             ("/api/v1/alerts", "_alerts"),
+            ("/api/v1/incidents", "incidents"),
             ("/api/v1/precision", "precision"),
             ("/api/v1/silences", "silences"),
         )
