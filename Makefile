@@ -33,7 +33,7 @@ test: install system-packages ## Run every test (ARGS are passed to pytest)
 check: install ## Lint, types, architecture, drift of generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy protos/generate.py client server deploy tests
+	$(BIN)/mypy protos/generate.py deploy/generate.py client server tests
 	# The client also as newer Pythons have it; what they make needless is no mistake.
 	$(BIN)/mypy --python-version 3.13 --no-warn-unused-ignores client
 	$(BIN)/lint-imports --no-logo

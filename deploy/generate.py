@@ -1,4 +1,4 @@
-"""Writes what is generated below deploy/: the rules of the signatures and Grafana's dashboards and alert rules.
+"""Writes what is generated below deploy/: the page of metrics, rules, Grafana's dashboards and alert rules.
 
 python -m deploy.generate            writes them
 python -m deploy.generate --check    writes nothing; fails if one is out of date
@@ -17,6 +17,7 @@ from deploy.grafana.alerting import grafana_rules
 from deploy.grafana.fleet import fleet
 from deploy.grafana.run import run
 from deploy.grafana.server import server
+from deploy.metrics import metrics_page
 from deploy.prometheus.signatures import signature_rules
 
 ROOT = Path(__file__).resolve().parent
@@ -28,6 +29,7 @@ def generated() -> dict[Path, str]:
     by_hand = [(ROOT / "prometheus" / "rules" / name).read_text() for name in ("runs.yml", "server.yml")]
     boards = {made.uid: JSONEncoder(sort_keys=True, indent=2).encode(made) for made in dashboards()}
     return {
+        Path("METRICS.md"): metrics_page(),
         Path("prometheus/rules/signatures.yml"): signatures,
         Path("grafana/provisioning/alerting/rules.yml"): grafana_rules([signatures, *by_hand]),
         **{Path(f"grafana/dashboards/{uid}.json"): f"{text}\n" for uid, text in boards.items()},

@@ -7,7 +7,7 @@ A number that is not known has no series, because 0 would be a lie and NaN is da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from seismograd_server.detect.tally import window_max
@@ -20,6 +20,7 @@ SERIES_PER_RUN = 64
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 # Made once, because a page of a hundred thousand series has no time for it.
+_INFO = ("name", "framework", "strategy", "dtype", "attempt")
 _STATES = [(state, f',seismograd_run_state="{state.value}"') for state in RunState]
 _SIGNATURES = [(f',signature="{signature.value}"', signature) for signature in Signature]
 
@@ -48,15 +49,12 @@ class Family(Head):
     """A family with several series for each run."""
 
     read: Callable[[RunView], Iterable[Series]]
+    labels: tuple[str, ...]  # beyond project and run
 
 
 def label_value(text: str) -> str:
     """A label's value between its quotes: visible, encodable as UTF-8, and unable to end the quotes or the line."""
     return printable(text).translate(_ESCAPES)
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "".join(f',{name}="{label_value(value)}"' for name, value in labels.items())
 
 
 def _gauge(name: str, help_text: str, value: Callable[[RunView], float | None]) -> Scalar:
@@ -69,14 +67,9 @@ def _counter(name: str, help_text: str, value: Callable[[Tally], int]) -> Scalar
 
 def _info(view: RunView) -> Iterable[Series]:
     run = view.run
-    labels = {
-        "name": run.tags.get("name", run.key.run),
-        "framework": run.framework,
-        "strategy": run.strategy,
-        "dtype": view.dtype or run.tags.get("dtype", ""),
-        "attempt": str(run.attempts),
-    }
-    return ((_labels(labels), 1.0),)
+    dtype = view.dtype or run.tags.get("dtype", "")
+    values = (run.tags.get("name", run.key.run), run.framework, run.strategy, dtype, str(run.attempts))
+    return (("".join(f',{name}="{label_value(value)}"' for name, value in zip(_INFO, values, strict=True)), 1.0),)
 
 
 def _state(view: RunView) -> Iterable[Series]:
@@ -113,8 +106,14 @@ def _signature_active(view: RunView) -> Iterable[Series]:
 
 
 RUN_STATE: tuple[Scalar | Family, ...] = (
-    Family("seismograd_run_info", "gauge", "What is known of a run; always 1.", _info),
-    Family("seismograd_run_state", "stateset", "Where a run is in its life: 1 for the state that it is in.", _state),
+    Family("seismograd_run_info", "gauge", "What is known of a run; always 1.", _info, _INFO),
+    Family(
+        "seismograd_run_state",
+        "stateset",
+        "Where a run is in its life: 1 for the state that it is in.",
+        _state,
+        ("seismograd_run_state",),
+    ),
     _gauge("seismograd_run_step", "Last closed step.", lambda view: view.tally.step),
     _gauge("seismograd_run_start_timestamp_seconds", "When the run began.", lambda view: view.run.started_at),
     _gauge(
@@ -192,7 +191,13 @@ COUNTERS: tuple[Scalar | Family, ...] = (
         "Steps with NaN or Inf in a gradient that the loss scaler does not explain.",
         lambda tally: tally.nonfinite_steps,
     ),
-    Family("seismograd_run_skipped_steps_total", "counter", "Steps that changed no weights, by reason.", _skipped),
+    Family(
+        "seismograd_run_skipped_steps_total",
+        "counter",
+        "Steps that changed no weights, by reason.",
+        _skipped,
+        ("reason",),
+    ),
     _counter("seismograd_run_clipped_steps_total", "Steps whose gradient was clipped.", lambda t: t.clipped_steps),
     _counter(
         "seismograd_run_missing_records_total",
@@ -202,12 +207,15 @@ COUNTERS: tuple[Scalar | Family, ...] = (
 )
 
 DETECTION: tuple[Scalar | Family, ...] = (
-    Family("seismograd_run_signatures_total", "counter", "Alerts opened, by signature.", _signatures_total),
+    Family(
+        "seismograd_run_signatures_total", "counter", "Alerts opened, by signature.", _signatures_total, ("signature",)
+    ),
     Family(
         "seismograd_run_signature_active",
         "gauge",
         "Severity of the firing alert of a signature: 0 none, 1 info, 2 warning, 3 critical.",
         _signature_active,
+        ("signature",),
     ),
 )
 
@@ -226,4 +234,3 @@ TRUNCATED = Head(
     "gauge",
     "Runs that are not on this page because of the limit on exported runs.",
 )
-EXPORTED: tuple[Head, ...] = (TRUNCATED, *RUN_FAMILIES, LAYER_NORM, LAYER_DEVIATION)

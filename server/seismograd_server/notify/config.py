@@ -61,7 +61,7 @@ class Notify(Table):
         if self.hold_resolved_seconds >= RESENDS_TO_LIVE * self.resend_seconds:
             raise ValueError(
                 f"hold_resolved_seconds: {self.hold_resolved_seconds:g} must be below {RESENDS_TO_LIVE} times "
-                f"resend_seconds, {RESENDS_TO_LIVE * self.resend_seconds:g}, when an alert ends in Alertmanager by itself"
+                f"resend_seconds, {RESENDS_TO_LIVE * self.resend_seconds:g}: then Alertmanager ends an alert by itself"
             )
         return self
 
