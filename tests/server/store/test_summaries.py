@@ -118,7 +118,5 @@ def test_a_line_goes_as_far_as_its_blocks_and_its_summaries(
 
 def test_a_damaged_row_is_named(summaries: SummaryRepository) -> None:
     summaries.save(1, LINE, [SummaryRow(SummaryKind.LAYERS, 256, 4096, b"SGC1\0\0\0\0")], last_step=5000)
-    with pytest.raises(
-        StorageError, match=r"summary of run 1 at step 4096, .*: stored summary lacks column"
-    ):
+    with pytest.raises(StorageError, match=r"summary of run 1 at step 4096, .*: stored summary lacks column"):
         summaries.read(1, LINE, SummaryKind.LAYERS, 256, first_step=0, last_step=9000)
