@@ -91,6 +91,23 @@ def test_two_runs_are_no_fleet(database: Database) -> None:
     assert told.fleets() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "fleets"),
+    [("", 1), ("signature.fleet.window_seconds = 50", 0), ("signature.fleet.least_runs = 4", 0)],
+)
+def test_the_rules_say_how_many_runs_within_what_time_are_a_fleet(database: Database, text: str, fleets: int) -> None:
+    told = Told(database, text)
+    for number in range(3):
+        told.explode(1, first=number, at=NOW + 100.0 * number)
+    assert len(told.fleets()) == fleets
+
+
+def test_rules_of_one_project_leave_the_fleets_of_others_alone(database: Database) -> None:
+    told = Told(database, '[[override]]\nmatch = { project = "elsewhere" }\nsignature.fleet.least_runs = 9')
+    told.explode(3)
+    assert len(told.fleets()) == 1
+
+
 def test_runs_that_explode_an_hour_apart_are_no_fleet(database: Database) -> None:
     told = Told(database)
     for number in range(4):

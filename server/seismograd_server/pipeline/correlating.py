@@ -32,7 +32,7 @@ def correlate(
     found = list(changes)
     if Signature.FLEET in engine.rules.watch.muted or not any(_has_struck(change) for change in changes):
         return found
-    policy = engine.settings.fleet
+    policy = engine.rules.fleet_policy(engine.settings.fleet)
     firing = transaction.alerts.list(state=AlertState.FIRING, limit=_FIRING)
     for place, change in enumerate(changes):
         if not _has_struck(change):
@@ -84,7 +84,9 @@ def _open(
     *,
     silences: Sequence[Silence],
 ) -> list[Transition]:
-    finding = _incident(transaction, alert.signature, alert.last_step, members, engine.settings.fleet)
+    finding = _incident(
+        transaction, alert.signature, alert.last_step, members, engine.rules.fleet_policy(engine.settings.fleet)
+    )
     past = transaction.alerts.find(engine.run_id, finding.signature, finding.scope)
     policy = engine.rules.policy(engine.settings.policy)
     recent = [] if past is None else [past]

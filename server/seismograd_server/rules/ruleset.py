@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from seismograd_server.alerts.asking import Policy
+from seismograd_server.alerts.fleet import FleetPolicy
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
 from seismograd_server.detect.watch import WatchConfig
 from seismograd_server.model import Finding, RunKey, Severity, Signature
@@ -83,6 +85,7 @@ class RunRules:
     severities: Mapping[Signature, Severity] = field(default_factory=dict)
     alerts: Mapping[str, float] = field(default_factory=dict)
     policies: tuple[Policy, ...] = ()
+    fleet: Mapping[str, Any] = field(default_factory=dict)  # fields of `FleetPolicy`, by name
 
     def grade(self, findings: Iterable[Finding], optimizer: int = 0) -> list[Finding]:
         """The findings of an optimizer with the severities that the rules give them; what is over stays so.
@@ -102,6 +105,10 @@ class RunRules:
         """How patient the alerts of the run are."""
         return replace(usual, **self.alerts)
 
+    def fleet_policy(self, usual: FleetPolicy) -> FleetPolicy:
+        """When an alert of the run, with those of other runs, makes an incident."""
+        return replace(usual, **self.fleet)
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -118,8 +125,11 @@ class Rules:
         muted = {signature: rules.mute for signature, rules in said if rules.mute is not None}
         severities = {signature: rules.severity for signature, rules in said if rules.severity is not None}
         watch = WatchConfig(muted=frozenset(signature for signature, mute in muted.items() if mute))
+        fleet: dict[str, Number] = {}
         for signature, rules in said:
-            if rules.thresholds:
+            if signature is Signature.FLEET:
+                fleet.update(rules.thresholds)
+            elif rules.thresholds:
                 name = signature.value
                 watch = replace(watch, **{name: replace(getattr(watch, name), **rules.thresholds)})
         return RunRules(
@@ -127,4 +137,5 @@ class Rules:
             severities={signature: severity for signature, severity in severities.items() if severity},
             alerts={name: value for changes in found for name, value in changes.alerts.items()},
             policies=tuple(each.policy for each in self.policies if each.match.fits(key, tags)),
+            fleet=fleet,
         )

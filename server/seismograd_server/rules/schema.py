@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from seismograd_server.alerts.fleet import FleetPolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY
 from seismograd_server.detect.watch import WatchConfig
 from seismograd_server.model import Severity, Signature
@@ -60,13 +61,18 @@ class Key:
 
 def threshold_keys(signature: Signature) -> dict[str, Key]:
     """The thresholds of a signature, by name; empty = it has none that may be set."""
-    config = getattr(WatchConfig(), signature.value, None)
+    config = _config_of(signature)
     return _keys(config) if is_dataclass(config) and not isinstance(config, type) else {}
 
 
 def alert_keys() -> dict[str, Key]:
     """How patient alerts are."""
     return _keys(DEFAULT_POLICY)
+
+
+def _config_of(signature: Signature) -> Any:
+    """The shipped thresholds of a signature: of one run, or of several together; None = it has none."""
+    return FleetPolicy() if signature is Signature.FLEET else getattr(WatchConfig(), signature.value, None)
 
 
 def _keys(config: Any) -> dict[str, Key]:
@@ -119,7 +125,7 @@ def documented_defaults() -> str:
     """A `rules.toml` that changes nothing, with every key, its default and its reason."""
     parts = [_HEADER, "[alerts]\n" + _documented(DEFAULT_POLICY)]
     for signature in Signature:
-        config = getattr(WatchConfig(), signature.value, None)
+        config = _config_of(signature)
         head = f'[signature.{signature.value}]\n#mute = false\n#severity = "{OWN}"  # {", ".join(SEVERITIES)}\n'
         parts.append(head + (_documented(config) if config is not None else ""))
     return "\n".join([*parts, _OVERRIDES, _POLICIES])

@@ -73,7 +73,13 @@ def test_nothing_said_is_nothing_changed() -> None:
             "\n[signature.spike]\nabove_spread = 4.0",
             ("line 3: signature.spike.above_spread is unknown: did you mean above_spreads?"),
         ),
-        ("[signature.fleet]\nx = 1", "line 2: signature.fleet.x is unknown: known here are mute, severity"),
+        (
+            "[signature.fleet]\nx = 1",
+            (
+                "line 2: signature.fleet.x is unknown: known here are mute, severity, window_seconds, least_runs, "
+                "significance"
+            ),
+        ),
         ('[signature.spike]\nabove_spreads = "4"', 'line 2: signature.spike.above_spreads must be a number, not "4"'),
         ("signature.spike.above_spreads = true", "line 1: signature.spike.above_spreads must be a number, not true"),
         (
