@@ -14,6 +14,7 @@ BENCHMARKS = {
     "causes": "tests.benchmarks.detection.causes",
     "storage": "tests.benchmarks.storage_bytes",
     "scrape": "tests.benchmarks.scrape",
+    "latency": "tests.benchmarks.latency",
     "detection": "tests.benchmarks.detection_cost",
 }
 

@@ -31,9 +31,12 @@ def walk(steps: int, seed: int) -> npt.NDArray[np.float32]:
 class ServerProcess:
     """`seismograd serve` with everything on, on free ports, in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        file = folder.parent / "seismograd.toml"
+        file.write_text(config)
         command = [str(Path(sys.executable).with_name("seismograd")), "serve", "--json", "--data-dir", str(folder)]
+        command += ["--config", str(file)]
         command += ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
         self._log = (folder.parent / "server.log").open("w")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)

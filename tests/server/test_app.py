@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE, method_path, query, telemetry
 from seismograd_server.app import Server
+from seismograd_server.app.wiring import notification_targets
 from seismograd_server.config import Settings, load_settings
 from seismograd_server.errors import ConfigError, StartError, StorageFencedError
 from seismograd_server.model import RunState
@@ -273,3 +274,43 @@ def test_a_server_whose_database_was_taken_over_ends_with_the_reason(tmp_path: P
             call.cancel()
 
     run(story)
+
+
+def test_everybody_who_is_to_be_told_is_built_from_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hush\n")
+    config = tmp_path / "seismograd.toml"
+    config.write_text(
+        f"""
+        [notify]
+        alertmanagers = ["http://am-1:9093", {{ url = "http://am-2:9093", projects = ["speech-*"] }}]
+        [[notify.webhooks]]
+        url = "https://hooks.example/x"
+        secret = "hush"
+        [[notify.grafana]]
+        url = "http://grafana:3000"
+        token_file = "{tmp_path / "token"}"
+        allow_hosts = ["grafana"]
+        [[notify.chats]]
+        name = "team"
+        url = "json://chat.example/hush"
+        projects = ["speech-*"]
+        [notify.templates]
+        title = "{{{{ severity }}}}"
+        """
+    )
+    targets = notification_targets(load_settings(config))
+    assert [(each.name, each.projects, each.hold_resolved_seconds) for each in targets] == [
+        ("alertmanager:am-1:9093", (), 45.0),
+        ("alertmanager:am-2:9093", ("speech-*",), 45.0),
+        ("webhook:hooks.example", (), 0.0),
+        ("grafana:grafana:3000", (), 0.0),
+        ("team", ("speech-*",), 0.0),
+    ]
+    assert "hush" not in repr(load_settings(config))
+
+
+def test_a_template_that_is_wrong_keeps_a_server_from_starting(tmp_path: Path) -> None:
+    config = tmp_path / "seismograd.toml"
+    config.write_text('[notify.templates]\nbody = "{{ sevrity }}"')
+    with pytest.raises(ConfigError, match=r"notify\.templates\.body: sevrity is unknown: did you mean severity\?"):
+        notification_targets(load_settings(config))

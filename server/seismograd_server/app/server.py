@@ -27,8 +27,8 @@ from seismograd_server.app.wiring import (
     delivery_policy,
     export_limits,
     log_settings,
+    notification_targets,
     pipeline_settings,
-    target_configs,
 )
 from seismograd_server.config import Address, Settings
 from seismograd_server.errors import SeismogradError, StartError, StorageError
@@ -39,7 +39,7 @@ from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import Maintenance
 from seismograd_server.metrics import new_registry, page
 from seismograd_server.model import AskedDirective, RunKey, Transition
-from seismograd_server.notify import Target, Worker, build_targets, entries_for
+from seismograd_server.notify import Target, Worker, entries_for
 from seismograd_server.pipeline import FailurePoint, Pipeline, Request
 from seismograd_server.pipeline.people import People
 from seismograd_server.report import PostmortemWriter
@@ -146,9 +146,7 @@ class Server:
         settings = self.settings
         file = settings.rules.file
         self._rules = RulesFile(file, self.instruments) if file is not None else None
-        targets = build_targets(
-            target_configs(settings), settings.notify.resend_seconds, settings.notify.hold_resolved_seconds
-        )
+        targets = notification_targets(settings)
         http_socket = self._stack.enter_context(listening("http_listen", settings.http_listen))
         self.http_address = Address(settings.http_listen.host, http_socket.getsockname()[1])
         self._database = self._stack.enter_context(await self._open_database(http_socket))

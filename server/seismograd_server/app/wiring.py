@@ -16,7 +16,7 @@ from seismograd_server.maintenance.compaction import Compaction, CompactionSetti
 from seismograd_server.maintenance.retention import Keep, Retention, RetentionPolicy
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
-from seismograd_server.notify import DeliveryPolicy, TargetConfig
+from seismograd_server.notify import DeliveryPolicy, Target, TargetConfig, Words, build_targets
 from seismograd_server.pipeline import FailurePoint, PipelineSettings
 from seismograd_server.rules.file import RulesFile
 from seismograd_server.rules.ruleset import Rules
@@ -77,7 +77,42 @@ def target_configs(settings: Settings) -> list[TargetConfig]:
         )
         for hook in settings.notify.webhooks
     ]
+    configs += [
+        TargetConfig(
+            kind="grafana",
+            url=each.url,
+            name=each.name,
+            bearer_token=secret_of(each.token, each.token_file, "notify.grafana.token"),
+            ca_file=each.ca_file,
+            allow_hosts=each.allow_hosts,
+            tags=each.tags,
+            dashboard_uid=each.dashboard_uid,
+            projects=each.projects,
+        )
+        for each in settings.notify.grafana
+    ]
+    configs += [
+        TargetConfig(
+            kind="chat",
+            url=secret_of(each.url, each.url_file, "notify.chats.url"),
+            name=each.name,
+            allow_hosts=each.allow_hosts,
+            projects=each.projects,
+        )
+        for each in settings.notify.chats
+    ]
     return configs
+
+
+def notification_targets(settings: Settings) -> list[Target]:
+    """Whom to notify, each ready to be told.
+
+    Raises:
+        ConfigError: one that cannot be used, or a template that is wrong.
+    """
+    notify = settings.notify
+    words = Words(notify.templates.title, notify.templates.body)
+    return build_targets(target_configs(settings), notify.resend_seconds, notify.hold_resolved_seconds, words)
 
 
 def log_settings(settings: Settings) -> LogSettings:

@@ -41,6 +41,33 @@ class Webhook(Receiver):
     allow_hosts: tuple[str, ...] = ()
 
 
+class Grafana(Receiver):
+    """One Grafana, in which alerts become annotations; the token is that of a service account."""
+
+    url: str
+    token: SecretStr = NOTHING
+    token_file: Path | None = None
+    ca_file: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    dashboard_uid: str = ""  # empty = for every dashboard that asks for annotations by tag
+    tags: tuple[str, ...] = ()
+
+
+class Chat(Receiver):
+    """One service of `apprise`, as its URL says (slack://..., mailtos://...); nearly all of it is secret."""
+
+    url: SecretStr = NOTHING
+    url_file: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+
+
+class Templates(Table):
+    """What chats, mails and annotations say, as Jinja templates; empty = as shipped."""
+
+    title: str = ""
+    body: str = ""
+
+
 def _as_table(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
@@ -50,6 +77,9 @@ class Notify(Table):
 
     alertmanagers: tuple[Annotated[Alertmanager, BeforeValidator(_as_table)], ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    grafana: tuple[Grafana, ...] = ()
+    chats: tuple[Chat, ...] = ()
+    templates: Templates = Templates()
     resend_seconds: Positive = 30.0
     hold_seconds: NotNegative = 0.0  # how long an alert below critical must last before it fires
     # Alertmanager tells nobody of what fires and is over within its group_wait, 30 s unless it is set: it hears of an
@@ -66,4 +96,11 @@ class Notify(Table):
         return self
 
 
-TABLES: Mapping[str, type[BaseModel]] = {"notify": Notify, "alertmanagers": Alertmanager, "webhooks": Webhook}
+TABLES: Mapping[str, type[BaseModel]] = {
+    "notify": Notify,
+    "alertmanagers": Alertmanager,
+    "webhooks": Webhook,
+    "grafana": Grafana,
+    "chats": Chat,
+    "templates": Templates,
+}

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import httpx
 
 from seismograd_server.errors import ConfigError
+from seismograd_server.notify.addresses import Resolver, public_addresses, resolve
+from seismograd_server.notify.http import exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,16 @@ class TargetConfig:
         url: of an Alertmanager its root (also with a path prefix), of a webhook the very URL to post to.
         name: under which metrics and logs know it; empty = made from kind and host, never from what may be secret.
         secret: of a webhook, for its signature.
-        bearer_token: of an Alertmanager that asks for one. Basic authentication goes into the URL.
+        bearer_token: of an Alertmanager or a Grafana that asks for one. Basic authentication goes into the URL.
         ca_file: certificates to trust instead of the system's; empty = the system's.
         labels: for every alert sent to this Alertmanager; for routing.
         allow_hosts: hosts that may be reached although they are not public, and without https.
+        tags: for every annotation made in this Grafana.
+        dashboard_uid: of the one dashboard whose panels show them; empty = every dashboard that asks for their tags.
         projects: whose alerts it is told, as patterns with `*` and `?`; empty = all.
     """
 
-    kind: Literal["alertmanager", "webhook"]
+    kind: Literal["alertmanager", "webhook", "grafana", "chat"]
     url: str = field(repr=False)
     name: str = ""
     secret: str = field(default="", repr=False)
@@ -38,6 +42,8 @@ class TargetConfig:
     ca_file: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     allow_hosts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    dashboard_uid: str = ""
     projects: tuple[str, ...] = ()
 
 
@@ -66,6 +72,26 @@ class Target(Protocol):
 
     async def send(self, notes: Sequence[Mapping[str, Any]], now: float) -> None:
         """Deliver all of them, or raise a DeliveryError about all of them."""
+
+
+class GuardedEndpoint:
+    """Somebody else's HTTPS endpoint: at public addresses only, unless the operator has named its host."""
+
+    def __init__(self, name: str, config: TargetConfig, resolver: Resolver = resolve) -> None:
+        self.url = parsed_url(config)
+        self._trusted = self.url.host.lower() in {host.lower() for host in config.allow_hosts}
+        if self.url.scheme != "https" and not self._trusted:
+            raise ConfigError(
+                f"{config.kind} {name}: only https is allowed; use https or add {self.url.host!r} to its allow_hosts"
+            )
+        self._context = tls_context(config, self.url)
+        self._resolver = resolver
+
+    async def exchange(self, method: str, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """Send a request to a URL at this host. Raises DeliveryError; see `http.exchange`."""
+        port = url.port or (443 if url.scheme == "https" else 80)
+        addresses = () if self._trusted else await public_addresses(url.host, port, self._resolver)
+        return await exchange(method, url, body, headers, context=self._context, addresses=addresses)
 
 
 def is_told(target: Target, project: str) -> bool:

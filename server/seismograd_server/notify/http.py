@@ -1,4 +1,4 @@
-"""One POST to somebody else's server, with everything bounded: time, size of the reply, and where it may lead."""
+"""One request to somebody else's server, with everything bounded: time, size of the reply, and where it may lead."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from seismograd_server.errors import PermanentDeliveryError, TransientDeliveryEr
 TIMEOUT_SECONDS = 5.0
 # Of a reply only the beginning is of interest, and a hostile one has no end.
 REPLY_LIMIT_BYTES = 64 * 1024
+_STANDARD = {"Content-Type": "application/json", "User-Agent": "seismograd", "Accept-Encoding": "identity"}
 # As much of a reply as an error message repeats.
 _EXCERPT_BYTES = 200
 
@@ -22,17 +23,19 @@ _EXCERPT_BYTES = 200
 _NEVER = frozenset({400, 410, 413, 422})
 
 
-async def post(
+async def exchange(
+    method: str,
     url: httpx.URL,
     body: bytes,
     headers: Mapping[str, str],
     *,
     context: ssl.SSLContext | None = None,
     addresses: Sequence[str] = (),
-) -> None:
-    """POST a body and take any 2xx as its delivery.
+) -> bytes:
+    """Send a body, take any 2xx as its delivery, and give the beginning of the reply.
 
     Args:
+        method: as in HTTP.
         url: where to.
         body: what to send.
         headers: more headers.
@@ -54,52 +57,60 @@ async def post(
                 verify=context if context is not None else False,  # False: never used, http only
             ) as client,
         ):
-            await _post_to_first(client, url, body, headers, addresses)
+            return await _to_first(client, method, url, body, headers=headers, addresses=addresses)
     except TimeoutError as error:
         raise TransientDeliveryError(f"{url.host} did not answer within {TIMEOUT_SECONDS:g} s") from error
     except (httpx.HTTPError, ssl.SSLError, OSError) as error:
         raise TransientDeliveryError(f"{url.host}: {type(error).__name__}: {error}") from error
 
 
-async def _post_to_first(
-    client: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: Mapping[str, str], addresses: Sequence[str]
-) -> None:
+async def _to_first(
+    client: httpx.AsyncClient,
+    method: str,
+    url: httpx.URL,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    addresses: Sequence[str],
+) -> bytes:
     if not addresses:
-        await _exchange(client, url, body, headers, {})
-        return
+        return await _send(client.build_request(method, url, content=body, headers=_STANDARD | dict(headers)), client)
     pinned = {**headers, "Host": url.netloc.decode("ascii")}
     for index, address in enumerate(addresses):
+        request = client.build_request(
+            method,
+            url.copy_with(host=address),
+            content=body,
+            headers=_STANDARD | pinned,
+            extensions={"sni_hostname": url.host},
+        )
         try:
-            await _exchange(client, url.copy_with(host=address), body, pinned, {"sni_hostname": url.host})
+            return await _send(request, client)
         except httpx.ConnectError:
             if index == len(addresses) - 1:
                 raise
-        else:
-            return
+    raise AssertionError("unreachable: the last address returns or raises")
 
 
-async def _exchange(
-    client: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: Mapping[str, str], extensions: dict[str, str]
-) -> None:
-    standard = {"Content-Type": "application/json", "User-Agent": "seismograd", "Accept-Encoding": "identity"}
-    request = client.build_request("POST", url, content=body, headers=standard | dict(headers), extensions=extensions)
+async def _send(request: httpx.Request, client: httpx.AsyncClient) -> bytes:
     response = await client.send(request, stream=True)
     try:
-        excerpt = await _beginning(response)
+        beginning = await _beginning(response)
     finally:
         await response.aclose()
     if response.is_success:
-        return
+        return beginning
+    excerpt = beginning[:_EXCERPT_BYTES].decode("utf-8", "replace").strip()
     message = f"answered {response.status_code}: {excerpt}"
     if response.status_code in _NEVER:
         raise PermanentDeliveryError(message)
     raise TransientDeliveryError("answered with a redirect, which is not followed" if response.is_redirect else message)
 
 
-async def _beginning(response: httpx.Response) -> str:
+async def _beginning(response: httpx.Response) -> bytes:
     received = bytearray()
     async for chunk in response.aiter_raw():  # raw: a small compressed reply may be a large one
         received += chunk
         if len(received) >= REPLY_LIMIT_BYTES:
             break
-    return received[:_EXCERPT_BYTES].decode("utf-8", "replace").strip()
+    return bytes(received[:REPLY_LIMIT_BYTES])

@@ -1,4 +1,4 @@
-"""Who is told: an Alertmanager, or a webhook. Each knows how to send a few notifications in one request."""
+"""Who is told. Each target knows how to send a few notifications in one request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seismograd_server.errors import ConfigError
-from seismograd_server.notify.addresses import Resolver, public_addresses, resolve
-from seismograd_server.notify.endpoint import Target, TargetConfig, parsed_url, tls_context
-from seismograd_server.notify.http import post
+from seismograd_server.notify.addresses import Resolver, resolve
+from seismograd_server.notify.chat import ChatTarget
+from seismograd_server.notify.endpoint import GuardedEndpoint, Target, TargetConfig, parsed_url, tls_context
+from seismograd_server.notify.grafana import GrafanaTarget
+from seismograd_server.notify.http import exchange
 from seismograd_server.notify.payloads import alertmanager_alerts, webhook_body
 from seismograd_server.notify.signing import HEADER, sign
+from seismograd_server.notify.templates import Words
 
 # Small, because one bad alert costs its batch a second round, and each alert is about a kilobyte.
 _ALERTMANAGER_BATCH = 16
@@ -42,7 +45,8 @@ class AlertmanagerTarget:
         alerts = [
             alert for note in notes for alert in alertmanager_alerts(note, now, self._resend_seconds, self._labels)
         ]
-        await post(self._url, json.dumps(alerts, allow_nan=False).encode(), self._headers, context=self._context)
+        body = json.dumps(alerts, allow_nan=False).encode()
+        await exchange("POST", self._url, body, self._headers, context=self._context)
 
 
 class WebhookTarget:
@@ -55,46 +59,45 @@ class WebhookTarget:
     def __init__(self, name: str, config: TargetConfig, resolver: Resolver = resolve) -> None:
         self.name = name
         self.projects = config.projects
-        self._url = parsed_url(config)
-        self._trusted = self._url.host.lower() in {host.lower() for host in config.allow_hosts}
-        if self._url.scheme != "https" and not self._trusted:
-            raise ConfigError(
-                f"webhook {name}: only https is allowed; use https or add {self._url.host!r} to its allow_hosts"
-            )
+        self._endpoint = GuardedEndpoint(name, config, resolver)
         if not config.secret:
             raise ConfigError(f"webhook {name}: it has no secret; set secret or secret_file, to sign what it is sent")
         self._secret = config.secret
-        self._context = tls_context(config, self._url)
-        self._resolver = resolver
 
     async def send(self, notes: Sequence[Mapping[str, Any]], now: float) -> None:
         """Deliver all of them, or raise a DeliveryError about all of them."""
         for note in notes:
             body = webhook_body(note)
             headers = {HEADER: sign(self._secret, int(now), body)}
-            port = self._url.port or (443 if self._url.scheme == "https" else 80)
-            addresses = () if self._trusted else await public_addresses(self._url.host, port, self._resolver)
-            await post(self._url, body, headers, context=self._context, addresses=addresses)
+            await self._endpoint.exchange("POST", self._endpoint.url, body, headers)
 
 
 def build_targets(
-    configs: Sequence[TargetConfig], resend_seconds: float, hold_resolved_seconds: float = 0.0
+    configs: Sequence[TargetConfig],
+    resend_seconds: float,
+    hold_resolved_seconds: float = 0.0,
+    words: Words | None = None,
 ) -> list[Target]:
-    """The targets of a configuration, each under a name of its own.
+    """The targets of a configuration, each under a name of its own; `words` are for those that people read.
 
     Raises:
-        ConfigError: a URL that cannot be used, a webhook without a secret, a name given twice.
+        ConfigError: a URL that cannot be used, a webhook without a secret, a name given twice, no `apprise`.
     """
+    words = words or Words()
     targets: list[Target] = []
     taken: set[str] = set()
     for config in configs:
         name = _name(config, taken)
         taken.add(name)
-        targets.append(
-            AlertmanagerTarget(name, config, resend_seconds, hold_resolved_seconds)
-            if config.kind == "alertmanager"
-            else WebhookTarget(name, config)
-        )
+        match config.kind:
+            case "alertmanager":
+                targets.append(AlertmanagerTarget(name, config, resend_seconds, hold_resolved_seconds))
+            case "webhook":
+                targets.append(WebhookTarget(name, config))
+            case "grafana":
+                targets.append(GrafanaTarget(name, config, words))
+            case "chat":
+                targets.append(ChatTarget(name, config, words))
     return targets
 
 
@@ -103,7 +106,10 @@ def _name(config: TargetConfig, taken: set[str]) -> str:
         if config.name in taken:
             raise ConfigError(f"notification target {config.name!r} is configured twice: give each a name of its own")
         return config.name
-    url = parsed_url(config)
-    name = f"{config.kind}:{url.host}" + (f":{url.port}" if url.port else "")
+    if config.kind == "chat":
+        name = f"chat:{config.url.partition('://')[0]}"  # of its URL the rest may be secret, the host included
+    else:
+        url = parsed_url(config)
+        name = f"{config.kind}:{url.host}" + (f":{url.port}" if url.port else "")
     # Two webhooks at one host differ in their path, which may be a secret: a digest tells them apart as well.
     return name if name not in taken else f"{name}#{hashlib.sha256(config.url.encode()).hexdigest()[:8]}"
