@@ -5,16 +5,20 @@ Each record is delivered once, or counted as dropped, or in the spool, from wher
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 from torch import nn
@@ -24,7 +28,8 @@ from seismograd.options import Options
 from seismograd.outbox.folder import SpoolFolder, left_behind
 from seismograd.outbox.leftovers import deliver
 from seismograd.outbox.report import FlushReport
-from seismograd.testing import RecordingServer
+from seismograd.testing import Ledger, RecordingServer
+from seismograd_proto.v1 import telemetry
 from tests.support.processes import free_port
 from tests.support.seismograd import SeismogradServer
 from tests.support.seismograd import seismograd as program
@@ -120,6 +125,97 @@ def test_what_listens_there_and_is_no_server_changes_no_bit_of_training(
     assert losses == unwatched
     assert (report.delivered, report.spooled, report.dropped) == (0, STEPS, {})
     assert deliver_spool(tmp_path) == list(range(STEPS))
+
+
+class Refusing(grpc.GenericRpcHandler):
+    """A server that takes nothing, for one reason."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def service(self, _details: Any) -> Any:
+        def refuse(_requests: Any, context: grpc.ServicerContext) -> Any:
+            context.abort(self._code, "no")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"])
+def test_a_server_that_refuses_changes_no_bit_of_training(code: str, unwatched: list[float], tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(max_workers=2))
+    server.add_generic_rpc_handlers((Refusing(grpc.StatusCode[code]),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        losses, report, _ = train(server=f"127.0.0.1:{port}", spool_dir=tmp_path)
+    finally:
+        server.stop(None).wait()
+
+    assert losses == unwatched
+    account_for(report)
+    assert report.delivered == 0
+    if code == "ALREADY_EXISTS":  # refused for good
+        assert report.dropped == {"rejected": STEPS}
+    else:
+        assert (report.spooled, report.dropped) == (STEPS, {})
+        assert deliver_spool(tmp_path) == list(range(STEPS))
+
+
+class Liar(Ledger):
+    """Answers in good form, and nothing of what it says is so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chance = random.Random(5)
+        self.lies = 0
+
+    def _untrue(self, handle: int) -> telemetry.Watermark:
+        number = self._chance.choice([0, 1, 7, 2**31, 2**63, 2**64 - 1])
+        return telemetry.Watermark(
+            rank_handle=self._chance.choice([handle, handle, 0, 2**64 - 1]),
+            optimizer=self._chance.choice([0, 0, 1, 2**32 - 1]),
+            kind=self._chance.choice([1, 1, 2, 99]),  # type: ignore[arg-type]  # the last is none
+            accepted_sequence=self._chance.choice([number, 0, 2**64 - 1]),
+            durable_sequence=number,
+        )
+
+    def open(self, request: telemetry.OpenRunRequest) -> telemetry.OpenRunResponse:
+        answer = super().open(request)
+        answer.watermarks.extend(self._untrue(answer.rank_handle) for _ in range(4))
+        answer.server_time_unix_seconds = self._chance.choice([math.nan, -1e300, 1e300])
+        return answer
+
+    def receive(self, frame: telemetry.StreamStepsRequest) -> telemetry.StreamStepsResponse:
+        handle = super().receive(frame).watermarks
+        mine = handle[0].rank_handle if handle else 1
+        self.lies += 1
+        answer = telemetry.StreamStepsResponse(retry_after_milliseconds=self._chance.choice([0, 0, 0, 1]))
+        answer.watermarks.extend(self._untrue(mine) for _ in range(4))
+        answer.rejections.add(
+            rank_handle=mine,
+            kind=1,
+            first_sequence=self._chance.choice([3, 2**63]),
+            count=2**63,
+            field="x",
+            message="y",
+        )
+        answer.directives.add(directive_id=str(self.lies), kind=1, first_step=2**61, last_step=2**62)
+        answer.directives.add(directive_id=str(self.lies), kind=77)
+        answer.alerts.add(alert_id="no such alert", step=-(2**62), reason="z" * 10_000)
+        return answer
+
+
+def test_a_server_that_lies_changes_no_bit_of_training(
+    unwatched: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar = Liar()
+    with RecordingServer(liar) as server:
+        losses, report, _ = train(server=server.address, spool_dir=tmp_path)
+
+    assert losses == unwatched
+    assert liar.lies > 0
+    account_for(report)
+    assert not [message for message in caplog.messages if "defect" in message]
 
 
 def test_a_server_that_is_absent_and_a_run_that_wants_none(unwatched: list[float], tmp_path: Path) -> None:

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 _clock, _wall = time.perf_counter, time.time
 _norm = torch.linalg.vector_norm  # what `_foreach_norm` calls for each tensor on a host
 _INFINITE = float("inf")
-# The highest byte of a float32, the fourth of it: sign and exponent but for its last bit. What is below 2**-125 has the
-# first, what is above 2**127 the second, also Inf and NaN, which may be negative.
-_LOW, _HIGH, _NEGATIVE_NAN = 0x00, 0x7F, 0xFF
+# The highest byte of a float32, the fourth of it, holds its sign and its exponent but for one bit: it is 0 below
+# 2**-125, 127 from 2**127 on and for Inf, 127 or 255 for NaN. They cost half of what the numbers cost.
 _HIGHEST_BYTES = slice(3, None, 4)
+_USUAL = bytes(range(1, 127))
 # In a row: gradients that are sparse, broken or of another type mostly stay so, and trying costs their norms.
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
@@ -142,9 +142,8 @@ class PlainSteps:
                     self._measure_anew()
                 if self._absent and any(parameter.grad is not None for parameter in self._absent):
                     self._measure_anew()
-                highest = self._own_norms[_HIGHEST_BYTES]
-                suspect = highest.count(_LOW) != len(self._absent) or _HIGH in highest or _NEGATIVE_NAN in highest
-                if suspect and not self._row_is_plain():
+                unusual = self._own_norms[_HIGHEST_BYTES].translate(None, _USUAL)
+                if len(unusual) != len(self._absent) and not self._row_is_plain():  # the absent ones are zero
                     return self._fails()
                 self._norms, self._clip = self._own_norms, None
         except Exception:  # noqa: BLE001 - the long way finds out what is unusual here, and copes with it
