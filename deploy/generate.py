@@ -17,6 +17,7 @@ from deploy.grafana.alerting import grafana_rules
 from deploy.grafana.fleet import fleet
 from deploy.grafana.run import run
 from deploy.grafana.server import server
+from deploy.kubernetes.rules import operator_rules
 from deploy.metrics import metrics_page
 from deploy.prometheus.signatures import signature_rules
 
@@ -31,6 +32,7 @@ def generated() -> dict[Path, str]:
     return {
         Path("METRICS.md"): metrics_page(),
         Path("prometheus/rules/signatures.yml"): signatures,
+        Path("kubernetes/monitoring/rules.yaml"): operator_rules([signatures, *by_hand]),
         Path("grafana/provisioning/alerting/rules.yml"): grafana_rules([signatures, *by_hand]),
         **{Path(f"grafana/dashboards/{uid}.json"): f"{text}\n" for uid, text in boards.items()},
     }

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from seismograd_server.errors import ConfigError
 from seismograd_server.metrics import LayerChoice, parse_layers
@@ -66,7 +72,7 @@ def parse_address(text: object) -> Address:
     return Address(match[1] or match[2] or "0.0.0.0", int(match[3]))  # noqa: S104 (what an empty host means)
 
 
-ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+ListenAddress = Annotated[Address, NoDecode, BeforeValidator(parse_address)]  # not JSON in the environment
 
 
 class Export(Table):

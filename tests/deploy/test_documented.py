@@ -6,8 +6,10 @@ Settings: deploy/seismograd.toml. Metrics: deploy/METRICS.md. Alerts: deploy/run
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tomllib
 import typing
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -19,7 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 from seismograd.cli import program
-from seismograd_server.config import Settings, load_settings
+from seismograd_server.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from seismograd_server.instruments import Instruments
 from seismograd_server.metrics import new_registry, page
 from seismograd_server.metrics.families import LAYER_DEVIATION, LAYER_NORM
@@ -78,6 +80,18 @@ def test_every_example_in_it_can_be_used(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "all.toml")
     assert settings.notify.alertmanagers[0].labels == {"cluster": "a"}
     assert settings.retention.projects["sandbox"].keep_days == 14.0
+
+
+def test_every_setting_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _EXAMPLE_LINE.sub("", EXAMPLE.read_text())
+    (tmp_path / "all.toml").write_text(text)
+    from_file = load_settings(tmp_path / "all.toml").model_dump()
+    for name, value in tomllib.loads(text).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, each in inner:
+            variable = f"{ENVIRONMENT_PREFIX}{name}{'__' if key else ''}{key}".upper()
+            monkeypatch.setenv(variable, each if isinstance(each, str) else json.dumps(each))
+    assert load_settings().model_dump() == from_file
 
 
 def test_every_setting_in_the_example_is_explained() -> None:
