@@ -28,7 +28,7 @@ from sqlalchemy import Engine, event
 
 from seismograd_server.app import Server, wiring
 from seismograd_server.config import Settings, load_settings
-from seismograd_server.maintenance import compaction, retention
+from seismograd_server.maintenance import compaction, retention, summarising, worker
 from seismograd_server.maintenance.compaction import CompactionSettings
 from seismograd_server.maintenance.tiers import Sizes
 from seismograd_server.store import sqlite
@@ -100,9 +100,13 @@ def live(order: dict[str, Any]) -> None:
     reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
     sqlite._WAL_BYTES = _WAL_BYTES
+    if order["point"].startswith(("compact.", "summarise.", "retention.")):
+        worker._REST_SECONDS = 0.05
     if order["point"].startswith("compact."):
         compaction._PASS_SECONDS, compaction._REST_SECONDS = 0.05, 0.0
         wiring.compaction_settings = lambda settings: COMPACTION  # noqa: ARG005 (its signature)
+    if order["point"].startswith("summarise."):
+        summarising._LOOK_SECONDS, summarising._MOVED_STEPS, summarising._PIECE_STEPS = 0.05, 8, 16
     retention._PIECE_BYTES = _PIECE_BYTES
     asyncio.run(serve(load_settings(**order["settings"]), reach, order["failures"]))
 

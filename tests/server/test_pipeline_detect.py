@@ -22,6 +22,7 @@ from tests.support.synthetic import (
     exploding_norms,
     healthy_norms,
     new_pipeline,
+    outline,
     stored_alerts,
 )
 
@@ -103,6 +104,30 @@ def test_an_explosion_alerts_and_its_notices_go_to_the_run(database: Database, p
     assert view.active[Signature.RUNAWAY] is Severity.CRITICAL
     assert view.tally.signatures["runaway"] == 1
     assert pipeline.take_notices() == []
+
+
+@pytest.mark.parametrize("days_off", [-1, 1])
+def test_a_clock_that_is_a_day_off_reorders_nothing_and_alerts_as_an_honest_one(days_off: int) -> None:
+    outlines = []
+    for off in (0.0, days_off * 86_400.0):
+        with Database.open("sqlite://", owner="test") as database:
+            pipeline = new_pipeline(database)
+            run, other = exploding(pipeline), SyntheticRun(pipeline, name="other", launch="launch-2").open()
+            for first in range(0, STEPS, 20):
+                times = NOW + off + np.arange(first, first + 20)  # only rank 1's clock
+                batches = (run.batch(0, first, first + 20), run.batch(1, first, first + 20, times=times))
+                ingest(pipeline, batches, NOW + first)
+            other.send(0, 64, NOW + STEPS)
+            for each in (run, other):
+                each.close(NOW + STEPS)
+            with database.read() as transaction:
+                steps = [step for chunk in transaction.steps.read(1, 0) for step in chunk.steps.tolist()]
+                states = sorted((each.key.run, each.state) for each in transaction.runs.list())
+            assert steps == list(range(STEPS))
+            assert states == [("lstm", RunState.FINISHED), ("other", RunState.FINISHED)]
+            outlines.append(outline(database))
+    assert outlines[0] == outlines[1]
+    assert outlines[0], "it alerts"
 
 
 def test_outbox_rows_are_written_with_the_transition_that_causes_them(database: Database) -> None:

@@ -144,6 +144,8 @@ def _decode(group: list[BatchColumns]) -> StepBatch:
     flags: UInt16 = _column(group, 3, "<u2")
     if len(steps) > 1 and not (steps[1:] > steps[:-1]).all():
         raise InvalidBatchError("steps", "do not rise: a step that goes back or repeats begins a new branch")
+    if steps[0] <= -_INT62 or steps[-1] >= _INT62:  # between any two of them there is a number of steps
+        raise InvalidBatchError("steps", f"go from {steps[0]} to {steps[-1]}: beyond 2^62")
     if not np.isfinite(times).all():
         raise InvalidBatchError("times_unix_seconds", "holds NaN or Inf: a record has a time")
     if sources.min() < 1 or sources.max() > _LAST_SOURCE:

@@ -176,7 +176,8 @@ class CompactionRepository:
                 columns.ordinal,
                 columns.launch_row,
                 columns.branch,
-                (columns.last_step - columns.first_step + 1).label("records"),
+                columns.first_step,
+                columns.last_step,
                 columns.dense,
                 func.length(columns.payload).label("size"),
             )
@@ -189,7 +190,11 @@ class CompactionRepository:
             StoredRow(
                 row_id=row.ordinal,
                 place=(row.launch_row, row.branch),
-                records=min(row.records, max(1, row.size // (_LEAST_DENSE if row.dense else _LEAST_PLAIN))),
+                # Subtracted here: between steps at both ends of int64 the difference is none.
+                records=min(
+                    row.last_step - row.first_step + 1,
+                    max(1, row.size // (_LEAST_DENSE if row.dense else _LEAST_PLAIN)),
+                ),
                 size=row.size,
                 dense=bool(row.dense),
                 settled=bool(row.dense),

@@ -163,6 +163,8 @@ BAD = [
     ({"sources": b"\x01\x63"}, "sources"),
     ({"flags": b"\x00"}, "flags"),
     ({"steps": b"\x00"}, "steps"),
+    ({"steps": np.array([0, 2**62], "<i8").tobytes()}, "steps"),
+    ({"steps": np.array([-(2**63), 0], "<i8").tobytes()}, "steps"),
     ({"first_step": 2**63 - 1}, "first_step"),
     ({"first_sequence": 2**63}, "first_sequence"),
     ({"gradient_norms": b"\x00" * 23}, "gradient_norms"),
@@ -258,6 +260,16 @@ def test_a_bad_catalog_is_told_with_every_batch_that_needs_it() -> None:
     arrival = decode(frame(wire(0), wire(2, catalog_version=1), catalogs=[catalog]))
     assert [batch.first_sequence for batch in arrival.batches] == [0]
     assert [each.field for each in arrival.rejections] == ["catalogs.parameters.name"]
+
+
+def test_a_catalog_of_a_million_layers_is_refused_with_what_to_do_and_its_neighbours_are_kept() -> None:
+    catalog = telemetry.Catalog(version=1)
+    catalog.MergeFromString(telemetry.Catalog(parameters=[telemetry.Parameter(name="a")]).SerializeToString() * 10**6)
+    arrival = decode(frame(wire(0), wire(2, catalog_version=1), wire(4), catalogs=[catalog]))
+    assert [batch.first_sequence for batch in arrival.batches] == [0, 4]
+    (rejection,) = arrival.rejections
+    assert (rejection.first_sequence, rejection.count, rejection.field) == (2, 2, "catalogs.parameters")
+    assert "are 1000000: at most 65536; group some of them" in rejection.message
 
 
 def test_the_same_version_with_other_parameters_is_refused() -> None:

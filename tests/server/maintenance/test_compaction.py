@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from sqlalchemy import func, select, update
 from seismograd_server.errors import StorageDamageError
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance.compaction import Compaction, CompactionSettings
+from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.maintenance.tiers import Sizes
-from seismograd_server.model import Float32, RecordKind, RunState, StepBatch, StreamKey
+from seismograd_server.model import Catalog, Float32, RankIdentity, RecordKind, RunKey, RunState, StepBatch, StreamKey
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
 from seismograd_server.reading.layers import composed_blocks
 from seismograd_server.reading.runs import read_history
 from seismograd_server.reading.series import step_pages
-from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE
+from seismograd_server.store.codec import ENCODING_COLUMNS, ENCODING_DENSE, slice_batch
 from seismograd_server.store.database import Database
 from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.mantissa import round_mantissa
-from seismograd_server.store.schema import closed_blocks, segments
+from seismograd_server.store.schema import closed_blocks, runs, segments
+from tests.golden import make_store_revision_6 as dense
 from tests.support.synthetic import (
     NOW,
     SyntheticRun,
@@ -34,6 +37,7 @@ from tests.support.synthetic import (
     make_batch,
     new_pipeline,
     outline,
+    parameters,
     stored_alerts,
 )
 
@@ -312,6 +316,26 @@ def test_a_restart_goes_on_without_a_damaged_segment(world: World) -> None:
     assert history.damaged == ((STEPS - 10, STEPS - 1),), "what is missing is said"
 
 
+def test_a_restart_goes_on_without_a_damaged_block_and_closes_no_step_twice(world: World) -> None:
+    norms = healthy_norms(STEPS)
+    run = world.run(norms[:350])
+    with world.database.begin() as transaction:
+        transaction.detectors.save_all([DetectorCheckpoint(1, 0, 0, b"of another version")], NOW)
+        damaged = update(closed_blocks).where(closed_blocks.c.ordinal == 7)
+        transaction.connection.execute(damaged.values(payload=b"nothing"))
+    run.norms, run.pipeline = norms, world.restart()
+    run.open(NOW)
+    run.send(350, STEPS, NOW + 1.0)
+    run.close(NOW + 2.0)
+    with world.database.read() as transaction:
+        noting = transaction.damage.noting(1)
+        steps = [step for chunk in transaction.steps.read(1, 0, on_damage=noting) for step in chunk.steps.tolist()]
+        ended = transaction.runs.by_id(1)
+    assert steps == [*range(60), *range(70, STEPS)]
+    assert ended.state is RunState.FINISHED
+    assert [(row.first_step, row.last_step) for row in world.database.damage.of_run(1)] == [(60, 69)]
+
+
 def test_damaged_closed_steps_are_left_alone(world: World) -> None:
     run = world.run(healthy_norms(STEPS))
     run.close(NOW + STEPS)
@@ -398,3 +422,45 @@ def test_between_two_passes_it_rests(world: World) -> None:
         pass
     assert not compaction.step(NOW + 9.0)
     assert compaction.step(NOW + 10.0), "looks whether any run has changed"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql-18"])
+def test_steps_at_both_ends_of_their_range_are_compacted_and_summarised(
+    store_url: Callable[[str], str], kind: str
+) -> None:
+    ends = np.array([-(2**63), 0, 2**63 - 2])
+    with Database.open(store_url(kind), owner="test") as database:
+        with database.begin() as transaction:
+            identity = RankIdentity(RunKey("mt", "far"), "launch", rank=0, world_size=1, session_id="session")
+            opened = transaction.runs.open_rank(identity, NOW)
+            transaction.runs.save_catalog(opened.rank.handle, Catalog(0, 0, parameters()))
+            sent = slice_batch(dense.batch(opened.rank.handle), 0, 3)
+            totals: dict[str, Any] = {
+                "gradient_norms": None,
+                "total_norms": np.ones(3),
+                "nonfinite": None,
+                "tensors": {},
+            }
+            sent = replace(sent, steps=ends, **totals)
+            transaction.segments.append([slice_batch(sent, 0, 2), slice_batch(sent, 2, 3)], NOW)
+            whole = dense.block()
+            columns = {each.name: getattr(whole, each.name) for each in fields(whole)}
+            few = {name: column[:3] for name, column in columns.items() if isinstance(column, np.ndarray)}
+            closed = replace(whole, **few | {"steps": ends}, replica_gaps=())
+            ordinal = transaction.steps.append(opened.run.run_id, opened.launch.launch_row, 0, closed)
+            saved = DetectorCheckpoint(opened.run.run_id, 0, ordinal, b"state", attempt=1, segment=2)
+            transaction.detectors.save_all([saved], NOW)
+            transaction.connection.execute(update(runs).values(state="finished", ended_at=NOW, closed_steps=3))
+        compaction = Compaction(database, Instruments(CollectorRegistry()), CompactionSettings())
+        while compaction.step(LONG_AFTER):
+            pass
+        summarising = Summarising(database)
+        while summarising.step(LONG_AFTER):
+            pass
+        with database.read() as transaction:
+            (stored,) = transaction.segments.read(opened.launch.launch_row, 0)
+            (chunk,) = transaction.steps.read(opened.run.run_id, 0)
+            (line,) = transaction.steps.lines(opened.run.run_id)
+            encodings = transaction.connection.scalars(select(closed_blocks.c.dense)).all()
+    assert stored[1].steps.tolist() == chunk.steps.tolist() == ends.tolist()
+    assert (list(encodings), line.summarised_to) == ([1], 2**63 - 2)
