@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import seismograd
 from tests.support.monitoring import Alertmanager, Prometheus
@@ -165,3 +167,42 @@ def test_a_healthy_run_raises_nothing(
     run = server.get("/api/v1/runs/e2e/healthy")
     assert (run["state"], run["closed_steps"]) == ("finished", 300)
     assert server.get("/api/v1/runs/e2e/healthy/alerts")["alerts"] == []
+
+
+@pytest.mark.timeout(240)
+def test_a_silence_and_an_acknowledgement_are_respected_all_the_way_to_alertmanager(
+    start_seismograd: Callable[..., SeismogradServer],
+    start_training: Callable[..., Training],
+    start_alertmanager: Callable[[str], Alertmanager],
+    receiver: Receiver,
+) -> None:
+    alertmanager = start_alertmanager(f"{receiver.url}/heard")
+    server = start_seismograd(
+        f'[notify]\nalertmanagers = ["{alertmanager.url}"]\nresend_seconds = 5\nhold_resolved_seconds = 0\n'
+    )
+
+    def run(*arguments: str) -> str:
+        done = program(*arguments, "--server-url", server.http, "--by", "Ada")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("silence", "add", "--run", "quiet-*", "--for", "1h", "--reason", "a rehearsal")
+    start_training(server.grpc, "quiet-1", "--steps", "300", "--explode-at", "150", "--step-seconds", "0.01").finish()
+    start_training(server.grpc, "loud", "--steps", "300", "--explode-at", "150", "--step-seconds", "0.01").finish()
+
+    def told(status: str) -> set[str]:
+        found = [alert for each in receiver.requests for alert in each.json()["alerts"]]
+        return {alert["labels"]["run"] for alert in found if alert["status"] == status}
+
+    receiver.wait_for(lambda _: "loud" in told("firing"), timeout=60)
+    fires = server.get("/api/v1/runs/e2e/quiet-1/alerts?state=firing")["alerts"]
+    assert any(alert["silenced_by"] and alert["severity"] == "critical" for alert in fires), "it opened all the same"
+    assert told("firing") == {"loud"}, "and nobody heard, although what fires is repeated every five seconds"
+
+    silence = json.loads(program("silence", "list", "--json", "--server-url", server.http).stdout)["silences"][0]
+    run("silence", "expire", silence["silence_id"])
+    receiver.wait_for(lambda _: "quiet-1" in told("firing"), timeout=60)
+
+    for alert in server.get("/api/v1/runs/e2e/loud/alerts?state=firing")["alerts"]:
+        run("alerts", "ack", alert["alert_id"], "--note", "seen")
+    receiver.wait_for(lambda _: "loud" in told("resolved"), timeout=60)

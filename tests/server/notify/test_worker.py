@@ -682,3 +682,41 @@ def test_a_target_is_told_of_its_own_projects_only(database: Database, make_rece
     asyncio.run(story())
     assert [len(each.requests) for each in (speech, everybody)] == [1, 1]
     assert [each.json() for each in vision.requests] == [], "no reminder either"
+
+
+def test_whatever_the_others_do_a_good_target_hears_and_everything_is_counted(
+    database: Database, make_receiver: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seismograd_server.notify.http.TIMEOUT_SECONDS", 0.5)
+    refusing, failing, hanging, lying, leading, private, good = (make_receiver() for _ in range(7))
+    stall = threading.Event()
+    refusing.answer = lambda _: Answer(400, body=b"bad label")
+    failing.answer = lambda _: Answer(500, body=b"\xff" * 1000)
+    hanging.answer = lambda _: Answer(stall=stall)
+    lying.answer = lambda _: Answer(200, {"Content-Type": "application/json"}, b"<html>not stored</html>")
+    leading.answer = lambda _: Answer(307, {"Location": f"{private.url}/latest/meta-data"})
+    labels = {"team": "\ud800"}  # as JSON in the environment may say it; protobuf and TOML cannot
+    managers = [replace(alertmanager(each), labels=labels) for each in (refusing, failing, hanging, lying)]
+    configs = [*managers, webhook(leading), webhook(good)]
+    server = Server(database, build_targets(configs, 30.0), Clock())
+    worker = quiet(server)
+    try:
+        server.find(40, scope="layer:\u202e")
+        rounds(lambda: once(worker))
+        server.find(41, scope="layer:fine")
+        rounds(lambda: once(worker))
+    finally:
+        stall.set()
+    assert [each.json()["scope"] for each in good.requests] == [r"layer:\u202e", "layer:fine"]
+    assert lying.requests[0].json()[0]["labels"]["team"] == r"\ud800"
+    assert private.requests == []
+    results = ("delivered", "dropped", "retried")
+    counts = [[server.counted(target, result) > 0 for result in results] for target in range(6)]
+    assert counts == [
+        [False, True, False],  # refused for good: dropped, and said so
+        [False, False, True],  # it may be well again later
+        [False, False, True],
+        [True, False, False],  # its word is taken; what still fires is repeated to it
+        [False, False, True],
+        [True, False, False],
+    ]
