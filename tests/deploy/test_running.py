@@ -125,7 +125,15 @@ def test_kubernetes_asks_and_reaches_the_server_where_it_listens() -> None:
     admitted = {port["port"] for rule in resource("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]}
     assert admitted == set(ports.values())
     assert resource("ServiceMonitor")["spec"]["endpoints"][0] == {"port": "http", "path": "/metrics", "interval": "15s"}
-    assert resource("PodDisruptionBudget")["spec"]["maxUnavailable"] == 0
+    budget = resource("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 0
+    # Kustomize writes the label into the pods; a selector that it does not know how to fill in must be there.
+    (labels,) = [
+        each["pairs"] for each in yaml.safe_load((KUBERNETES / "base/kustomization.yaml").read_text())["labels"]
+    ]
+    policy = resource("NetworkPolicy")["spec"]
+    for selector in (budget["selector"], policy["podSelector"], resource("ServiceMonitor")["spec"]["selector"]):
+        assert selector == {"matchLabels": labels}
 
 
 def test_the_pod_is_as_the_restricted_profile_asks() -> None:

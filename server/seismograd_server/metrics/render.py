@@ -55,7 +55,10 @@ def _samples(family: Scalar | Family, views: Mapping[str, RunView]) -> list[str]
     if isinstance(family, Scalar):
         read = family.value
         return [
-            f"{name}{{{identity}}} {_number(value)}"
+            # Most numbers are finite, and a call costs as much as writing one of them does.
+            f"{name}{{{identity}}} {float(value)!r}"
+            if value - value == 0.0
+            else f"{name}{{{identity}}} {_number(value)}"
             for identity, view in views.items()
             if (value := read(view)) is not None
         ]
