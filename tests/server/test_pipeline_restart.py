@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from seismograd_server.errors import StorageBusyError
 from seismograd_server.model import RunState
@@ -15,6 +16,7 @@ from seismograd_server.pipeline import Pipeline, PipelineSettings
 from seismograd_server.pipeline.series import SavedState
 from seismograd_server.store.database import Database
 from seismograd_server.store.detectors import DetectorCheckpoint
+from seismograd_server.store.schema import closed_blocks, segments
 from tests.support.synthetic import (
     NOW,
     SyntheticRun,
@@ -156,6 +158,29 @@ def test_a_restart_goes_on_with_the_very_state_that_was_lost(machine: Machine) -
     assert after.tally == before.tally
     assert (after.attempt, after.frontier, after.versions) == (before.attempt, before.frontier, before.versions)
     assert machine.pipeline.snapshot().runs[0] == view
+
+
+def test_a_restart_reads_nothing_that_lies_before_the_last_checkpoint(machine: Machine) -> None:
+    run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
+    for start in range(0, 150, 10):
+        run.send(start, start + 10, NOW + start)
+        machine.pipeline.detect(NOW + start)
+    before = engine_state(machine.pipeline)
+    with machine.database.begin() as transaction:
+        (saved,) = transaction.compaction.positions(1)
+        # Whoever reads any of it now would note the damage, and come to another state.
+        for table, covered in (
+            (closed_blocks, closed_blocks.c.ordinal <= saved.ordinal),
+            (segments, segments.c.segment_id <= saved.segment),
+        ):
+            spoilt = transaction.connection.execute(update(table).where(covered).values(payload=b"gone"))
+            assert spoilt.rowcount > 1, "the checkpoint covers most of the run"
+        behind = [closing.ordinal for closing in transaction.steps.closings(1, 0, saved.ordinal)]
+    assert behind, "there is something to replay"
+    machine.kill()
+    after = engine_state(machine.pipeline)
+    assert (after.watch, after.tally, after.frontier) == (before.watch, before.tally, before.frontier)
+    assert machine.database.damage.of_run(1) == []
 
 
 def test_a_store_that_is_busy_is_asked_again_and_the_alerts_are_the_same(
