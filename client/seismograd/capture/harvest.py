@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,8 +138,15 @@ class Harvest:
             return None
         if part.row is None or not part.is_plain or not part.holds():
             return None
+        row = part.row
+        if part.columns is not None:
+            clipped = set(part.columns)
+            if any(p.grad is not None for column, p in enumerate(self._layout.parameters) if column not in clipped):
+                return None
+            row = np.zeros(len(self._layout), np.float32)  # a parameter without a gradient contributes nothing
+            row[part.columns] = part.row
         self.forget()
-        return part.row, (clip.threshold, clip.total)
+        return row, (clip.threshold, clip.total)
 
     def take(self) -> Taken:
         """Completes the norms for the step that is about to be made, and begins anew."""

@@ -83,13 +83,12 @@ class Part:
 
     @property
     def is_plain(self) -> bool:
-        """Whether these are float32 norms of every column, on the host, and nothing else is known or asked of them.
+        """Whether these are float32 norms of whole tensors, on the host, and nothing else is known or asked of them.
 
         A norm of zero is as good as any other where the gradient was looked at and is zero indeed.
         """
         return (
-            self.columns is None
-            and self.row is not None
+            self.row is not None
             and self.row.dtype == np.float32
             and not (self.summed or self.rounded)
             and not (self.censuses and any(each.norm or each.nonfinite for each in self.censuses.values()))

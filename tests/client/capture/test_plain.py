@@ -189,10 +189,12 @@ def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, An
     assert plain >= (18 if log == "never" else 38)
 
 
+@pytest.mark.parametrize("how", [None, 1e-3, "torch"])
 @pytest.mark.parametrize("oddity", ["missing", "zero"])
-def test_a_gradient_that_is_missing_or_zero_does_not_make_a_step_unusual(oddity: str) -> None:
+def test_a_gradient_that_is_missing_or_zero_does_not_make_a_step_unusual(oddity: str, how: object) -> None:
     """Of unused and frozen parameters and dead layers there is one in nearly every model."""
-    habits = [ORDINARY] * 3 + [ORDINARY | {"oddity": oddity}] * 20 + [ORDINARY] * 20
+    ordinary = ORDINARY | {"clip": how}
+    habits = [ordinary] * 3 + [ordinary | {"oddity": oddity}] * 20 + [ordinary] * 20
 
     shortly, plain = train(habits, short=True, sample_every=0)
     at_length, _ = train(habits, short=False, sample_every=0)
