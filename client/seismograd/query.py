@@ -9,6 +9,7 @@ with seismograd.connect("localhost:7450") as client:
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -231,7 +232,15 @@ class RunReader:
 
     def _chunks(self, where: Where, points: int | None) -> Iterator[query.GetSeriesResponse]:
         request = query.GetSeriesRequest(project=self.project, run=self.name, max_points=_points(points), **where)
-        return self._client.stream("GetSeries", request, query.GetSeriesResponse.FromString)
+        for message in self._client.stream("GetSeries", request, query.GetSeriesResponse.FromString):
+            for each in message.damaged:
+                warnings.warn(
+                    f"steps {each.first_step} to {each.last_step} of {self.project}/{self.name} are damaged on the "
+                    "server's disk, and missing here",
+                    stacklevel=4,  # whoever asked for the series
+                )
+            if message.count:
+                yield message
 
 
 def _points(points: int | None) -> int:

@@ -99,6 +99,19 @@ def test_gradient_norms_are_joined_over_chunks_with_nan_and_inf_as_they_are(ask:
     assert len(norms) == 3
 
 
+def test_steps_that_are_damaged_on_the_servers_disk_are_warned_of(ask: Callable[..., Client]) -> None:
+    gap = query.StepRange(first_step=3, last_step=9)
+    client = ask(GetSeries=lambda *_: iter([chunk([1, 2], [0.5, 0.5]), chunk([10], [0.5], damaged=[gap])]))
+    with pytest.warns(UserWarning, match="steps 3 to 9 of mt/lstm-7 are damaged on the server's disk") as caught:
+        norms = client.run("mt", "lstm-7").grad_norms()
+    assert norms.steps.tolist() == [1, 2, 10]
+    assert [each.filename for each in caught] == [__file__]
+
+    nothing = ask(GetSeries=lambda *_: iter([query.GetSeriesResponse(damaged=[gap])]))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert len(nothing.run("mt", "lstm-7").series()) == 0
+
+
 def test_a_run_without_steps_gives_empty_arrays(ask: Callable[..., Client]) -> None:
     client = ask(GetSeries=lambda *_: iter([]), GetLayers=lambda *_: iter([]))
     reader = client.run("mt", "lstm-7")

@@ -97,7 +97,7 @@ class GetSeriesRequest(_message.Message):
     def __init__(self, project: _Optional[str] = ..., run: _Optional[str] = ..., optimizer: _Optional[int] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., max_points: _Optional[int] = ...) -> None: ...
 
 class GetSeriesResponse(_message.Message):
-    __slots__ = ("count", "steps", "times_unix_seconds", "gradient_norms", "nonfinite_counts", "flags", "scalars", "ranks_present", "attempts", "resolution", "last_steps", "step_counts", "summaries", "counts")
+    __slots__ = ("count", "steps", "times_unix_seconds", "gradient_norms", "nonfinite_counts", "flags", "scalars", "ranks_present", "attempts", "resolution", "last_steps", "step_counts", "summaries", "counts", "damaged")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     TIMES_UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class GetSeriesResponse(_message.Message):
     STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
     SUMMARIES_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     count: int
     steps: bytes
     times_unix_seconds: bytes
@@ -126,7 +127,16 @@ class GetSeriesResponse(_message.Message):
     step_counts: bytes
     summaries: _containers.RepeatedCompositeFieldContainer[SummarySeries]
     counts: _containers.RepeatedCompositeFieldContainer[NamedCounts]
-    def __init__(self, count: _Optional[int] = ..., steps: _Optional[bytes] = ..., times_unix_seconds: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ..., flags: _Optional[bytes] = ..., scalars: _Optional[_Iterable[_Union[NamedSeries, _Mapping]]] = ..., ranks_present: _Optional[bytes] = ..., attempts: _Optional[bytes] = ..., resolution: _Optional[int] = ..., last_steps: _Optional[bytes] = ..., step_counts: _Optional[bytes] = ..., summaries: _Optional[_Iterable[_Union[SummarySeries, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[NamedCounts, _Mapping]]] = ...) -> None: ...
+    damaged: _containers.RepeatedCompositeFieldContainer[StepRange]
+    def __init__(self, count: _Optional[int] = ..., steps: _Optional[bytes] = ..., times_unix_seconds: _Optional[bytes] = ..., gradient_norms: _Optional[bytes] = ..., nonfinite_counts: _Optional[bytes] = ..., flags: _Optional[bytes] = ..., scalars: _Optional[_Iterable[_Union[NamedSeries, _Mapping]]] = ..., ranks_present: _Optional[bytes] = ..., attempts: _Optional[bytes] = ..., resolution: _Optional[int] = ..., last_steps: _Optional[bytes] = ..., step_counts: _Optional[bytes] = ..., summaries: _Optional[_Iterable[_Union[SummarySeries, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[NamedCounts, _Mapping]]] = ..., damaged: _Optional[_Iterable[_Union[StepRange, _Mapping]]] = ...) -> None: ...
+
+class StepRange(_message.Message):
+    __slots__ = ("first_step", "last_step")
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    first_step: int
+    last_step: int
+    def __init__(self, first_step: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
 
 class SummarySeries(_message.Message):
     __slots__ = ("name", "minima", "maxima", "means", "known_counts", "nonfinite_counts")

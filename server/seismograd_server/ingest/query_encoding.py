@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +122,23 @@ def summary_message(summary: Summary) -> query.GetSeriesResponse:
             for place, name in enumerate(TALLIES)
         ],
     )
+
+
+def naming_damage(
+    messages: Iterator[query.GetSeriesResponse], damaged: Callable[[], Sequence[tuple[int, int]]]
+) -> Iterator[query.GetSeriesResponse]:
+    """The messages, the last of them with what is `damaged`: that is known when all of them have been read."""
+    last: query.GetSeriesResponse | None = None
+    for message in messages:
+        if last is not None:
+            yield last
+        last = message
+    ranges = [query.StepRange(first_step=first, last_step=end) for first, end in damaged()]
+    if ranges:
+        last = query.GetSeriesResponse() if last is None else last
+        last.damaged.extend(ranges)
+    if last is not None:
+        yield last
 
 
 def layer_summary_messages(summary: Summary, *, with_names: bool) -> Iterator[query.GetLayersResponse]:

@@ -17,6 +17,7 @@ from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.runs import find_run, firing_alerts
 from seismograd_server.reading.series import step_pages
 from seismograd_server.reading.summaries import Asked, summary_pages
+from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 
 # Entries of a list when the caller names no number, and the most it may ask for (query.proto).
@@ -63,12 +64,16 @@ class QueryServicer:
         def chunks() -> Iterator[query.GetSeriesResponse]:
             run = find_run(self._database, _key(request.project, request.run))
             first, last = _range(request)
+            messages: Iterator[query.GetSeriesResponse]
             if points := _points(request):
                 asked = Asked(run.run_id, request.optimizer, SummaryKind.SERIES, first, last)
-                yield from map(encoding.summary_message, self._buckets(asked, points))
-                return
-            for page in step_pages(self._database, run.run_id, request.optimizer, first, last):
-                yield encoding.series_message(page)
+                messages = map(encoding.summary_message, self._buckets(asked, points))
+            else:
+                pages = step_pages(self._database, run.run_id, request.optimizer, first, last)
+                messages = map(encoding.series_message, pages)
+            yield from encoding.naming_damage(
+                messages, lambda: damaged_steps(self._database.damage.of_run(run.run_id, first, last))
+            )
 
         async for message in _streamed(context, chunks):
             yield message

@@ -11,12 +11,14 @@ import grpc
 import numpy as np
 import pytest
 from grpc import aio
+from sqlalchemy import update
 
 from seismograd_proto.v1 import QUERY_SERVICE, method_path, query
 from seismograd_server.ingest import query_encoding, query_servicer
 from seismograd_server.ingest.query_servicer import query_handlers
 from seismograd_server.model import TALLIES
 from seismograd_server.reading.series import step_pages
+from seismograd_server.store.schema import closed_blocks
 from tests.support.reading import Stocked
 from tests.support.synthetic import exploding_losses, exploding_norms
 
@@ -224,3 +226,12 @@ def test_alerts_come_with_their_evidence_and_in_pages(call: Call) -> None:
     first = call("ListAlerts", page_size=1)
     assert first.alerts[0].alert_id == everything[0].alert_id
     assert bool(first.next_page_token) == (len(everything) > 1)
+
+
+def test_steps_that_are_damaged_on_disk_are_named_in_the_last_chunk(call: Call, stocked: Stocked) -> None:
+    with stocked.database.begin() as transaction:
+        transaction.connection.execute(update(closed_blocks).where(closed_blocks.c.run_id == 1).values(payload=b"gone"))
+    (answer,) = call("GetSeries", project="mt", run="exploding")
+    assert answer.count == 0
+    assert [(each.first_step, each.last_step) for each in answer.damaged] == [(0, 199)]
+    assert not any(each.damaged for each in call("GetSeries", project="mt", run="healthy"))
