@@ -117,3 +117,22 @@ def test_finished_entries_are_not_read_to_find_the_waiting_ones(sqlite_database:
         for statement, parameters in asked:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
             assert "ix_outbox_due_at" in plan[0][3]
+
+
+def test_a_target_is_known_by_what_it_has_had_and_by_what_it_waits_for(database: Database) -> None:
+    def entry(key: str, target: str, alert_id: str) -> OutboxEntry:
+        return OutboxEntry(None, target, alert_id, 1.0, 1.0, 0, "{}", "", key)
+
+    with database.begin() as transaction:
+        transaction.outbox.add([entry("1", "am", "a"), entry("2", "am", "a"), entry("3", "am", "b")])
+        transaction.outbox.add([entry("4", "hook", "a"), entry("5", "am", "c")])
+        numbers = {each.dedupe_key: each.entry_id or 0 for each in transaction.outbox.due(2.0)}
+        for key, at in (("1", 5.0), ("2", 7.0), ("4", 9.0)):
+            transaction.outbox.delivered(numbers[key], at)
+        transaction.outbox.failed(numbers["3"], 8.0, None, "refused")
+    with database.read() as transaction:
+        assert transaction.outbox.delivered_at("am", {"a", "b", "c"}) == {"a": 7.0}, "what failed was not delivered"
+        assert transaction.outbox.delivered_at("hook", {"a"}) == {"a": 9.0}
+        assert transaction.outbox.delivered_at("am", set()) == {}
+        assert transaction.outbox.waiting_alerts("am") == {"c"}
+        assert transaction.outbox.waiting_alerts("hook") == set()
