@@ -136,6 +136,8 @@ def test_every_query_has_an_answer_and_an_explosion_is_told_once(
     alertmanager = start_alertmanager(config=yaml.safe_load(config))
     server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\n[export]\nlayers = "top_k:4"\n')
     prometheus = start_prometheus(f"{server.http}/metrics", rules=RULES, alertmanager=alertmanager.url)
+    # Prometheus looks for its targets seconds after it is ready; a rate must see the counters before the first request.
+    eventually(lambda: prometheus.query("up == 1"), 60, "a first scrape")
     explode, _ = start_pair(server.grpc)
     eventually(lambda: prometheus.query('seismograd_run_grad_norm_baseline{run="pair"}'), 120, "a calm training")
     explode.touch()
