@@ -30,8 +30,8 @@ from seismograd_server.store.metadata import metadata
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.store.summaries import SummaryRow
 
-# Not of any run.
-SHARED_TABLES = {"server_epoch", "alembic_version"}
+# Not of any run: a silence is of whatever its patterns fit, also of runs to come.
+SHARED_TABLES = {"server_epoch", "alembic_version", "silences"}
 
 
 def count_rows(transaction: Transaction) -> dict[str, int]:
