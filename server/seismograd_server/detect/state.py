@@ -29,7 +29,8 @@ class StateError(ValueError):
 
 def pack(document: Mapping[str, Any]) -> bytes:
     """Write a tree of plain values, lists, mappings, dataclasses and arrays as bytes."""
-    text = json.dumps(plain(document), separators=(",", ":"))
+    # A state is hundreds of plain numbers: those the encoder writes by itself, and asks only about what it cannot hold.
+    text = json.dumps(document, separators=(",", ":"), default=_plain)
     return _MAGIC + zlib.compress(text.encode(), _COMPRESSION_LEVEL)
 
 
@@ -48,24 +49,22 @@ def unpack(data: bytes) -> dict[str, Any]:
         raise StateError(f"detector state: damaged ({error}); start the detectors afresh") from error
 
 
-def plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold."""
+def _plain(value: Any) -> Any:
+    """Turn an array, a number of numpy or a dataclass into what JSON can hold, one level deep.
+
+    Raises:
+        TypeError: it is none of them.
+    """
     if isinstance(value, np.ndarray):
         raw = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
         return {"__array__": value.dtype.str, "shape": list(value.shape), "data": raw}
     if isinstance(value, np.generic):
         return value.item()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value) if _is_saved(each)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value) if _is_saved(each)}
 
 
 def fill(target: Any, saved: Mapping[str, Any]) -> None:
-    """Give a freshly made dataclass the values that `plain` took from another one of its class.
+    """Give a freshly made dataclass the values that `pack` took from another one of its class.
 
     Fields that the saved state does not have keep their fresh value, so that a newer program reads an older state.
     Lists stay lists; a field that holds a dataclass is filled in place.

@@ -33,7 +33,7 @@ from seismograd_server.detect.runaway import RunawayDetector
 from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
 from seismograd_server.detect.stalled import StalledConfig, StalledDetector
-from seismograd_server.detect.state import StateError, fill, pack, plain, unpack
+from seismograd_server.detect.state import StateError, fill, pack, unpack
 from seismograd_server.detect.stretch import foresee, take_in
 from seismograd_server.detect.update_overshoot import UpdateOvershootConfig, UpdateOvershootDetector
 from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
@@ -192,7 +192,7 @@ class RunWatch:
             {
                 "version": STATE_VERSION,
                 "context": self._context,
-                "detectors": {each.signature.value: plain(each) for each in self._detectors},
+                "detectors": {each.signature.value: each for each in self._detectors},
                 "quarantined": {key.value: why for key, why in self._quarantined.items()},
             }
         )
