@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seismograd_server.detect.facts import facts_of
 from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, Quantity, RecordFlag, ReplicaGap, Severity
 from seismograd_server.transfer.trace_blocks import slice_block
@@ -184,6 +185,31 @@ def test_steps_taken_in_at_once_leave_what_steps_looked_at_one_by_one_leave(
     np.testing.assert_array_equal(found[1], expected[1])
     assert watch.to_bytes() == slow.to_bytes()
     assert watch.statuses() == slow.statuses()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(runs(), long_runs()), min_size=2, max_size=4), st.integers(0, 2**32 - 1))
+def test_runs_looked_at_together_are_what_each_is_alone(many: list[ClosedBlock], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    alone = [StepByStep() for _ in many]
+    expected = [together([watch.observe(run)]) for watch, run in zip(alone, many, strict=True)]
+    watches, starts = [RunWatch() for _ in many], [0] * len(many)
+    told: list[list[Observation]] = [[] for _ in many]
+    while any(start < run.count for start, run in zip(starts, many, strict=True)):
+        stops = [
+            min(run.count, start + int(generator.choice([0, 1, 4, 64])))
+            for start, run in zip(starts, many, strict=True)
+        ]
+        blocks = [slice_block(*each) for each in zip(many, starts, stops, strict=True)]
+        for number, facts in enumerate(facts_of(blocks)):
+            told[number].append(watches[number].look(facts))
+        starts = stops
+    for watch, observations, other, twin in zip(watches, told, alone, expected, strict=True):
+        found = together(observations)
+        assert repr(found[0]) == repr(twin[0])
+        np.testing.assert_array_equal(found[1], twin[1])
+        assert watch.to_bytes() == other.to_bytes()
+        assert watch.statuses() == other.statuses()
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.nonfinite import NonfiniteDetector
 from seismograd_server.detect.watch import Observation, RunWatch
-from seismograd_server.model import AlertState, ClosedBlock, RunState, Severity, Signature, StepBatch, Transition
+from seismograd_server.model import AlertState, RunState, Severity, Signature, StepBatch, Transition
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
 from seismograd_server.pipeline.people import People
 from seismograd_server.store.database import Database
@@ -310,12 +311,12 @@ def test_a_run_that_cannot_be_judged_at_all_does_not_stop_the_others(
 ) -> None:
     healthy = SyntheticRun(pipeline, name="healthy", launch="healthy", world_size=1).open()
     sick = SyntheticRun(pipeline, name="sick", launch="sick", world_size=1).open()
-    observe = RunWatch.observe
+    look = RunWatch.look
 
-    def broken(watch: RunWatch, block: ClosedBlock) -> Observation:
-        if block.steps[0] >= 16 and watch is not healthy_watch():
+    def broken(watch: RunWatch, facts: Facts) -> Observation:
+        if facts.steps[0] >= 16 and watch is not healthy_watch():
             raise ZeroDivisionError("a mistake of ours")
-        return observe(watch, block)
+        return look(watch, facts)
 
     def healthy_watch() -> RunWatch:
         engine = pipeline._fleet.get(1)
@@ -325,7 +326,7 @@ def test_a_run_that_cannot_be_judged_at_all_does_not_stop_the_others(
     for run in (healthy, sick):
         run.send(0, 16)
     pipeline.detect(NOW)
-    monkeypatch.setattr(RunWatch, "observe", broken)
+    monkeypatch.setattr(RunWatch, "look", broken)
     for start in range(16, 64, 8):
         for run in (healthy, sick):
             run.send(start, start + 8, NOW + start)

@@ -6,6 +6,7 @@ Many healthy runs are clipped at every step. What they do not do is to need it m
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -115,28 +116,29 @@ class ClipSaturationDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until the next look at which clipping was saturated, or that may end a warning."""
-        look = self.config.every_steps - self.steps - 1
-        if look >= stretch.count:
-            return stretch.count
-        if self.active:
-            return look
-        # Of further looks, only whether they can be saturated: they are counted exactly by `skip`.
-        clipped, steps = self.clipped, self.steps
-        for row, coefficient in enumerate(stretch.facts.clips[stretch.start : stretch.start + stretch.count]):
-            steps, clipped = steps + 1, clipped + (coefficient < 1.0)
-            if steps >= self.config.every_steps:
-                if clipped >= self.config.clipped_share * steps:
-                    return row
-                steps = clipped = 0
-        return stretch.count
+        looks = self._looks(stretch)
+        return next((row for row, saturated in looks if saturated or self.active), stretch.count)
 
     def skip(self, stretch: Stretch) -> None:
         """Steps are counted; looks that were not saturated leave nothing behind."""
-        for coefficient in stretch.facts.clips[stretch.start : stretch.start + stretch.count]:
-            self._count(coefficient)
-            if self.steps >= self.config.every_steps:
-                self.steps = self.clipped = 0
-                self._forget()
+        facts, start, stop = stretch.facts, stretch.start, stretch.start + stretch.count
+        self.seen_clipping = self.seen_clipping or not all(map(math.isnan, facts.clips[start:stop]))
+        for row, _ in self._looks(stretch):
+            self.steps = self.clipped = 0
+            self._forget()
+            start = stretch.start + row + 1
+        self.steps += stop - start
+        self.clipped += facts.clipped[stop] - facts.clipped[start]
+
+    def _looks(self, stretch: Stretch) -> Iterator[tuple[int, bool]]:
+        """The looks within a stretch, counted from its start, and whether clipping will have been saturated."""
+        sums, start, steps, clipped = stretch.facts.clipped, stretch.start, self.steps, self.clipped
+        row = max(0, self.config.every_steps - steps - 1)
+        while row < stretch.count:
+            stop = stretch.start + row + 1
+            clipped, steps = clipped + sums[stop] - sums[start], steps + stop - start
+            yield row, clipped >= self.config.clipped_share * steps
+            start, steps, clipped, row = stop, 0, 0, row + self.config.every_steps
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed with the baseline, in a run that clips."""

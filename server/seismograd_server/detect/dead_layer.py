@@ -97,7 +97,7 @@ class DeadLayerDetector:
         after, longest = self.config.dead_after_steps, 0
         if len(self.zero_for):
             dead = self.zero_for >= after
-            norms = stretch.facts.block.layer_norms[stretch.start : stretch.start + stretch.count]
+            norms = stretch.layer_norms
             if self.told and (norms.shape[1] != len(dead) or np.count_nonzero(norms[:, dead])):
                 return 0
             longest = int(self.zero_for[~dead].max(initial=0))
@@ -105,8 +105,8 @@ class DeadLayerDetector:
 
     def skip(self, stretch: Stretch) -> None:
         """Zeros are counted."""
-        norms = stretch.facts.block.layer_norms[stretch.start : stretch.start + stretch.count]
-        if len(self.zero_for) or np.count_nonzero(norms) < norms.size:
+        norms = stretch.layer_norms
+        if len(self.zero_for) or not norms.min(initial=np.inf) > 0.0:  # NaN, too, is looked at
             self._count(norms)
 
     def status(self, context: Context) -> DetectorStatus:

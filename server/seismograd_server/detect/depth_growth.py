@@ -78,11 +78,15 @@ class DepthFit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
-    """The tensors of one kind: int64[k] indexes in forward order, float64[k] octaves of norm over RMS."""
+    """The tensors of one kind: int64[k] indexes in forward order, float64[k] octaves of norm over RMS.
+
+    `depths`, float64[k], are their places in that order, counted from the middle.
+    """
 
     name: str
     layers: Int64
     scales: Float64
+    depths: Float64
 
 
 @dataclass(slots=True)
@@ -178,13 +182,13 @@ class DepthGrowthDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until a look that finds something else than what was told."""
-        norms, told = stretch.facts.block.layer_norms, self.severity != Severity.NONE
         if self.looks:
             return 0
-        for row in range(stretch.count):
-            if not self._is_look(self.steps + 1 + row):
-                continue
-            if (self._grown(stretch.layout, norms[stretch.start + row]) is not None) != told:
+        told = self.severity != Severity.NONE
+        early = range(min(stretch.count, self.config.first_steps - self.steps))
+        later = range(-(self.steps + 1) % self.config.every_steps, stretch.count, self.config.every_steps)
+        for row in sorted({*early, *later}) if early else later:
+            if (self._grown(stretch.layout, stretch.layer_norms[row]) is not None) != told:
                 return row
         return stretch.count
 
@@ -221,7 +225,12 @@ def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
             chosen[kind].append(layer)
     numels = np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64))
     return tuple(
-        _Kind(name, np.asarray(layers, dtype=np.int64), 0.5 * np.log2(numels[layers]))
+        _Kind(
+            name,
+            np.asarray(layers, dtype=np.int64),
+            0.5 * np.log2(numels[layers]),
+            centred(np.arange(len(layers), dtype=np.float64)),
+        )
         for name, layers in chosen.items()
         if len(layers) >= least
     )
@@ -229,13 +238,20 @@ def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
 
 def fit_depth(kind: _Kind, norms: Float32, least: int) -> DepthFit | None:
     """Fit a line to the layers that have a gradient, by least squares; None = there are fewer than `least`."""
-    values = norms[kind.layers].astype(np.float64)
-    known = np.flatnonzero((values > 0.0) & (values < np.inf))
-    if len(known) < least:
-        return None
-    levels = np.log2(values[known]) - kind.scales[known]
-    depths, levels = known - known.mean(), levels - levels.mean()
+    values, scales, depths = norms[kind.layers].astype(np.float64), kind.scales, kind.depths
+    if not values.min() > 0.0 or not values.max() < np.inf:  # seldom: not all of them have one
+        known = np.flatnonzero((values > 0.0) & (values < np.inf))
+        if len(known) < least:
+            return None
+        values, scales, depths = values[known], scales[known], centred(known.astype(np.float64))
+    levels = centred(np.log2(values) - scales)
     spread, variance = float(depths @ depths), float(levels @ levels)
     slope = float(depths @ levels) / spread
     fit = slope * slope * spread / variance if variance > 0.0 else 0.0
     return DepthFit(-slope, len(kind.layers), min(1.0, fit) if math.isfinite(fit) else 0.0, kind.name)
+
+
+def centred(values: Float64) -> Float64:
+    """Values less their mean."""
+    found: Float64 = values - np.add.reduce(values) / len(values)
+    return found

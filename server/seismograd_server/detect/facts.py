@@ -1,12 +1,19 @@
-"""Closed steps as the detectors see them: plain numbers cut from a block, with nothing derived from other steps."""
+"""Closed steps as the detectors see them: plain numbers cut from a block, with nothing derived from other steps.
+
+Blocks are short, and to call numpy costs as much as some hundred numbers: `facts_of` cuts up many blocks at once, of
+whatever runs. The facts of each are what they would be if it were alone.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
 from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag
@@ -75,31 +82,64 @@ class Step:
 class Facts:
     """The facts of a block: one plain list a column, for loops over steps. `step` gathers those of one step."""
 
-    def __init__(self, block: ClosedBlock) -> None:
-        self.block = block
-        self.count = block.count
-        self.steps: list[int] = block.steps.tolist()
-        self.times: list[float] = block.times.tolist()
+    __slots__ = (
+        "_all_finite",
+        "_of_loss",
+        "_unsound",
+        "all_present",
+        "block",
+        "clipped",
+        "clips",
+        "count",
+        "flags",
+        "knows_scales",
+        "levels",
+        "longest_pause",
+        "loss_known",
+        "losses",
+        "norms",
+        "of_ranks",
+        "rank_losses",
+        "rank_norms",
+        "rates",
+        "ratios",
+        "sampled",
+        "steps",
+        "times",
+        "update_levels",
+    )
+
+    def __init__(self, block: ClosedBlock, columns: Columns | None = None, start: int = 0) -> None:
+        """Those of a block whose rows begin at `start` of the columns."""
+        columns = columns or Columns([block])
+        self.block, self.count = block, block.count
+        stop = start + self.count
+        self.steps = columns.steps[start:stop]
+        self.times = columns.times[start:stop]
+        self.longest_pause = max(columns.pauses[start : stop - 1], default=0.0)  # seconds between two steps, at most
         self.all_present = np.count_nonzero(block.ranks_present) == block.ranks_present.size
-        self.norms: list[float] = block.global_norm.tolist()
+        self.norms = columns.norms[start:stop]
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN for norm in self.norms]
-        self.losses: list[float] = block.loss.tolist()
-        self.loss_known: list[bool] = block.loss_known.tolist()
-        self.flags: list[int] = block.flags.tolist()
-        # No list: thousands of short lists at once would set off the garbage collector, which costs more than the rest.
-        self._all_finite = not np.count_nonzero(block.nonfinite)
-        self.clips: list[float] = block.clip_coefficient.tolist()
-        self.rates: list[float] = block.learning_rate.tolist()
-        ratios, updates, self.sampled = update_ratios(block)
-        self.ratios: list[float] = ratios.tolist()
-        self.update_levels: list[float] = updates.tolist()
+        self.losses = columns.losses[start:stop]
+        self.loss_known = columns.loss_known[start:stop]
+        self.flags = columns.flags[start:stop]
+        self.clips = columns.clips[start:stop]
+        # One more than there are steps: rising by one behind each that was clipped. Only differences mean something.
+        self.clipped = columns.clipped[start : stop + 1]
+        self.rates = columns.rates[start:stop]
+        self.knows_scales = bool(_between(columns.of_scale, start, stop))
+        self.ratios = columns.ratios[start:stop]
+        self.update_levels = columns.update_levels[start:stop]
+        self.sampled = _between(columns.sampled, start, stop)  # rows whose ratio is finite
         self.rank_norms, self.rank_losses = norm_spreads(block), loss_spreads(block)
         self.of_ranks: list[int] = []  # rows at which something is known of how the ranks lie
         if block.layout.world_size > 1:
             pairs = zip(self.rank_norms, self.rank_losses, strict=True)
             self.of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
-        self._of_loss = _rows_where(block.loss_known)
-        self._unsound = _rows_where(unsound(block)) if _is_suspicious(block, self.levels) else []
+        # No list: thousands of short lists at once would set off the garbage collector, which costs more than the rest.
+        self._all_finite = columns.all_finite
+        self._of_loss = _between(columns.of_loss, start, stop)
+        self._unsound = _between(columns.unsound, start, stop)
 
     def sound_until(self, row: int) -> int:
         """The first row from this one on that is not sound (see `unsound`); the end if there is none."""
@@ -136,22 +176,75 @@ class Facts:
         )
 
 
-def unsound(block: ClosedBlock) -> Bool:
-    """bool[n]: steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known."""
-    skipped = (block.flags & _SKIPPED) != 0
-    measured = (block.global_norm > 0.0) & (block.global_norm < np.inf)
-    lost = block.loss_known & ~np.isfinite(block.loss)
-    broken: Bool = skipped | ~measured | lost | block.nonfinite.any(axis=1)
-    return broken
+def facts_of(blocks: Sequence[ClosedBlock]) -> list[Facts]:
+    """The facts of some blocks, in order."""
+    if not blocks:
+        return []
+    found, start, columns = [], 0, Columns(blocks)
+    for block in blocks:
+        found.append(Facts(block, columns, start))
+        start += block.count
+    return found
 
 
-def _is_suspicious(block: ClosedBlock, levels: list[float]) -> bool:
-    """Whether any step can be unsound: by whole columns, because most blocks are short and sound."""
-    if math.isnan(sum(levels)) or np.count_nonzero(block.nonfinite) or np.count_nonzero(block.flags & _SKIPPED):
-        return True
-    if not np.count_nonzero(block.loss_known):
-        return False
-    return int(np.count_nonzero(np.isfinite(block.loss))) < block.count
+class Columns:
+    """The columns of some blocks, one block behind the other; numbers that stand for rows count from the first one."""
+
+    __slots__ = (
+        "all_finite",
+        "clipped",
+        "clips",
+        "flags",
+        "loss_known",
+        "losses",
+        "norms",
+        "of_loss",
+        "of_scale",
+        "pauses",
+        "rates",
+        "ratios",
+        "sampled",
+        "steps",
+        "times",
+        "unsound",
+        "update_levels",
+    )
+
+    def __init__(self, blocks: Sequence[ClosedBlock]) -> None:
+        """Join them."""
+
+        def joined(of: Callable[[ClosedBlock], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            return _joined([of(block) for block in blocks])
+
+        times, norms = joined(lambda at: at.times), joined(lambda at: at.global_norm)
+        losses, loss_known = joined(lambda at: at.loss), joined(lambda at: at.loss_known)
+        flags, nonfinite = joined(lambda at: at.flags), joined(lambda at: at.nonfinite)
+        clips = joined(lambda at: at.clip_coefficient)
+        ratios, updates = update_ratios(blocks)
+        self.steps: list[int] = joined(lambda at: at.steps).tolist()
+        self.times: list[float] = times.tolist()
+        with np.errstate(invalid="ignore", over="ignore"):  # from Inf to Inf; who knows how long that is
+            self.pauses: list[float] = np.nan_to_num(np.diff(times), nan=np.inf).tolist()
+        self.norms: list[float] = norms.tolist()
+        self.losses: list[float] = losses.tolist()
+        self.loss_known: list[bool] = loss_known.tolist()
+        self.flags: list[int] = flags.tolist()
+        self.clips: list[float] = clips.tolist()
+        self.clipped: list[int] = [0, *np.cumsum(clips < 1.0).tolist()]
+        self.rates: list[float] = joined(lambda at: at.learning_rate).tolist()
+        self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
+        self.ratios: list[float] = ratios.tolist()
+        self.update_levels: list[float] = updates.tolist()
+        self.sampled = _rows_where(np.isfinite(ratios))
+        self.of_loss = _rows_where(loss_known)
+        self.all_finite = not np.count_nonzero(nonfinite)
+        # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
+        unsound = ~((norms > 0.0) & (norms < np.inf)) | ((flags & _SKIPPED) != 0) | (loss_known & ~np.isfinite(losses))
+        self.unsound = _rows_where(unsound if self.all_finite else unsound | nonfinite.any(axis=1))
+
+
+def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
 def _rows_where(true: Bool) -> list[int]:
@@ -163,25 +256,42 @@ def _rows_where(true: Bool) -> list[int]:
     return rows
 
 
-def update_ratios(block: ClosedBlock) -> tuple[Float64, Float64, list[int]]:
+def _between(rows: list[int], start: int, stop: int) -> list[int]:
+    """Those of some rising rows that lie from `start` to `stop`, counted from there."""
+    return [row - start for row in rows[bisect_left(rows, start) : bisect_left(rows, stop)]] if rows else []
+
+
+def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
     """Two float64[n]: log2 of the whole model's update over weight norm, and of its update norm; NaN = not sampled.
 
-    And the rows whose ratio is finite. Layers that were not sampled count in neither. Rows are summed one by one in
-    memory order, so that the way a stream was cut cannot change the last bit.
+    Layers that were not sampled count in neither. Rows are summed one by one in memory order, so that neither the way
+    a stream was cut nor what it is looked at with can change the last bit.
     """
-    ratios, levels = np.full(block.count, np.nan), np.full(block.count, np.nan)
-    both = ~np.isnan(block.update_norms)
-    if np.count_nonzero(both):  # most blocks are short and have no sample
-        both &= ~np.isnan(block.weight_norms)
-    if not np.count_nonzero(both):
-        return ratios, levels, []
-    sampled = both.any(axis=1)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        update = _total(block.update_norms[sampled], both[sampled])
-        levels[sampled] = np.log2(update)
-        weight = _total(block.weight_norms[sampled], both[sampled])
-        ratios[sampled] = np.log2(update / np.where(weight > 0.0, weight, np.nan))
-    return ratios, levels, _rows_where(np.isfinite(ratios))
+    stops = np.cumsum([block.count for block in blocks]).tolist()
+    ratios, levels = np.full(stops[-1], np.nan), np.full(stops[-1], np.nan)
+    by_width: dict[int, list[tuple[int, ClosedBlock]]] = {}
+    for block, stop in zip(blocks, stops, strict=True):
+        if not _is_blank(block.update_norms):  # most blocks are short and have no sample
+            by_width.setdefault(block.update_norms.shape[1], []).append((stop - block.count, block))
+    for group in by_width.values():
+        updates = _joined([block.update_norms for _, block in group])
+        weights = _joined([block.weight_norms for _, block in group])
+        both = ~(np.isnan(updates) | np.isnan(weights))
+        sampled = np.flatnonzero(both.any(axis=1))
+        if not len(sampled):
+            continue
+        rows = _joined([np.arange(start, start + block.count) for start, block in group])[sampled]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            update = _total(updates[sampled], both[sampled])
+            weight = _total(weights[sampled], both[sampled])
+            levels[rows] = np.log2(update)
+            ratios[rows] = np.log2(update / np.where(weight > 0.0, weight, np.nan))
+    return ratios, levels
+
+
+def _is_blank(norms: Float32) -> bool:
+    """Whether nothing of it was sampled, as far as can be told at once: it is a table of one number (`compose`)."""
+    return norms.size == 0 or (norms.strides == (0, 0) and math.isnan(norms[0, 0]))
 
 
 def _total(norms: Float32, known: Bool) -> Float64:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seismograd_server.detect.facts import Step
+from seismograd_server.detect.state import SETTING
 from seismograd_server.model import Float32, Float64
 
 # Sixteen rows, one every fourth quiet step: half a baseline window, at a cost that a thousand layers do not feel.
@@ -16,18 +17,23 @@ _EVERY = 4
 
 @dataclass(slots=True)
 class LayerMemory:
-    """float32[rows, l]: log2 of layer norms at quiet steps."""
+    """float32[rows, l]: log2 of layer norms at quiet steps.
+
+    Logarithms are worked out when somebody asks, or for a whole memory at once: of most rows nobody ever does.
+    """
 
     rows: Float32 = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
     next_row: int = 0
     filled: int = 0
     seen: int = 0
+    fresh: list[Float32] = field(default_factory=list, metadata=SETTING)  # norms [k, l] that are not in `rows` yet
 
     def accept(self, step: Step) -> None:
         """Take in a quiet step."""
         self.seen += 1
         if self.seen % _EVERY != 1:
             return
+        self.settle()
         norms = step.layer_norms
         if self.rows.shape[1] != len(norms):  # the first one, or another model from here on
             self.rows = np.full((_ROWS, len(norms)), np.nan, dtype=np.float32)
@@ -36,38 +42,48 @@ class LayerMemory:
         self.next_row = (self.next_row + 1) % _ROWS
         self.filled = min(_ROWS, self.filled + 1)
 
-    def due(self, norms: Float32) -> Float32:
-        """Levels of those among the next quiet steps, norms float32[k, l], that will be kept."""
-        return octaves(norms[-self.seen % _EVERY :: _EVERY])
+    def accept_all(self, norms: Float32) -> None:
+        """The same as `accept` for quiet steps, norms float32[k, l], of as many layers as in memory."""
+        kept = self._kept_of(norms)
+        self.seen += len(norms)
+        if len(kept):
+            self.fresh.append(kept.copy())  # a view would keep the block in memory
+        if sum(map(len, self.fresh)) >= _ROWS:
+            self.settle()
 
-    def accept_all(self, steps: int, due: Float32) -> None:
-        """The same as `accept` for so many quiet steps, of as many layers as in memory; `due` may tell of more."""
-        levels = due[: self._kept_of(steps)]
-        kept = levels[-_ROWS:]
-        places = (self.next_row + len(levels) - len(kept) + np.arange(len(kept))) % _ROWS
-        self.rows[places] = kept
-        self.seen += steps
-        self.next_row = (self.next_row + len(levels)) % _ROWS
-        self.filled = min(_ROWS, self.filled + len(levels))
+    def settle(self) -> None:
+        """Bring `rows` up to date."""
+        if not self.fresh:
+            return
+        norms = np.concatenate(self.fresh)
+        kept = norms[-_ROWS:]
+        places = (self.next_row + len(norms) - len(kept) + np.arange(len(kept))) % _ROWS
+        self.rows[places] = octaves(kept)
+        self.next_row = (self.next_row + len(norms)) % _ROWS
+        self.filled = min(_ROWS, self.filled + len(norms))
+        self.fresh = []
 
-    def range_with(self, steps: int, due: Float32) -> tuple[Float32, Float32] | None:
+    def range_with(self, norms: Float32) -> tuple[Float32, Float32] | None:
         """Two float32[l]: lowest and highest level of each layer in memory and in quiet steps to come; NaN = not known.
 
-        Arguments as for `accept_all`. Whatever `usual` says within these steps lies in that range. None = it cannot be
+        `norms` as for `accept_all`. Whatever `usual` says within these steps lies in that range. None = it cannot be
         told, because some layer is known at times only.
         """
-        known = np.concatenate((self.rows[: self.filled], due[: self._kept_of(steps)]))
+        self.settle()
+        known = np.concatenate((self.rows[: self.filled], octaves(self._kept_of(norms))))
         lowest: Float32 = known.min(axis=0)
         unknown = np.isnan(lowest)
         if unknown.any() and not np.isnan(known[:, unknown]).all():
             return None
         return lowest, known.max(axis=0)
 
-    def _kept_of(self, steps: int) -> int:
-        return len(range(-self.seen % _EVERY, steps, _EVERY))
+    def _kept_of(self, norms: Float32) -> Float32:
+        """Those of the next quiet steps that are remembered."""
+        return norms[-self.seen % _EVERY :: _EVERY]
 
     def rises(self, step: Step) -> Float32 | None:
         """float32[l]: octaves of each layer above its usual range; NaN = not known. None = nothing to compare with."""
+        self.settle()
         if not self.filled or self.rows.shape[1] != len(step.layer_norms):
             return None
         known = self.rows[: self.filled]
@@ -78,6 +94,7 @@ class LayerMemory:
 
     def usual(self, layers: int) -> Float64 | None:
         """float64[l]: median level of each layer over the quiet steps in memory, -Inf = zero; None = no memory."""
+        self.settle()
         if not self.filled or self.rows.shape[1] != layers:
             return None
         known = self.rows[: self.filled].astype(np.float64)

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.evidence import finite
 from seismograd_server.detect.facts import Step, octaves
@@ -107,9 +109,9 @@ class LossScaleCollapseDetector:
     def skip(self, stretch: Stretch) -> None:
         """Steps are counted."""
         self.steps += stretch.count
-        if not self.seen_scale:
+        if not self.seen_scale and stretch.facts.knows_scales:
             scales = stretch.facts.block.loss_scale[stretch.start : stretch.start + stretch.count]
-            self.seen_scale = not math.isnan(scales[0]) or not all(map(math.isnan, scales))
+            self.seen_scale = not np.isnan(scales).all()
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed from the first step on; blind in a run without a loss scaler."""

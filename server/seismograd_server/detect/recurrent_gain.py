@@ -116,8 +116,7 @@ class RecurrentGainDetector:
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until the next sample of a run that has recurrent matrices."""
         gains = stretch.facts.block.sampled.get(Quantity.SPECTRAL_GAIN)
-        matrices = self._matrices(stretch.layout) if gains is not None else np.zeros(0, dtype=np.int64)
-        if gains is None or not len(matrices):
+        if gains is None or not len(matrices := self._matrices(stretch.layout)):
             return stretch.count
         rows = gains[stretch.start : stretch.start + stretch.count, matrices]
         sampled = np.flatnonzero(~np.isnan(rows).all(axis=1))

@@ -139,7 +139,10 @@ class StalledDetector:
         start, stop = stretch.start, stretch.start + stretch.count
         if self.told or len(self.absent_for) or not stretch.facts.all_present:
             return 0
-        least, times = self.config.least_seconds, [*self.times[-1:], *stretch.facts.times[start:stop]]
+        least, since = self.config.least_seconds, self.times[-1:]
+        if stretch.facts.longest_pause < least and since and stretch.facts.times[start] - since[0] < least:
+            return stretch.count
+        times = [*since, *stretch.facts.times[start:stop]]
         first = stretch.count + 1 - len(times)  # 0 with a time from before the stretch, else 1
         pauses = (row for row, (before, at) in enumerate(pairwise(times), start=first) if at - before >= least)
         return min(pauses, default=stretch.count)
@@ -148,7 +151,8 @@ class StalledDetector:
         """Times are kept."""
         facts, stop = stretch.facts, stretch.start + stretch.count
         self.last_step = facts.steps[stop - 1]
-        self.times = [*self.times, *facts.times[stretch.start : stop]][-_STEPS_KEPT:]
+        self.times += facts.times[stretch.start : stop]
+        del self.times[:-_STEPS_KEPT]
 
     def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)
         """Armed when it is known how long a step takes."""

@@ -19,7 +19,8 @@ _MAGIC = b"SGW1"
 # The level changes nothing but size and time: for these arrays 1 is nearly as small as 9 and several times faster.
 _COMPRESSION_LEVEL = 1
 
-# Metadata of a field that comes from the configuration: it is no state, and a change of it must take effect at once.
+# Metadata of a field that is no state: because it comes from the configuration, so that a change of it must take effect
+# at once, or because it is empty whenever a state is saved.
 SETTING: Final = {"saved": False}
 
 

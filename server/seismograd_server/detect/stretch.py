@@ -2,7 +2,7 @@
 
     foresee (what the steps will teach, on copies) -> detectors: how many of them may pass unseen? -> take_in (so many)
 
-A step is calm when it is judged (sound, see `facts.unsound`), all memories are full, nothing is going on (no
+A step is calm when it is judged (sound, see `facts.Columns`), all memories are full, nothing is going on (no
 excursion, no restart lately), and its norm lies less than `CALM_OCTAVES` above its baseline. What `take_in` leaves
 behind is, to the last bit, what `Context.read` and `Context.learn` would have left.
 """
@@ -38,12 +38,17 @@ class Stretch:
     loss_rows: list[int]  # steps of known loss, counted from the start
     losses: list[float]  # of these steps
     loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
-    layer_levels: Float32  # of the steps whose layers will be kept
 
     @property
     def layout(self) -> Layout:
         """The layers."""
         return self.facts.block.layout
+
+    @property
+    def layer_norms(self) -> Float32:
+        """float32[count, l], finite part; NaN = not known."""
+        norms: Float32 = self.facts.block.layer_norms[self.start : self.start + self.count]
+        return norms
 
     def loss_center(self, row: int) -> float:
         """The usual loss before a step, counted from the start; NaN = no loss is known yet."""
@@ -82,7 +87,6 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
         loss_rows=[row - start for row in rows],
         losses=losses,
         loss_centers=loss_centers,
-        layer_levels=context.layers.due(facts.block.layer_norms[start : start + count]),
     )
 
 
@@ -123,7 +127,7 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
     context.norm = stretch.norm
     context.record.accept_all(levels)
     context.excursion.remember_all(facts.steps[start:stop], levels)
-    context.layers.accept_all(count, stretch.layer_levels)
+    context.layers.accept_all(stretch.layer_norms)
     _take_in_losses(context, stretch)
     _take_in_samples(context, facts, start, stop)
     _take_in_ranks(context, facts, start, stop)

@@ -98,6 +98,8 @@ class VanishingDetector:
     def idle(self, stretch: Stretch, context: Context) -> int:
         """Until the first look that might find something, or find it gone."""
         first = -(self.steps + 1) % self.config.every_steps
+        if first >= stretch.count:
+            return stretch.count
         looks = [
             row
             for row in range(first, stretch.count, self.config.every_steps)
@@ -146,7 +148,7 @@ def _may_vanish(stretch: Stretch, context: Context, rows: list[int], config: Van
     has_loss = len(context.loss) > 0
     if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= config.fallen_octaves:
         return True
-    span = context.layers.range_with(rows[-1], stretch.layer_levels)
+    span = context.layers.range_with(stretch.layer_norms[: rows[-1]])
     if span is None:
         return True
     # With each layer at its lowest, and those that it is compared with at their highest, all would still be well.

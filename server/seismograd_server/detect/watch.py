@@ -120,11 +120,15 @@ class RunWatch:
 
     def observe(self, block: ClosedBlock) -> Observation:
         """Look at the next closed steps of the run. Never raises because of a detector: see `Observation.failures`."""
+        return self.look(Facts(block))
+
+    def look(self, facts: Facts) -> Observation:
+        """The same, with the facts of the block."""
         findings: list[Finding] = []
         failures: list[tuple[Signature, str]] = []
-        baseline = np.full(block.count, np.nan)
-        facts, row, reach = Facts(block), 0, _REACH_STEPS
-        while row < block.count:
+        baseline = np.full(facts.count, np.nan)
+        row, reach = 0, _REACH_STEPS
+        while row < facts.count:
             passed = self._pass_by(facts, row, reach, baseline)
             if not passed:
                 baseline[row] = self._context.baseline()
@@ -188,6 +192,7 @@ class RunWatch:
 
     def to_bytes(self) -> bytes:
         """Write the whole state; `from_bytes` continues from it as if nothing had happened."""
+        self._context.layers.settle()
         return pack(
             {
                 "version": STATE_VERSION,

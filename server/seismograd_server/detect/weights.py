@@ -51,8 +51,11 @@ class WeightMemory:
     def _compare(self, step: Step, weights: Float32, updates: Float32) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             change = np.abs(weights - self.weights)
+            moved = change > _LEAST_CHANGE * self.weights
+            if not np.count_nonzero(moved):  # the usual case
+                return
             explained = (_TIMES_EXPLAINED * self.age) * np.fmax(self.updates, updates)
-            moved = (change > explained) & (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
+            moved &= (change > explained) & (change < np.inf)
             if np.count_nonzero(moved):
                 shares = np.where(moved, change / np.maximum(self.weights, np.finfo(np.float32).tiny), 0.0)
                 self.suspect = step.block.layout.names[int(np.argmax(shares))]

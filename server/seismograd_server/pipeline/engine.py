@@ -9,6 +9,7 @@ from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.fleet import FleetPolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
 from seismograd_server.detect.align import Patience
+from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.watch import Observation
 from seismograd_server.model import (
     Alert,
@@ -230,16 +231,18 @@ class RunEngine:
         """Bytes of records that wait for their steps to close, about."""
         return sum(series.aligner.size for series in self.series.values())
 
-    def close(self, now: float, *, everything: bool, most: int) -> list[Judged]:
-        """Close what can be closed, about `most` steps of it, and let the detectors look."""
-        judged = [
-            Judged(closed, series.observe(closed.block))
-            for series in self.series.values()
-            for closed in series.close(now, everything=everything, most=most)
+    def close(self, now: float, *, everything: bool, most: int) -> list[Closed]:
+        """Close what can be closed, about `most` steps of it."""
+        closed = [
+            each for series in self.series.values() for each in series.close(now, everything=everything, most=most)
         ]
-        if judged:
+        if closed:
             self.judged_at = now
-        return judged
+        return closed
+
+    def judge(self, closed: Closed, facts: Facts) -> Judged:
+        """Let the detectors look at what was closed, block by block in order."""
+        return Judged(closed, self.series[closed.optimizer].observe(facts))
 
     def silence(self, now: float) -> list[Finding]:
         """What is to be said of a run that lives and has sent no record for some time."""

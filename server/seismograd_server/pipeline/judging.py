@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from seismograd_server.alerts import lifecycle
+from seismograd_server.detect.facts import facts_of
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.correlating import correlate, findings_of_time
 from seismograd_server.pipeline.engine import Ending, Judged, PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.naming import name_all
+from seismograd_server.pipeline.series import Closed
 from seismograd_server.store.database import Transaction
 from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.store.outbox import OutboxEntry
@@ -33,36 +36,52 @@ class Job:
     """What one run has to have written now, and what came of it."""
 
     engine: RunEngine
-    judged: list[Judged]
+    closed: list[Closed]
     ending: Ending | None
     chores: bool
+    judged: list[Judged] = field(default_factory=list)
     transitions: list[Transition] = field(default_factory=list)
     asked: list[AskedDirective] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         """Number of steps closed."""
-        return sum(each.closed.block.count for each in self.judged)
+        return sum(each.block.count for each in self.closed)
 
 
 def take_turns(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool) -> list[Job]:
     """Let the runs that are due close and look at their steps, in turn, until there is enough to write."""
+    jobs = _close(fleet, settings, now, hurry=hurry)
+    facts = iter(facts_of([each.block for job in jobs for each in job.closed]))
+    judged = []
+    for job in jobs:
+        own = list(islice(facts, len(job.closed)))
+        try:
+            job.judged = [job.engine.judge(*each) for each in zip(job.closed, own, strict=True)]
+        except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
+            fleet.give_up(job.engine.run_id, error)
+        else:
+            judged.append(job)
+    return judged
+
+
+def _close(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool) -> list[Job]:
     jobs = []
     room = settings.steps_at_once
     for engine in fleet.turns(now, hurry=hurry):
         try:
             ending = engine.ending(now)
-            judged = engine.close(now, everything=ending is not None, most=room)
-        except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
+            closed = engine.close(now, everything=ending is not None, most=room)
+        except Exception as error:  # noqa: BLE001 (as above)
             fleet.give_up(engine.run_id, error)
             continue
         if engine.behind:
             ending = None  # its last steps come first
             fleet.expect(engine.run_id)
         chores = now - engine.chores_at >= settings.chores_seconds
-        if judged or ending is not None or chores:
-            jobs.append(Job(engine, judged, ending, chores))
-        room -= max(_LEAST_COST, sum(each.closed.block.count for each in judged))
+        if closed or ending is not None or chores:
+            jobs.append(Job(engine, closed, ending, chores))
+        room -= max(_LEAST_COST, sum(each.block.count for each in closed))
         if room <= 0:
             break
     return jobs

@@ -12,6 +12,7 @@ from seismograd_server.detect import tally as tallies
 from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
+from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
 from seismograd_server.model import (
     Catalog,
@@ -196,9 +197,9 @@ class Series:
         ready, self._ready = self._ready, []
         return ready + self._close(now, everything=everything, most=most)
 
-    def observe(self, block: ClosedBlock) -> Observation:
-        """Let the detectors look, and fold the block into the tally."""
-        observation = self.watch.observe(block)
+    def observe(self, facts: Facts) -> Observation:
+        """Let the detectors look at a block, and fold it into the tally."""
+        block, observation = facts.block, self.watch.look(facts)
         self.tally = tallies.fold(self.tally, block, observation.baseline)
         if block.count:
             self.latest_layers = block.layout, block.layer_norms[-1].copy()  # a view would keep the block in memory
