@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,8 @@ _LOG_RANGE = 50.0
 _LOSS_SHOWN = 1e300
 # Curves beyond this many are one grey band; the suspect is always drawn.
 _MOST_RANKS = 64
+# Points of the curve of one rank: of more steps, the largest value of each bucket.
+_MOST_RANK_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,40 @@ def norm_chart(
     finite = data.norm[np.isfinite(data.norm)]
     span = f"from {figure(float(finite.min()))} to {figure(float(finite.max()))}" if len(finite) else "not known"
     text = f"Steps {data.first_step:,} to {data.last_step:,}; the norm runs {span}."
-    return svg.document(frame, "Gradient norm by step, logarithmic", text, parts, identifier)
+    curves = {"gradient norm": data.norm, "usual": data.baseline, "clip threshold": data.clip_threshold}
+    readout = svg.readout(frame, steps, data.steps, curves)
+    return svg.document(frame, "Gradient norm by step, logarithmic", text, parts, identifier, readout=readout)
 
 
 def loss_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identifier: str) -> str:
     """The training loss; logarithmic where it spans too much. Empty when no finite loss is known."""
-    loss = np.clip(data.loss, -_LOSS_SHOWN, _LOSS_SHOWN)
-    finite = loss[np.isfinite(loss)]
+    line = _Line("Training loss", "loss", np.clip(data.loss, -_LOSS_SHOWN, _LOSS_SHOWN), data.broken_loss_steps)
+    return _line_chart(data, line, marks, moments, identifier)
+
+
+def learning_rate_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identifier: str) -> str:
+    """The learning rate; logarithmic where it spans too much. Empty when none is known."""
+    return _line_chart(
+        data, _Line("Learning rate", "learning-rate", data.learning_rate, least_span=0.1), marks, moments, identifier
+    )
+
+
+def loss_scale_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identifier: str) -> str:
+    """The factor of a loss scaler; logarithmic where it spans too much. Empty when there is none."""
+    return _line_chart(data, _Line("Loss scale", "loss-scale", data.loss_scale), marks, moments, identifier)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    name: str
+    css_class: str
+    values: Float64  # [m], as the steps of the curves
+    broken_steps: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    least_span: float = 0.0  # of the axis, relative to the largest value: what changes by less is shown as level
+
+
+def _line_chart(data: CurveData, line: _Line, marks: Sequence[Mark], moments: Moments, identifier: str) -> str:
+    finite = line.values[np.isfinite(line.values)]
     if not len(finite):
         return ""
     frame = svg.Frame(_WIDTH, 190, top=20)
@@ -94,17 +123,20 @@ def loss_chart(data: CurveData, marks: Sequence[Mark], moments: Moments, identif
     if low > 0 and high / low > _LOG_RANGE:
         scale = LogScale.around(finite, frame.y0, frame.y1)
     else:
-        margin = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+        margin = max(0.06 * (high - low), 0.5 * (line.least_span * abs(high) - (high - low))) or 0.5 * abs(high) or 1.0
         scale = LinearScale(low - margin, high + margin, frame.y0, frame.y1, wanted=4)
     parts = [_incident(frame, steps, moments, data), svg.horizontal_grid(frame, scale.ticks())]
     parts.append(svg.step_axis(frame, steps.ticks()))
-    parts.append(svg.curve(svg.steps_to_places(steps, data.steps), scale.places(loss), "loss"))
-    if len(data.broken_loss_steps):
-        places = svg.steps_to_places(steps, data.broken_loss_steps)
-        parts.append(svg.crosses(places, frame.y1 + 6, "broken", "steps with a loss of NaN or Inf"))
+    parts.append(svg.curve(svg.steps_to_places(steps, data.steps), scale.places(line.values), line.css_class))
+    subject = line.name.lower()
+    if len(line.broken_steps):
+        places = svg.steps_to_places(steps, line.broken_steps)
+        parts.append(svg.crosses(places, frame.y1 + 6, "broken", f"steps with NaN or Inf as {subject}"))
     parts.extend(_lines(frame, steps, marks, data))
-    text = f"Steps {data.first_step:,} to {data.last_step:,}; the loss runs from {figure(low)} to {figure(high)}."
-    return svg.document(frame, "Training loss by step", text, parts, identifier)
+    span = f"the {subject} runs from {figure(low)} to {figure(high)}"
+    text = f"Steps {data.first_step:,} to {data.last_step:,}; {span}."
+    readout = svg.readout(frame, steps, data.steps, {subject: line.values})
+    return svg.document(frame, f"{line.name} by step", text, parts, identifier, readout=readout)
 
 
 def ranks_chart(
@@ -114,6 +146,7 @@ def ranks_chart(
     positive = values[np.isfinite(values) & (values > 0)]
     if not len(positive) or len(steps) < 2:
         return ""
+    steps, values = _largest_of_buckets(steps, values)
     frame = svg.Frame(_WIDTH, 190, top=16)
     scale = LogScale.around(values, frame.y0, frame.y1)
     axis = LinearScale(float(steps[0]), float(steps[-1]), frame.x0, frame.x1, wanted=8, whole=True)
@@ -128,6 +161,13 @@ def ranks_chart(
         parts.append(_joined(places, scale.places(values[:, suspect]), "rank-suspect"))
     text = f"{values.shape[1]} ranks, steps {steps[0]:,} to {steps[-1]:,}."
     return svg.document(frame, title, text, parts, identifier)
+
+
+def _largest_of_buckets(steps: Int64, values: Float64) -> tuple[Int64, Float64]:
+    if len(steps) <= _MOST_RANK_POINTS:
+        return steps, values
+    starts = np.unique(np.linspace(0, len(steps), _MOST_RANK_POINTS, endpoint=False).astype(np.int64))
+    return steps[starts], np.fmax.reduceat(values, starts, axis=0)
 
 
 def _joined(places_x: Float64, places_y: Float64, css_class: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seismograd_server.model import Bool, Float32, Float64, Int64
+from seismograd_server.display.tree import LayerRow
+from seismograd_server.model import Bool, Float32, Float64, Int64, Summary
 from seismograd_server.reading.history import LayerWindow, NonfiniteHit
 
 # More rows than a page shows without scrolling are no picture any more.
@@ -76,6 +77,37 @@ def heatmap(
         norms=norms,
         nonfinite=_nonfinite_cells(window, rows, edges.tolist(), hits),
         total_layers=len(window.names),
+    )
+
+
+def heatmap_of_buckets(summary: Summary, rows: Sequence[LayerRow], onset: int | None) -> Heatmap | None:
+    """The picture of stored columns; a row of several layers shows the one that is farthest above its own usual level.
+
+    What is usual for a layer is the median of its columns' means before the onset.
+    """
+    if not rows or (not summary.known.any() and not summary.nonfinite.any()):
+        return None
+    means = summary.mean.astype(np.float64)
+    calm = means if onset is None else means[summary.last_steps < onset]
+    reference = np.array([_reference(calm[:, layer], means[:, layer]) for layer in range(means.shape[1])])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # An infinite norm is a cell of its own kind, not a level.
+        levels = np.log2(np.where(np.isinf(summary.maximum), np.nan, summary.maximum.astype(np.float64))) - reference
+    shape = len(rows), summary.count
+    level, norms, nonfinite = np.empty(shape, np.float32), np.empty(shape, np.float32), np.zeros(shape, np.bool_)
+    for row, each in enumerate(rows):
+        members = list(each.layers)
+        level[row] = _largest(levels[:, members].T)
+        norms[row] = _largest(summary.maximum[:, members].astype(np.float64).T)
+        nonfinite[row] = (summary.nonfinite[:, members] > 0).any(axis=1)
+    return Heatmap(
+        names=tuple(each.label for each in rows),
+        column_first=summary.first_steps,
+        column_last=summary.last_steps,
+        octaves=level,
+        norms=norms,
+        nonfinite=nonfinite,
+        total_layers=len(summary.names),
     )
 
 

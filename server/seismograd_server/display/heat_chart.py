@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from seismograd_server.display import svg
 from seismograd_server.display.charts import Moments
 from seismograd_server.display.heat import Heatmap
 from seismograd_server.display.numbers import figure, octaves
-from seismograd_server.display.text import shortened
+from seismograd_server.display.text import plural, shortened
 
 _WIDTH = 920.0
 LEFT = 196.0
@@ -27,8 +28,11 @@ def level_class(octaves_above: float) -> str:
     return f"h{int(np.searchsorted(LEVELS, octaves_above, side='right'))}"
 
 
-def heat_chart(heatmap: Heatmap, moments: Moments, identifier: str) -> str:
-    """The picture, with the layers' names at the left, the steps below and the scale of colours beneath."""
+def heat_chart(heatmap: Heatmap, moments: Moments, identifier: str, links: Sequence[str] = ()) -> str:
+    """The picture, with the layers' names at the left, the steps below and the scale of colours beneath.
+
+    `links` leads from each row to what is within it; "" = nowhere.
+    """
     rows, columns = heatmap.octaves.shape
     frame = svg.Frame(_WIDTH, 10 + rows * _ROW + 62, left=LEFT, top=10, bottom=62)
     width = (frame.x1 - frame.x0) / columns
@@ -36,18 +40,19 @@ def heat_chart(heatmap: Heatmap, moments: Moments, identifier: str) -> str:
     for row, name in enumerate(heatmap.names):
         top = frame.y1 + row * _ROW
         label = svg.escaped(shortened(name, _LABEL_LENGTH))
-        parts.append(
+        text = (
             f'<text class="layer" x="{frame.x0 - 8:g}" y="{top + 11:g}" text-anchor="end">{label}'
             f"<title>{svg.escaped(name)}</title></text>"
         )
+        parts.append(f'<a data-swap="" href="{svg.escaped(links[row])}">{text}</a>' if links and links[row] else text)
         parts.append(f'<g transform="translate({frame.x0:g} {top:g})">{_cells(heatmap, row, width)}</g>')
     parts.append(_axis(frame, heatmap, width))
     parts.append(_moments(frame, heatmap, moments, width))
     parts.append(_legend(frame))
-    text = (
-        f"{rows} of {heatmap.total_layers} layers; colours are octaves above each layer's own median before the onset."
-    )
-    return svg.document(frame, "Gradient norm by layer and step", text, parts, identifier)
+    shown = f"{plural(rows, 'row')} of {heatmap.total_layers} layers"
+    text = f"{shown}; colours are octaves above each layer's own median before the onset."
+    role = "group" if any(links) else "img"
+    return svg.document(frame, "Gradient norm by layer and step", text, parts, identifier, role=role)
 
 
 def _cells(heatmap: Heatmap, row: int, width: float) -> str:

@@ -7,11 +7,14 @@ drawing serves light, dark and print. All text goes through `escaped`.
 from __future__ import annotations
 
 import html
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from seismograd_server.display.scale import Scale, Tick
+from seismograd_server.display.scale import LinearScale, Scale, Tick
 from seismograd_server.display.text import printable
 from seismograd_server.model import Float64, Int64
 
@@ -53,14 +56,48 @@ class Frame:
         return self.top
 
 
-def document(frame: Frame, title: str, description: str, parts: list[str], identifier: str) -> str:
-    """The whole drawing; title and description are what a screen reader says. `identifier` is unique in the page."""
+def document(
+    frame: Frame,
+    title: str,
+    description: str,
+    parts: list[str],
+    identifier: str,
+    *,
+    readout: str = "",
+    role: str = "img",
+) -> str:
+    """The whole drawing; title and description are what a screen reader says. `identifier` is unique in the page.
+
+    `readout` is for a script that tells what is under the pointer (see `readout`); without one the drawing is the same.
+    A drawing with links in it is a "group", since nobody looks for links in an image.
+    """
+    data = f' data-readout="{readout}"' if readout else ""
     return (
-        f'<svg class="chart" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
+        f'<svg class="chart" viewBox="0 0 {frame.width:g} {frame.height:g}" role="{role}"{data} '
         f'aria-labelledby="{identifier}-title {identifier}-text">'
         f'<title id="{identifier}-title">{escaped(title)}</title>'
         f'<desc id="{identifier}-text">{escaped(description)}</desc>' + "".join(parts) + "</svg>"
     )
+
+
+def readout(frame: Frame, scale: LinearScale, steps: Int64, curves: Mapping[str, Float64]) -> str:
+    """JSON as the text of an attribute: where the plot lies, its range of steps, and what is drawn at which step.
+
+    A step may stand there twice, with the smallest and the largest value of the steps around it. Values have four
+    digits, which is more than anybody sees; null = not known.
+    """
+    shown = {name: [_short(value) for value in values.tolist()] for name, values in curves.items()}
+    data = {
+        "plot": [frame.x0, frame.x1, frame.y1, frame.y0],
+        "range": [scale.low, scale.high],
+        "steps": steps.tolist(),
+        "curves": {name: values for name, values in shown.items() if any(value is not None for value in values)},
+    }
+    return html.escape(json.dumps(data, separators=(",", ":")), quote=True)
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def horizontal_grid(frame: Frame, ticks: tuple[Tick, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Connection, func, select, update
 
@@ -23,6 +23,7 @@ from seismograd_server.model import (
 )
 from seismograd_server.store.catalogs import load_catalogs, save_catalog
 from seismograd_server.store.deletion import delete_run, delete_segments
+from seismograd_server.store.listing import count_states, list_runs
 from seismograd_server.store.opening import OpenedRank, launch_of, open_rank, rank_of, run_of
 from seismograd_server.store.progress import Progress, note_heard, note_progress
 from seismograd_server.store.schema import checkpoints, health, launches, optimizers, ranks, runs
@@ -169,16 +170,19 @@ class RunRepository:
         state: RunState | None = None,
         limit: int = 100,
         before: int | None = None,
+        *,
+        search: str = "",
+        among: Collection[int] | None = None,
     ) -> list[Run]:
-        """Runs, newest first; the next page is the one `before` the last run_id of this one."""
-        statement = select(runs).order_by(runs.c.run_id.desc()).limit(limit)
-        if project is not None:
-            statement = statement.where(runs.c.project == project)
-        if state is not None:
-            statement = statement.where(runs.c.state == state)
-        if before is not None:
-            statement = statement.where(runs.c.run_id < before)
-        return [run_of(row) for row in self._connection.execute(statement)]
+        """Runs, newest first; the next page is the one `before` the last run_id of this one.
+
+        `search` is a part of the run's or the project's name, in any case; `among` says of which run_ids.
+        """
+        return list_runs(self._connection, project, state, limit, before, search=search, among=among)
+
+    def states(self, project: str | None = None, search: str = "") -> dict[RunState, int]:
+        """How many of these runs are in which state."""
+        return count_states(self._connection, project, search)
 
     def live(self) -> Sequence[Run]:
         """The runs that are running, oldest first."""

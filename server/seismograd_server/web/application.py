@@ -24,13 +24,16 @@ from seismograd_server.store.database import Database
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
+from seismograd_server.web.fleet_page import FleetPage
 from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
 from seismograd_server.web.incidents_api import IncidentsApi
 from seismograd_server.web.links import EscapedPaths
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
+from seismograd_server.web.rendering import Renderer
 from seismograd_server.web.rules_api import RulesApi
+from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
 
@@ -72,7 +75,10 @@ def create_app(
     alerts = AlertsApi(database, people, clock, turns=turns)
     incidents = IncidentsApi(database, turns=turns)
     rules = RulesApi(database, turns=turns)
-    pages = Pages(database, snapshot, settings, clock, turns=turns)
+    renderer = Renderer()
+    pages = Pages(database, renderer, turns=turns)
+    fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
+    run_page = RunPage(database, snapshot, renderer, clock, turns=turns)
     forms = Forms(people, turns=turns)
 
     async def health(_request: Request) -> Response:
@@ -95,8 +101,8 @@ def create_app(
     run = "/api/v1/runs/{project}/{run}"
     app = Starlette(
         routes=[
-            Route("/", pages.fleet),
-            Route("/runs/{project}/{run}", pages.run),
+            Route("/", fleet.fleet),
+            Route("/runs/{project}/{run}", run_page.run),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
             Route("/incidents/{incident_id}", pages.incident),
             Route("/alerts/{alert_id}/ack", forms.acknowledge, methods=["POST"]),
