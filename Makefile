@@ -24,7 +24,7 @@ install: .venv/.installed ## Make .venv with everything a developer needs
 demo: install ## Watch a real model explode, with alert and post-mortem (ARGS="--scenario rnn --keep")
 	$(BIN)/seismograd demo $(ARGS)
 
-system-packages: ## Install the Debian packages that tests use (Prometheus, Alertmanager, PostgreSQL, libfiu), when root
+system-packages: ## Install the Debian packages that tests use (Prometheus, Alertmanager, PostgreSQL, Chromium, libfiu), when root
 	@tests/support/system-packages
 
 test: install system-packages ## Run every test (ARGS are passed to pytest)

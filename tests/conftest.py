@@ -8,6 +8,7 @@ import pytest
 
 pytest_plugins = [
     "tests.support.processes",
+    "tests.support.browser",
     "tests.support.receiver",
     "tests.support.monitoring",
     "tests.support.postgresql",

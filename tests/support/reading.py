@@ -29,16 +29,31 @@ class Stocked:
     database: Database
     pipeline: Pipeline
 
-    def add(self, name: str, *, steps: int = 60, world_size: int = 1, finish: bool = True, **changes: Any) -> None:
-        """Record another run under project mt."""
+    def add(
+        self,
+        name: str,
+        *,
+        steps: int = 60,
+        world_size: int = 1,
+        finish: bool = True,
+        started: float = NOW,
+        **changes: Any,
+    ) -> None:
+        """Record another run under project mt, a record a second."""
         norms = changes.pop("norms", healthy_norms(steps))
         run = SyntheticRun(
-            self.pipeline, name=name, world_size=world_size, launch=f"launch-{name}", norms=norms, **changes
-        ).open()
-        run.send(0, len(norms), NOW + len(norms))
-        self.pipeline.detect(NOW + len(norms))
+            self.pipeline,
+            name=name,
+            world_size=world_size,
+            launch=f"launch-{name}",
+            norms=norms,
+            started=started,
+            **changes,
+        ).open(started)
+        run.send(0, len(norms), started + len(norms))
+        self.pipeline.detect(started + len(norms))
         if finish:
-            run.close(NOW + len(norms) + 1.0)
+            run.close(started + len(norms) + 1.0)
 
     def app(self, **changes: Any) -> Starlette:
         """The web application over it; the clock stands at NOW + 300."""

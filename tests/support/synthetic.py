@@ -117,6 +117,7 @@ class SyntheticRun:
     losses: Any = None
     opened: list[Opened] = field(default_factory=list)
     capabilities: tuple[str, ...] = ()
+    started: float = NOW  # of step 0; a record a second
 
     def identity(self, rank: int, **changes: Any) -> RankIdentity:
         """What a rank says when it opens."""
@@ -145,6 +146,7 @@ class SyntheticRun:
         rows = self.norms[first:stop]
         if self.losses is not None:
             changes.setdefault("losses", self.losses[first:stop])
+        changes.setdefault("times", self.started + np.arange(first, stop, dtype=np.float64))
         if rank == 0:
             return make_batch(self.handle(rank), first, rows, **changes)
         totals = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))

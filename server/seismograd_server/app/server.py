@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from seismograd_proto.v1 import QUERY_SERVICE, TELEMETRY_SERVICE
 from seismograd_server.app.listening import GRACE_SECONDS, host_of, http_server, listening, reachable
+from seismograd_server.app.shown import shown_settings
 from seismograd_server.app.standing_by import take_over
 from seismograd_server.app.wiring import (
     chores,
@@ -43,7 +44,7 @@ from seismograd_server.notify import Target, Worker, entries_for
 from seismograd_server.pipeline import FailurePoint, Pipeline, Request
 from seismograd_server.pipeline.people import People
 from seismograd_server.report import PostmortemWriter
-from seismograd_server.rules.file import RulesFile
+from seismograd_server.rules.file import RulesFile, RulesInForce
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.web import WebSettings, create_app, create_standby_app
@@ -253,7 +254,9 @@ class Server:
                 allowed_hosts=self._hosts,
                 grpc_address=reachable(self.grpc_address),
                 external_url=self.settings.external_url.rstrip("/"),
+                tables=shown_settings(self.settings),
             ),
+            rules_in_force=RulesInForce if self._rules is None else self._rules.in_force,
             clock=self._clock,
         )
         server = http_server(app)

@@ -67,6 +67,20 @@ def times(ratio: float) -> str:
     return f"{figure(ratio, 2)}×"
 
 
+def byte_size(count: int) -> str:
+    """A number of bytes in the largest unit that it fills.
+
+    >>> byte_size(512), byte_size(3 * 2**20), byte_size(5_400_000_000)
+    ('512 B', '3 MiB', '5.03 GiB')
+    """
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{figure(value)} {unit}"
+
+
 def duration(seconds: float) -> str:
     """A length of time in its two largest units.
 

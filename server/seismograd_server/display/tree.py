@@ -24,8 +24,10 @@ class LayerRow:
         return self.name if len(self.layers) == 1 else f"{self.name} ({len(self.layers)})"
 
 
-def layer_rows(names: Sequence[str], first: str = "", last: str = "", most: int = _ROWS) -> list[LayerRow]:
-    """At most so many rows over the layers from `first` to `last` (unknown or empty = all), in the order of the model.
+def layer_rows(
+    names: Sequence[str], first: str | None = None, last: str | None = None, most: int = _ROWS
+) -> list[LayerRow]:
+    """At most so many rows over the layers from `first` to `last` (None or unknown = all), in the order of the model.
 
     Rows are modules, all to the same depth: the greatest at which there is room for all. Where even the outermost
     modules are too many, or the next ones too few, as in a model of a hundred blocks, neighbours are put together.

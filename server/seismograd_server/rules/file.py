@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -20,13 +21,31 @@ def read_rules(path: Path) -> Rules:
     Raises:
         ConfigError: it cannot be read; a RulesError, when it says something that cannot be.
     """
+    return parse(_text_of(path), f"rules {path}")
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"rules {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"rules {path} are not UTF-8: {error.reason} at byte {error.start}") from error
-    return parse(text, f"rules {path}")
+
+
+@dataclass(frozen=True, slots=True)
+class RulesInForce:
+    """What people are shown of the rules that a server follows.
+
+    Attributes:
+        source: the file; empty = there is none, and the shipped defaults are followed.
+        text: the file as it was when it could last be used.
+        refusal: why the file as it is now cannot be used; empty = it is.
+    """
+
+    source: str = ""
+    text: str = ""
+    refusal: str = ""
 
 
 class RulesFile:
@@ -47,11 +66,15 @@ class RulesFile:
         self._path = path
         self._instruments = instruments
         self._stamp = self._look()
-        self._rules = read_rules(path)
+        self._rules, self._shown = self._read()
 
     def current(self) -> Rules:
         """The rules to follow now; from any thread."""
         return self._rules
+
+    def in_force(self) -> RulesInForce:
+        """What people are shown of them; from any thread."""
+        return self._shown
 
     def step(self, now: float) -> bool:  # noqa: ARG002 (a chore's form)
         """Look whether the file has changed, and read it again if so."""
@@ -60,14 +83,19 @@ class RulesFile:
             return False
         self._stamp = stamp
         try:
-            self._rules = read_rules(self._path)
+            self._rules, self._shown = self._read()
         except ConfigError as error:
+            self._shown = replace(self._shown, refusal=str(error))
             self._instruments.rules_reloads.labels(result="refused").inc()
             _log.error("the rules cannot be used: those before them stay", reason=str(error))
         else:
             self._instruments.rules_reloads.labels(result="loaded").inc()
             _log.info("the rules have been read again", file=str(self._path))
         return False
+
+    def _read(self) -> tuple[Rules, RulesInForce]:
+        text = _text_of(self._path)
+        return parse(text, f"rules {self._path}"), RulesInForce(str(self._path), text)
 
     def _look(self) -> tuple[int, int, int] | None:
         """What changes when the file does; None = it cannot be seen."""

@@ -20,6 +20,7 @@ from seismograd_server.display.look import shared_css
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
 from seismograd_server.pipeline.people import People
+from seismograd_server.rules.file import RulesInForce
 from seismograd_server.store.database import Database
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
@@ -33,9 +34,11 @@ from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
 from seismograd_server.web.rendering import Renderer
 from seismograd_server.web.rules_api import RulesApi
+from seismograd_server.web.rules_page import RulesPage
 from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
 from seismograd_server.web.settings import Ask, Postmortem, WebSettings
+from seismograd_server.web.settings_page import SettingsPage
 
 _log = structlog.get_logger("seismograd.web")
 _STATIC = Path(__file__).parent / "static"
@@ -54,6 +57,7 @@ def create_app(
     ask: Ask,
     people: People,
     settings: WebSettings,
+    rules_in_force: Callable[[], RulesInForce] = RulesInForce,
     clock: Callable[[], float] = time.time,
 ) -> Starlette:
     """Everything that the server answers over HTTP.
@@ -67,6 +71,7 @@ def create_app(
         ask: asks something of a job.
         people: what people do to alerts; called in worker threads.
         settings: see WebSettings.
+        rules_in_force: what people are shown of the rules; must not block.
         clock: Unix seconds.
     """
     turns = Turns(_READING_AT_ONCE)
@@ -79,6 +84,8 @@ def create_app(
     pages = Pages(database, renderer, turns=turns)
     fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
     run_page = RunPage(database, snapshot, renderer, clock, turns=turns)
+    rules_page = RulesPage(database, rules_in_force, renderer, turns=turns)
+    settings_page = SettingsPage(database, ready, renderer, settings, turns=turns)
     forms = Forms(people, turns=turns)
 
     async def health(_request: Request) -> Response:
@@ -105,6 +112,9 @@ def create_app(
             Route("/runs/{project}/{run}", run_page.run),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
             Route("/incidents/{incident_id}", pages.incident),
+            Route("/rules", rules_page.rules, methods=["GET"]),
+            Route("/rules", rules_page.backtest, methods=["POST"]),
+            Route("/settings", settings_page.shown),
             Route("/alerts/{alert_id}/ack", forms.acknowledge, methods=["POST"]),
             Route("/alerts/{alert_id}/verdict", forms.verdict, methods=["POST"]),
             Route("/silences", forms.silence, methods=["POST"]),

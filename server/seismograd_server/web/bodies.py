@@ -15,7 +15,7 @@ from seismograd_server.rules.parse import parse
 from seismograd_server.rules.ruleset import Rules
 
 # A name of a person, a reason, a few numbers: nothing else is read from most bodies.
-_BODY_BYTES = 4096
+BODY_BYTES = 4096
 # Rules with everything that can be said and its reasons are a tenth of this.
 RULES_BYTES = 128 * 1024
 _NAME_LENGTH = 200
@@ -23,7 +23,7 @@ _REASON_LENGTH = 500
 _LARGEST_STEP = 2**62
 
 
-async def small_body(request: Request, most: int = _BODY_BYTES) -> bytes:
+async def small_body(request: Request, most: int = BODY_BYTES) -> bytes:
     """The body of a request that needs little.
 
     Raises:

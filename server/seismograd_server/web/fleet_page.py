@@ -72,7 +72,7 @@ class FleetPage:
         self._clock = clock
 
     async def fleet(self, request: Request) -> Response:
-        """GET /: all runs, newest first, those that fire above; of a `project`, in a `state`, with `search` in a name."""
+        """GET /: all runs, newest first, those that fire above; of a `project`, in a `state`, `search` in its name."""
         asked = _Asked(
             project=request.query_params.get("project") or None,
             state=choice_of(request, "state", RunState, [each.value for each in RunState]),

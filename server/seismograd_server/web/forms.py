@@ -11,7 +11,7 @@ from seismograd_server.errors import UsageError
 from seismograd_server.model import RunKey, Silence, Verdict
 from seismograd_server.pipeline.people import People
 from seismograd_server.web.answers import Turns
-from seismograd_server.web.bodies import signature_of, small_body
+from seismograd_server.web.bodies import BODY_BYTES, signature_of, small_body
 from seismograd_server.web.links import run_path
 
 
@@ -24,14 +24,14 @@ class Forms:
 
     async def acknowledge(self, request: Request) -> Response:
         """POST /alerts/{id}/ack: acknowledges from the form of a run page, and leads back to it."""
-        fields = await _fields(request)
+        fields = await fields_of(request)
         alert_id, person = request.path_params["alert_id"], _person(fields)
         alert = await self._turns(lambda: self._people.acknowledge(alert_id, person, fields.get("note", "")))
         return _back(run_path(alert.key))
 
     async def verdict(self, request: Request) -> Response:
         """POST /alerts/{id}/verdict: calls an alert right or wrong from the form of its run, and leads back to it."""
-        fields = await _fields(request)
+        fields = await fields_of(request)
         alert_id, person = request.path_params["alert_id"], _person(fields)
         try:
             verdict = Verdict(fields.get("verdict", ""))
@@ -42,7 +42,7 @@ class Forms:
 
     async def silence(self, request: Request) -> Response:
         """POST /silences: silences a run for some hours from the form of its page, and leads back to it."""
-        fields = await _fields(request)
+        fields = await fields_of(request)
         try:
             seconds = 3600.0 * float(fields.get("hours", ""))
         except ValueError:
@@ -63,7 +63,7 @@ class Forms:
 
     async def end_silence(self, request: Request) -> Response:
         """POST /silences/{id}/expire: ends a silence from the form of the first page, and leads back to it."""
-        silence_id, person = request.path_params["silence_id"], _person(await _fields(request))
+        silence_id, person = request.path_params["silence_id"], _person(await fields_of(request))
         await self._turns(lambda: self._people.end_silence(silence_id, person))
         return _back("/")
 
@@ -77,8 +77,13 @@ def literal(name: str) -> str:
     return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
-async def _fields(request: Request) -> dict[str, str]:
-    found = parse_qs((await small_body(request)).decode("utf-8", errors="replace"))
+async def fields_of(request: Request, most: int = BODY_BYTES) -> dict[str, str]:
+    """The fields of a form, without the space around what was written.
+
+    Raises:
+        UsageError: the body is longer than `most` bytes.
+    """
+    found = parse_qs((await small_body(request, most)).decode("utf-8", errors="replace"))
     return {name: values[0].strip() for name, values in found.items()}
 
 

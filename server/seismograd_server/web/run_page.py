@@ -169,7 +169,7 @@ class RunPage:
             return {**nothing, "layer_note": printable(str(error))}
         if summary is None:
             return {**nothing, "layer_note": ""}
-        first, last = layers.get("first_layer", ""), layers.get("last_layer", "")
+        first, last = layers.get("first_layer"), layers.get("last_layer")
         rows = layer_rows(summary.names, first, last)
         picture = heatmap_of_buckets(summary, rows, moments.onset)
         if picture is None:

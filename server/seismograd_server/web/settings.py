@@ -10,6 +10,24 @@ from seismograd_server.pipeline import Request
 
 
 @dataclass(frozen=True, slots=True)
+class ShownSetting:
+    """One setting in words."""
+
+    name: str
+    value: str
+    default: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsTable:
+    """The settings of one table of the configuration."""
+
+    name: str
+    entries: tuple[ShownSetting, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WebSettings:
     """What the web needs to know of the configuration.
 
@@ -19,11 +37,13 @@ class WebSettings:
             what stops DNS rebinding.
         grpc_address: host and port that clients ship to, as the pages show it.
         external_url: where people reach this server, without a slash at the end; empty = relative links only.
+        tables: every setting of the server as people are shown it, without secrets.
     """
 
     allowed_hosts: tuple[str, ...] = ("localhost",)
     grpc_address: str = "localhost:7450"
     external_url: str = ""
+    tables: tuple[SettingsTable, ...] = ()
 
 
 class Document(Protocol):

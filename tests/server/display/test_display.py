@@ -3,6 +3,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,15 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seismograd_server.display import svg
-from seismograd_server.display.charts import Moments, loss_chart
-from seismograd_server.display.curves import curve_data
+from seismograd_server.display.charts import Moments, loss_chart, norm_chart
+from seismograd_server.display.curves import curve_data, curve_table, curves_of_buckets
+from seismograd_server.display.heat import heatmap_of_buckets
+from seismograd_server.display.heat_chart import heat_chart
 from seismograd_server.display.scale import LinearScale, LogScale
 from seismograd_server.display.text import file_stem, printable
 from seismograd_server.display.thinning import kept_points
+from seismograd_server.display.tree import LayerRow
+from seismograd_server.reading.buckets import layer_summary, series_summary
+from seismograd_server.store.blocks import StepChunk
+from tests.support.closed import layout, run_of
 from tests.support.histories import make_series
 
 
-@pytest.mark.parametrize("module", ["numbers", "text", "thinning"])
+@pytest.mark.parametrize("module", ["numbers", "text", "thinning", "tree"])
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"seismograd_server.display.{module}"))
     assert results.attempted > 0
@@ -76,6 +84,62 @@ def test_losses_at_the_ends_of_float64_are_drawn() -> None:
     data = curve_data(series, 0, 2, None)
     assert data is not None
     assert "<svg" in loss_chart(data, [], Moments(), "loss")
+
+
+def chunk_of(norms: Sequence[float], broken_rows: Sequence[int] = ()) -> StepChunk:
+    """Closed steps as they come out of the store; in the broken ones every element is NaN."""
+    block = run_of(norms)
+    block.nonfinite[list(broken_rows), 0] = 10
+    names = [each.name for each in fields(StepChunk) if each.name not in {"ordinal", "launch_row"}]
+    return StepChunk(ordinal=0, launch_row=1, **{name: getattr(block, name) for name in names})
+
+
+def test_curves_of_buckets_keep_every_extreme_and_mark_what_was_not_finite() -> None:
+    chunk = chunk_of([1.0, 50.0, 2.0, 0.0, 3.0, 4.0], broken_rows=[3])
+    data = curves_of_buckets(series_summary(chunk, 2), None)
+    assert data.steps.tolist() == [0, 0, 2, 2, 4, 4]
+    assert data.norm[:2].tolist() == [1.0, 50.0]
+    assert np.nanmax(data.norm[2:4]) == 2.0
+    assert np.isnan(data.norm[2:4]).any(), "where no element was finite there is no level"
+    assert data.norm[4:].tolist() == [3.0, 4.0]
+    assert data.broken_steps.tolist() == [2]
+    assert (data.first_step, data.last_step) == (0, 5)
+    assert "50" in norm_chart(data, [], Moments(), "norm")
+
+
+def test_the_usual_level_of_buckets_is_the_median_of_those_before_and_stays_from_the_onset_on() -> None:
+    norms = [2.0] * 20 + [100.0] * 20
+    data = curves_of_buckets(series_summary(chunk_of(norms), 2), 20)
+    assert np.isnan(data.baseline[:2]).all()
+    assert data.baseline[2:].tolist() == [2.0] * 38
+
+
+def test_a_table_of_the_curves_covers_every_step_once() -> None:
+    data = curve_data(make_series(list(range(1, 101))), 0, 99, None)
+    assert data is not None
+    rows = curve_table(data, 7)
+    assert [rows[0].first_step, rows[-1].last_step] == [0, 99]
+    assert [row.first_step for row in rows[1:]] == [row.last_step + 1 for row in rows[:-1]]
+    assert [row.norm_low for row in rows] == [float(row.first_step + 1) for row in rows]
+    assert max(row.norm_high or 0 for row in rows) == 100.0
+
+
+def test_a_heatmap_of_buckets_shows_of_a_module_the_layer_that_is_farthest_above() -> None:
+    norms = np.ones((8, 3), np.float32)
+    norms[:, 1] = 4.0
+    norms[6, 1] = 32.0
+    norms[2, 2] = np.inf
+    block = run_of(np.ones(8), layer_norms=norms, layout=layout(["a.x", "a.y", "b"], 1))
+    summary = layer_summary(block, 2)
+    picture = heatmap_of_buckets(summary, [LayerRow("a", (0, 1)), LayerRow("b", (2,))], None)
+    assert picture is not None
+    assert picture.names == ("a (2)", "b")
+    assert picture.octaves[0].tolist() == [0.0, 0.0, 0.0, 3.0]
+    assert picture.nonfinite[1].tolist() == [False, True, False, False]
+    drawn = heat_chart(picture, Moments(), "heat", ["/open?a=1&b=2", ""])
+    assert drawn.count("<a ") == 1
+    assert 'href="/open?a=1&amp;b=2"' in drawn
+    assert 'role="group"' in drawn
 
 
 def test_a_curve_breaks_where_a_value_is_missing() -> None:

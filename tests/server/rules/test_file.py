@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from seismograd_server.errors import ConfigError
 from seismograd_server.instruments import Instruments
 from seismograd_server.model import RunKey, Signature
-from seismograd_server.rules.file import RulesFile, read_rules
+from seismograd_server.rules.file import RulesFile, RulesInForce, read_rules
 
 MUTE = "signature.spike.mute = true\n"
 
@@ -80,3 +80,15 @@ def test_a_server_does_not_begin_with_rules_that_it_cannot_read(tmp_path: Path) 
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_rules(tmp_path / "bytes.toml")
+
+
+def test_people_are_shown_the_rules_in_force_and_why_a_newer_file_is_not(followed: Followed) -> None:
+    assert followed.file.in_force() == RulesInForce(str(followed.path), MUTE)
+    followed.write("signature.spike.mute = 3\n")
+    followed.muted()
+    shown = followed.file.in_force()
+    assert (shown.source, shown.text) == (str(followed.path), MUTE)
+    assert "mute" in shown.refusal
+    followed.write("")
+    followed.muted()
+    assert followed.file.in_force() == RulesInForce(str(followed.path), "")

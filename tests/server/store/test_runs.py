@@ -198,6 +198,25 @@ def test_an_unknown_run_names_the_nearest_one(
         runs.get(asked)
 
 
+def test_runs_are_found_by_a_part_of_a_name_in_any_case_and_counted_by_state(
+    runs: RunRepository, make_identity: IdentityMaker
+) -> None:
+    opened = [runs.open_rank(make_identity(name), now=1.0).run for name in ("LSTM-7", "lstm_8", "100%", "GRÜN-1")]
+    runs.set_state(opened[0].run_id, RunState.FINISHED, now=10.0)
+
+    def found(search: str) -> list[str]:
+        return [run.key.run for run in runs.list(search=search)]
+
+    assert found("lstm") == ["lstm_8", "LSTM-7"]
+    assert found("_8") == ["lstm_8"], "what stands for any character in SQL is an ordinary one here"
+    assert found("%") == ["100%"]
+    assert found("MT") == ["GRÜN-1", "100%", "lstm_8", "LSTM-7"], "the project is a part of the name"
+    assert found("nothing") == []
+    assert runs.states(search="lstm") == {RunState.FINISHED: 1, RunState.RUNNING: 1}
+    assert [run.key.run for run in runs.list(among=[opened[0].run_id, opened[2].run_id])] == ["100%", "LSTM-7"]
+    assert runs.list(among=[]) == []
+
+
 def test_runs_are_listed_newest_first_in_pages(runs: RunRepository, make_identity: IdentityMaker) -> None:
     for number in range(5):
         runs.open_rank(make_identity(f"run-{number}"), now=float(number))

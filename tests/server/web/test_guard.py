@@ -28,7 +28,7 @@ def test_every_answer_carries_the_security_headers(stocked: Stocked, connect: Co
     headers = ask(stocked.app(), connect, "GET", path).headers
     assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert headers["cross-origin-opener-policy"] == "same-origin"
 
 
@@ -63,6 +63,7 @@ def routes_that_write() -> list[tuple[str, str]]:
         ("POST", "/alerts/x/verdict"),
         ("POST", "/silences"),
         ("POST", "/silences/x/expire"),
+        ("POST", "/rules"),
         ("POST", "/api/v1/runs/mt/healthy/directives"),
         ("POST", "/api/v1/runs/mt/healthy/backtest"),
         ("POST", "/alerts/x/ack"),
@@ -112,6 +113,7 @@ def test_every_route_that_changes_something_is_among_those_tested(stocked: Stock
         ("POST", "/alerts/{alert_id}/verdict"),
         ("POST", "/silences"),
         ("POST", "/silences/{silence_id}/expire"),
+        ("POST", "/rules"),
         ("POST", "/api/v1/runs/{project}/{run}/directives"),
         ("POST", "/api/v1/runs/{project}/{run}/backtest"),
         ("POST", "/alerts/{alert_id}/ack"),
