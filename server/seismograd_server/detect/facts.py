@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
-from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag
+from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag, is_unknown
 
 UNKNOWN = math.nan
 # As plain numbers: an enum takes a microsecond for every `&`, and this is done for every step.
@@ -271,7 +271,7 @@ def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
     ratios, levels = np.full(stops[-1], np.nan), np.full(stops[-1], np.nan)
     by_width: dict[int, list[tuple[int, ClosedBlock]]] = {}
     for block, stop in zip(blocks, stops, strict=True):
-        if not _is_blank(block.update_norms):  # most blocks are short and have no sample
+        if not is_unknown(block.update_norms):  # most blocks are short and have no sample
             by_width.setdefault(block.update_norms.shape[1], []).append((stop - block.count, block))
     for group in by_width.values():
         updates = _joined([block.update_norms for _, block in group])
@@ -287,11 +287,6 @@ def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
             levels[rows] = np.log2(update)
             ratios[rows] = np.log2(update / np.where(weight > 0.0, weight, np.nan))
     return ratios, levels
-
-
-def _is_blank(norms: Float32) -> bool:
-    """Whether nothing of it was sampled, as far as can be told at once: it is a table of one number (`compose`)."""
-    return norms.size == 0 or (norms.strides == (0, 0) and math.isnan(norms[0, 0]))
 
 
 def _total(norms: Float32, known: Bool) -> Float64:

@@ -30,6 +30,7 @@ class Plan:
         groups: ranks that hold the very same slots, when no two groups share a slot: their totals compose too. Empty
             when groups overlap.
         twins: ranks, two or more, whose columns report on the very same slots in the same order.
+        straight: ranks whose columns are the layers themselves, one whole layer after the other.
     """
 
     layout: Layout
@@ -40,19 +41,12 @@ class Plan:
     partial: Bool
     groups: tuple[tuple[int, ...], ...]
     twins: tuple[tuple[int, ...], ...]
+    straight: frozenset[int]
 
     @property
     def slot_count(self) -> int:
         """Number of slots, s."""
         return len(self.slot_layers)
-
-    def straight(self, rank: int) -> bool:
-        """Whether the rank's columns are the layers themselves, one whole layer after the other."""
-        slots = self.slots[rank]
-        count = len(self.layout.names)
-        return len(slots) == count == self.slot_count and bool(
-            self.covered.all() and (slots == np.arange(count, dtype=np.int64)).all()
-        )
 
 
 def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mapping[int, str]) -> Plan:
@@ -103,15 +97,18 @@ def make_plan(catalogs: Mapping[int, Catalog], world_size: int, hostnames: Mappi
         dtypes=dtypes,
         hostnames=tuple(hostnames.get(rank, "") if rank in catalogs else "" for rank in range(world_size)),
     )
+    covered = sizes >= np.array(shard_counts, np.int64)
+    whole = len(sizes) == len(numbers) and bool(covered.all())
     return Plan(
         layout=layout,
         slots=slots,
         first_slots=np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64) if len(sizes) else sizes,
         slot_layers=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
-        covered=sizes >= np.array(shard_counts, np.int64),
+        covered=covered,
         partial=np.array(partial, np.bool_),
         groups=_groups(slots, len(numbers)),
         twins=_twins(slots),
+        straight=frozenset(rank for rank in ranks if whole and np.array_equal(slots[rank], np.arange(len(sizes)))),
     )
 
 

@@ -69,6 +69,8 @@ def _disagreeing(closing: Closing, digests: UInt64, known: Bool, twins: Sequence
 
 
 def _by_row(plan: Plan, reported: Sequence[Reported], count: int) -> Iterator[ReplicaGap]:
+    if len({each.rank for each in reported}) < 2:
+        return
     holders = np.zeros(plan.slot_count, np.int64)
     for slots in {each.rank: each.slots for each in reported}.values():
         holders[slots] += 1

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from seismograd_server.detect.closing import Closing, Part
-from seismograd_server.model import Bool, Float64, Int64, Quantity
+from seismograd_server.model import Bool, Float64, Int64, Quantity, unknown
 
 
 def by_rank(closing: Closing, quantity: Quantity, world_size: int) -> tuple[Float64, Bool]:
     """A scalar as float64[n, r] (NaN where not known) and where it is known."""
-    values = np.full((len(closing.steps), world_size), np.nan)
-    known = np.zeros((len(closing.steps), world_size), np.bool_)
+    shape = (len(closing.steps), world_size)
+    values, known = unknown(*shape), np.zeros(shape, np.bool_)
     for part in closing.parts:
         for positions, found in _scalar(part, quantity):
+            values = values if values.flags.writeable else np.full(shape, np.nan)
             values[positions, part.rank] = found
             known[positions, part.rank] = True
     return values, known
@@ -23,9 +24,10 @@ def by_rank(closing: Closing, quantity: Quantity, world_size: int) -> tuple[Floa
 
 def lowest_rank(closing: Closing, quantity: Quantity) -> Float64:
     """A scalar as the lowest rank that knows it has it, float64[n]; NaN where nobody does."""
-    values = np.full(len(closing.steps), np.nan)
+    values = unknown(len(closing.steps))
     for part in reversed(closing.parts):
         for positions, found in _scalar(part, quantity):
+            values = values if values.flags.writeable else np.full(len(closing.steps), np.nan)
             values[positions] = found
     return values
 
@@ -44,6 +46,10 @@ def _scalar(part: Part, quantity: Quantity) -> Iterator[tuple[slice | Int64, Flo
 
 def mean_over_ranks(values: Float64, known: Bool) -> Float64:
     """Mean over the ranks that know the value: NaN and Inf among them are data and stay."""
+    if not np.count_nonzero(known):
+        return unknown(len(values))
+    if values.shape[1] == 1:
+        return values[:, 0]
     counts = known.sum(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf is NaN, as it is in the training job
         sums = np.where(known, values, 0.0).sum(axis=1)

@@ -37,7 +37,7 @@ def layers_of(plan: Plan, reported: Sequence[Reported], count: int) -> tuple[Flo
     alone = (
         len(reported) == 1 and len(reported[0].values) == count and reported[0].slots is plan.slots[reported[0].rank]
     )
-    if alone and plan.straight(reported[0].rank):
+    if alone and reported[0].rank in plan.straight:
         return np.square(reported[0].values, dtype=np.float64), reported[0].values
     squares = squares_of(plan, reported, count)
     if plan.slot_count != layers:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seismograd_server.detect.replicas import BEYOND_ROUNDING
-from seismograd_server.model import Bool, ClosedBlock, Float64, Quantity, RecordFlag, Tally, Transition
+from seismograd_server.model import Bool, ClosedBlock, Float64, Quantity, RecordFlag, Tally, Transition, is_unknown
 
 # The window of `grad_norm_window`, in whole minutes of the run's own clock. Scrapes are 15 to 60 s apart, so that a
 # spike of one step would fall between two of them; a server's clock may be a day away from the run's.
@@ -37,6 +37,7 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
     signatures = _count_opened(tally.signatures, opened)
     if block.count == 0:
         return replace(tally, signatures=signatures)
+    reporting = int(np.count_nonzero(block.ranks_present[-1]))
     # The norm of the finite part of a broken gradient says nothing about the run: often it is 0.
     sound = np.isfinite(block.global_norm)
     broken_steps = 0
@@ -63,8 +64,8 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
         missing_records=tally.missing_records + int(np.count_nonzero(~block.ranks_present)),
         signatures=signatures,
         rank_spread_ratio=_rank_spread(block, tally.rank_spread_ratio),
-        ranks_reporting=int(np.count_nonzero(block.ranks_present[-1])),
-        lowest_missing_rank=None if block.ranks_present[-1].all() else int(block.ranks_present[-1].argmin()),
+        ranks_reporting=reporting,
+        lowest_missing_rank=int(block.ranks_present[-1].argmin()) if reporting < block.ranks_present.shape[1] else None,
         **_disagreement(block, tally),
     )
 
@@ -125,7 +126,9 @@ def _last(values: Float64, known: Bool, before: float | None) -> float | None:
 def _last_known(values: Float64, before: float | None) -> float | None:
     """The last value that is not NaN."""
     last = float(values[-1])
-    return _last(values, ~np.isnan(values), before) if math.isnan(last) else last
+    if not math.isnan(last):
+        return last
+    return before if is_unknown(values) else _last(values, ~np.isnan(values), before)
 
 
 def _flagged(block: ClosedBlock, flag: np.uint16) -> int:
@@ -138,18 +141,30 @@ def _slide(window: tuple[tuple[int, float], ...], block: ClosedBlock, sound: Boo
     Minutes are those of the run's clock. A clock that steps back a little keeps its maxima; one that steps back far
     forgets them, instead of holding them until it has caught up.
     """
-    rows = np.flatnonzero(sound & np.isfinite(block.times))
-    if len(rows) == 0:
+    usable = sound & np.isfinite(block.times)
+    if not np.count_nonzero(usable):
         return window
+    maxima = dict(window)
+    if np.count_nonzero(usable) == block.count:  # most blocks lie within one minute
+        minute = math.floor(block.times.min() / 60.0)
+        if minute == math.floor(block.times.max() / 60.0):
+            peak = float(block.global_norm.max())
+            maxima[minute] = max(peak, maxima.get(minute, peak))
+            return _latest(maxima, minute)
+    rows = np.flatnonzero(usable)
     minutes = np.floor(block.times[rows] / 60.0).astype(np.int64)
     norms = block.global_norm[rows]
     starts = np.flatnonzero(np.concatenate(([True], minutes[1:] != minutes[:-1])))
     peaks = np.maximum.reduceat(norms, starts)
-    maxima = dict(window)
     for minute, peak in zip(minutes[starts].tolist(), peaks.tolist(), strict=True):
         maxima[minute] = max(peak, maxima.get(minute, peak))
-        maxima = {each: norm for each, norm in maxima.items() if abs(minute - each) < WINDOW_MINUTES}
+        maxima = dict(_latest(maxima, minute))
     return tuple(sorted(maxima.items()))
+
+
+def _latest(maxima: Mapping[int, float], minute: int) -> tuple[tuple[int, float], ...]:
+    """Those within the window around a minute, in order."""
+    return tuple(sorted(each for each in maxima.items() if abs(minute - each[0]) < WINDOW_MINUTES))
 
 
 def _disagreement(block: ClosedBlock, tally: Tally) -> dict[str, Any]:
@@ -174,9 +189,9 @@ def _largest(block: ClosedBlock, before: float | None) -> float | None:
 
 def _update_ratio(block: ClosedBlock, before: float | None) -> float | None:
     """Norm of the last sampled update over the norm of the weights, over the layers that have both."""
-    both = ~np.isnan(block.update_norms)
-    if not np.count_nonzero(both):  # most blocks are short and have no sample
+    if is_unknown(block.update_norms):  # most blocks are short and have no sample
         return before
+    both = ~np.isnan(block.update_norms)
     both &= ~np.isnan(block.weight_norms)
     rows = np.flatnonzero(both.any(axis=1))
     if len(rows) == 0:

@@ -22,7 +22,19 @@ from seismograd_server.model.alerts import (
     Verdict,
     Visibility,
 )
-from seismograd_server.model.arrays import Bool, Float32, Float64, Int64, UInt8, UInt16, UInt32, UInt64
+from seismograd_server.model.arrays import (
+    Bool,
+    Float32,
+    Float64,
+    Int64,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+    is_unknown,
+    unknown,
+    unknown32,
+)
 from seismograd_server.model.closed import ClosedBlock, Layout, NonfiniteLayer, RankLayers, ReplicaGap
 from seismograd_server.model.directives import (
     BY_ALERT,
@@ -131,4 +143,7 @@ __all__ = [
     "Verdict",
     "Visibility",
     "Watermark",
+    "is_unknown",
+    "unknown",
+    "unknown32",
 ]

@@ -21,6 +21,7 @@ from seismograd_server.model import (
     ReplicaGap,
     UInt8,
     UInt16,
+    is_unknown,
 )
 from seismograd_server.store.columns import Column, pack, unpack
 from seismograd_server.store.dense import pack_dense, unpack_dense
@@ -176,18 +177,18 @@ def _columns(block: ClosedBlock | StepChunk) -> list[tuple[int, Column]]:
         (_RANK_LOSS_KNOWN, block.rank_loss_known),
         (_INEXACT, block.inexact),
     ):
-        if bits.any():
+        if np.count_nonzero(bits):
             columns.append((identifier, np.packbits(bits)))
     for identifier, name in _SERIES.items():
         series: Float64 = getattr(block, name)
-        if not np.isnan(series).all() or (name == "loss" and block.loss_known.any()):
+        if _is_told(series) or (name == "loss" and np.count_nonzero(block.loss_known)):
             columns.append((identifier, series))
-    if block.nonfinite.any():
+    if np.count_nonzero(block.nonfinite):
         columns.append((_NONFINITE, block.nonfinite))
-    if block.rank_loss_known.any():
+    if np.count_nonzero(block.rank_loss_known):
         columns.append((_RANK_LOSS, block.rank_loss))
-    sampled = ~np.isnan(block.rank_norm).all(axis=1)
-    if sampled.any():
+    if _is_told(block.rank_norm):
+        sampled = ~np.isnan(block.rank_norm).all(axis=1)
         columns.append((_RANK_NORM_ROWS, np.flatnonzero(sampled).astype(np.uint32)))
         columns.append((_RANK_NORM, block.rank_norm[sampled]))
     if block.nonfinite_layers:
@@ -200,6 +201,11 @@ def _columns(block: ClosedBlock | StepChunk) -> list[tuple[int, Column]]:
         gaps = [(each.row, each.rank, each.gap) for each in block.replica_gaps]
         columns.append((_REPLICA_GAPS, np.array(gaps, np.float64)))
     return columns
+
+
+def _is_told(column: Float64) -> bool:
+    """Whether anything of it is known."""
+    return not is_unknown(column) and int(np.count_nonzero(np.isnan(column))) < column.size
 
 
 def decode_block(
