@@ -127,6 +127,13 @@ def server() -> dashboard.Dashboard:
                         unit="bytes",
                     ),
                     graph(
+                        "Standing",
+                        "Bytes that live runs, their ranks and streams hold, about, and how many may be; beyond, newcomers are refused.",
+                        (f"seismograd_ingest_standing_bytes{{{SERVER}}}", "standing {{instance}}"),
+                        (f"seismograd_ingest_standing_limit_bytes{{{SERVER}}}", "limit {{instance}}"),
+                        unit="bytes",
+                    ),
+                    graph(
                         "Waiting frames",
                         "In the log.",
                         (f"seismograd_log_pending_messages{{{SERVER}}}", "{{instance}} {{partition}}"),

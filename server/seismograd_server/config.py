@@ -33,6 +33,13 @@ from seismograd_server.notify.config import Notify
 from seismograd_server.tables import NotNegative, Positive, Table
 
 ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
+# What the server needs when idle: 125 MiB at the start on Linux, then as much again for pages, reports and what the
+# allocator keeps. With this, a server with memory for four runs, and forty at its door, stayed within its limit.
+_IDLE_BYTES = 256 * 2**20
+# Of `max_inflight_bytes`: on their way, waiting for room, and twice that much stored and waiting to be judged.
+_WAYS = 4
+# Room for a few small runs: with less, nobody could be served.
+_LEAST_STANDING_BYTES = 2**20
 # What Kubernetes puts into every container for a service named `seismograd-server`: not ours.
 _KUBERNETES = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP)(_.*)?)?)\Z")
 
@@ -140,6 +147,7 @@ class Settings(BaseSettings):
     close_wait_seconds: NotNegative = 5.0
     lost_after_seconds: Positive = 60.0
     checkpoint_seconds: NotNegative = 15.0
+    max_memory_bytes: Annotated[int, Field(ge=2**20)] = 4 * 2**30  # of the process; see `standing_bytes`
     max_inflight_bytes: Annotated[int, Field(ge=2**20)] = 64 * 2**20
     max_frame_bytes: Annotated[int, Field(ge=2**16, le=2**30)] = 4 * 2**20
     notify: Notify = Notify()
@@ -148,6 +156,11 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     rules: RulesTable = RulesTable()
     storage: Storage = Storage()
+
+    @property
+    def standing_bytes(self) -> int:
+        """What is left of the process's memory for live runs, their ranks and open streams."""
+        return self.max_memory_bytes - _IDLE_BYTES - _WAYS * self.max_inflight_bytes
 
     @property
     def database(self) -> str:
@@ -164,7 +177,8 @@ def load_settings(config: Path | None = None, **explicit: object) -> Settings:
 
     Raises:
         ConfigError: a key that does not exist (with the nearest one that does), a value that cannot be used, a file
-            that cannot be read, or an address beyond this machine without `insecure_i_know`.
+            that cannot be read, an address beyond this machine without `insecure_i_know`, or a memory limit that
+            leaves nothing for runs.
     """
     given = {key: value for key, value in explicit.items() if value is not None}
     in_file = _read(config) if config is not None else {}
@@ -189,6 +203,7 @@ def load_settings(config: Path | None = None, **explicit: object) -> Settings:
     except ValueError as error:  # a list or table in the environment that is not JSON
         raise ConfigError(f"environment: {error}") from error
     _check_exposure(settings)
+    _check_memory(settings)
     return settings
 
 
@@ -234,6 +249,15 @@ def _check_exposure(settings: Settings) -> None:
                 f"{name} {address} can be reached from other machines, and this server neither encrypts nor asks who "
                 "is there: listen on 127.0.0.1, or set insecure_i_know = true behind a firewall"
             )
+
+
+def _check_memory(settings: Settings) -> None:
+    if settings.standing_bytes < _LEAST_STANDING_BYTES:
+        least = settings.max_memory_bytes - settings.standing_bytes + _LEAST_STANDING_BYTES
+        raise ConfigError(
+            f"max_memory_bytes {settings.max_memory_bytes} leaves no room for runs beside {_WAYS} x max_inflight_bytes "
+            f"and {_IDLE_BYTES} of the server's own: make it {least} at least, or max_inflight_bytes smaller"
+        )
 
 
 def _explain(

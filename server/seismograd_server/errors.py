@@ -12,7 +12,8 @@
     │   ├── InvalidBatchError   a field with the wrong length or value; the records are rejected, the stream goes on
     │   ├── UnknownRankError    a handle that this server never gave; gRPC NOT_FOUND, the client opens the run again
     │   ├── RankTakenError      another process already is this rank; gRPC ALREADY_EXISTS
-    │   └── LaunchConflictError the launch contradicts what is known of it; gRPC FAILED_PRECONDITION
+    │   ├── LaunchConflictError the launch contradicts what is known of it; gRPC FAILED_PRECONDITION
+    │   └── LimitError          this server has as many as it may hold; gRPC RESOURCE_EXHAUSTED with RetryInfo
     ├── StorageError            the store failed
     │   ├── StorageBusyError    transient: try again; gRPC UNAVAILABLE with RetryInfo
     │   │   └── StorageUncertainError  whether it has been stored is not known: read again before writing again
@@ -86,6 +87,10 @@ class RankTakenError(IngestError):
 
 class LaunchConflictError(IngestError):
     """What the rank says contradicts what is known of its launch."""
+
+
+class LimitError(IngestError):
+    """This server holds as many runs, ranks or streams as it may: the same request may succeed later."""
 
 
 class StorageError(SeismogradError):

@@ -88,6 +88,22 @@ class Instruments:
             "Bytes that may be in flight before clients are asked to wait.",
             registry=registry,
         )
+        self.ingest_standing_bytes = Gauge(
+            "seismograd_ingest_standing_bytes",
+            "Bytes that live runs, their ranks and open streams hold, about.",
+            registry=registry,
+        )
+        self.ingest_standing_limit_bytes = Gauge(
+            "seismograd_ingest_standing_limit_bytes",
+            "Bytes that live runs, their ranks and open streams may hold before newcomers are refused.",
+            registry=registry,
+        )
+        self.ingest_refusals = Counter(
+            "seismograd_ingest_refusals_total",
+            "What was refused for want of memory, to come back later.",
+            ["what"],
+            registry=registry,
+        )
         self.storage_commit_duration = Histogram(
             "seismograd_storage_commit_duration_seconds",
             "Duration of the ingest transaction.",
@@ -215,6 +231,7 @@ class Instruments:
         known: list[tuple[Counter, Iterable[tuple[str, ...]]]] = [
             (self.ingest_requests, product(("OpenRun", "StreamSteps", "CloseRun"), ("OK", "INTERNAL", "UNAVAILABLE"))),
             (self.ingest_records, product(("accepted", "duplicate", "rejected"))),
+            (self.ingest_refusals, product(("run", "rank", "stream", "catalog"))),
             (self.storage_errors, product(("ingest", "detect", "read", "notify"))),
             (self.rules_reloads, product(("loaded", "refused"))),
             (self.retention_deleted_runs, product(("age", "size"))),

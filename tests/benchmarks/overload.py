@@ -3,12 +3,16 @@
 Goodput is what is made durable a second, as a share of what it was with a tenth of the clients. Recovery is how long,
 after the last of them has gone, it takes until everything durable has been judged and a newcomer is served within a
 second. The server has one core, the clients another.
+
+The second part gives a server memory for as many runs as fill its core, and lets ten times as many come: the others are
+refused before anything is taken, come back when they are told to, and are served once those have gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import os
 import tempfile
@@ -16,9 +20,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc import aio
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+from seismograd_server.config import Settings
 from tests.benchmarks.measure import table
 from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
 
@@ -27,6 +35,8 @@ STEPS = 64  # of a frame
 # What the server may need beyond what it has when idle: what is in flight, as much again on its way in, and twice that
 # much that waits to be judged; `max_inflight_bytes` is 64 MiB.
 LIMIT_BYTES = 4 * 64 * 2**20
+# One of these runs takes 353 KiB, by the server's own figures.
+MEMORY_OF_FEW = 2**30 - Settings(max_memory_bytes=2**30).standing_bytes + FEW * 353 * 2**10 + 300 * 2**10
 _PATIENCE_SECONDS = 60.0
 
 
@@ -40,6 +50,29 @@ class Client:
     refusals: int = 0
     without_time: int = 0  # refusals that did not say when to come back
     lost: int = 0
+
+    async def enter(self) -> None:
+        """Open the run, as often as it takes."""
+        while True:
+            try:
+                return await self.stream.open()
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                self.refusals += 1
+                await asyncio.sleep(seconds_to_wait(error))
+
+    async def live(self, over: asyncio.Event) -> None:
+        """Enter, ship until it is over, at least until something is durable, and leave."""
+        await self.enter()
+        shipping = asyncio.create_task(self.run())
+        await over.wait()
+        while not self.durable:  # noqa: ASYNC110 (it moves often)
+            await asyncio.sleep(0.02)
+        shipping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await shipping
+        await self.stream.close()
 
     async def run(self) -> None:
         """Ship until cancelled, over as many calls as it takes."""
@@ -110,12 +143,59 @@ async def load(server: ServerProcess, name: str, count: int, seconds: float) -> 
     return Load(steps * LAYERS / elapsed, peak, busy, clients)
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """What came of clients most of which found no room.
+
+    Attributes:
+        values_a_second: made durable while those who were first shipped.
+        peak_bytes: of the server's memory.
+        served_seconds: from when those left until every one of the others had been served and had left; inf = never.
+        clients: all of them.
+    """
+
+    values_a_second: float
+    peak_bytes: int
+    served_seconds: float
+    clients: list[Client]
+
+
+async def crowd(server: ServerProcess, count: int, seconds: float) -> Crowd:
+    """So many clients come at once, of which `FEW` fit."""
+    clients, over = [Client(Stream(server.target, f"crowd-{index}"), index) for index in range(count)], asyncio.Event()
+    lives = [asyncio.create_task(client.live(over)) for client in clients]
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while sum(client.durable > 0 for client in clients) < FEW:  # noqa: ASYNC110 (as above)
+            await asyncio.sleep(0.05)
+    before, began, peak = sum(each.durable for each in clients), time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        await asyncio.sleep(0.1)
+        peak = max(peak, server.resident_bytes())
+    rate = (sum(each.durable for each in clients) - before) * LAYERS / (time.perf_counter() - began)
+    over.set()
+    began = time.perf_counter()
+    _, late = await asyncio.wait(lives, timeout=_PATIENCE_SECONDS)
+    for life in late:
+        life.cancel()
+    await asyncio.gather(*lives)
+    return Crowd(rate, peak, time.perf_counter() - began, clients)
+
+
+def seconds_to_wait(error: aio.AioRpcError) -> float:
+    """When the server says to come back."""
+    info = RetryInfo()
+    trailers = dict(error.trailing_metadata() or ())
+    details = Status.FromString(bytes(trailers["grpc-status-details-bin"])).details
+    assert details[0].Unpack(info), "the refusal does not say when to come back"
+    return float(info.retry_delay.ToTimedelta().total_seconds())
+
+
 async def recover(server: ServerProcess, name: str) -> float:
     """Seconds until everything durable has been judged and a newcomer's frame is acknowledged within a second."""
     began = time.perf_counter()
     while time.perf_counter() - began < _PATIENCE_SECONDS:
         newcomer = Stream(server.target, f"{name}-{time.perf_counter():.3f}")
-        await newcomer.open()
+        await Client(newcomer, 0).enter()
         asked = time.perf_counter()
         await newcomer.send(newcomer.frames(1, STEPS, walk(STEPS, 0)))
         served = time.perf_counter() - asked
@@ -164,20 +244,47 @@ async def measure(server: ServerProcess, seconds: float) -> None:
     )
 
 
+async def measure_refusals(server: ServerProcess, seconds: float) -> None:
+    """Prints the goodput of a server whose memory is full, and how those that it refused fared."""
+    await load(server, "warm-up", FEW, seconds / 4)
+    await recover(server, "warm")
+    few = await load(server, "few", FEW, seconds)
+    await recover(server, "after-few")
+    many = await crowd(server, FEW * TIMES, seconds)
+    served = sum(client.durable > 0 for client in many.clients)
+    rows = [
+        [str(FEW), f"{few.values_a_second / 1e6:.2f} M", "100%", f"{few.peak_bytes / 2**20:.0f} MiB"],
+        [
+            str(FEW * TIMES),
+            f"{many.values_a_second / 1e6:.2f} M",
+            f"{many.values_a_second / few.values_a_second:.0%}",
+            f"{many.peak_bytes / 2**20:.0f} MiB",
+        ],
+    ]
+    header = ["clients", "values/s durable", "goodput", "memory"]
+    table(f"A server with memory for {FEW} runs ({MEMORY_OF_FEW / 2**20:.0f} MiB in all)", header, rows)
+    print(
+        f"  refused and told when to come back: {sum(client.refusals for client in many.clients)} times; "
+        f"{served} of {len(many.clients)} were served, the last one {many.served_seconds:.1f} s after there was room; "
+        f"acknowledged and lost: {sum(client.lost for client in many.clients)}"
+    )
+
+
 def main() -> None:
     """Starts the server on one core and the clients on another."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     seconds = parser.parse_args().seconds
     cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as scratch:
-        os.sched_setaffinity(0, cores[:1])  # a child inherits it
-        server = ServerProcess(Path(scratch) / "data")
-        os.sched_setaffinity(0, cores[1:] or cores)
-        try:
-            asyncio.run(measure(server, seconds))
-        finally:
-            server.close()
+    for config, measured in (("", measure), (f"max_memory_bytes = {MEMORY_OF_FEW}", measure_refusals)):
+        with tempfile.TemporaryDirectory() as scratch:
+            os.sched_setaffinity(0, cores[:1])  # a child inherits it
+            server = ServerProcess(Path(scratch) / "data", config)
+            os.sched_setaffinity(0, cores[1:] or cores)
+            try:
+                asyncio.run(measured(server, seconds))
+            finally:
+                server.close()
 
 
 if __name__ == "__main__":

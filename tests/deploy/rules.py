@@ -132,6 +132,7 @@ def _server() -> list[Case]:
     )
     critical = {**SERVER_LABELS, "severity": "critical", "source": "prometheus"}
     warning = {**SERVER_LABELS, "severity": "warning", "source": "prometheus"}
+    refused = server("ingest_refusals_total", ',what="run"')
     inflight, limit = server("ingest_inflight_bytes"), server("ingest_limit_bytes")
     chore = server("maintenance_failures_total", ',chore="compaction"')
     return [
@@ -147,6 +148,9 @@ def _server() -> list[Case]:
         Case("SeismogradIngestSlow", {fast: "0+90x30", slow: "0+100x30", all_of_them: "0+100x30"}, 20, warning,
              "a:7451: one frame of a hundred takes more than 2.35s."),
         Case("SeismogradIngestSlow", {fast: "0+100x30", slow: "0+100x30", all_of_them: "0+100x30"}, 20),
+        Case("SeismogradNewcomersRefused", {refused: "0 0+3x20"}, 9, warning,
+             "a:7451: runs, ranks or streams are refused. They keep their records and come back."),
+        Case("SeismogradNewcomersRefused", {refused: "0 3x40"}, 20),
         Case("SeismogradIngestFull", {inflight: "95x10", limit: "100x10"}, 6, warning,
              "a:7451: 95% of the bytes that may be in flight are."),
         Case("SeismogradIngestFull", {inflight: "50x10", limit: "100x10"}, 6),

@@ -38,6 +38,7 @@ def pipeline_settings(settings: Settings, rules: RulesFile | None) -> PipelineSe
         rules=(lambda: shipped) if rules is None else rules.current,
         policy=LifecyclePolicy(hold_seconds=settings.notify.hold_seconds),
         pace_seconds=_PACE_SECONDS,
+        standing_bytes=settings.standing_bytes,
         capture=CapturePolicy(
             automatic=settings.capture.automatic,
             steps_before=settings.capture.steps_before,

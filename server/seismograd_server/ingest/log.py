@@ -122,10 +122,12 @@ class Log:
     def attach(self, stream: Stream) -> None:
         """A stream has opened."""
         self._streams.add(stream)
+        self._pipeline.capacity.streams = len(self._streams)
 
     def detach(self, stream: Stream) -> None:
         """A stream has ended; its frames that wait here are still stored."""
         self._streams.discard(stream)
+        self._pipeline.capacity.streams = len(self._streams)
 
     async def append(self, stream: Stream, data: bytes) -> None:
         """Take a frame, waiting for room.

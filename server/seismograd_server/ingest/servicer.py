@@ -7,6 +7,7 @@ become statuses here and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
@@ -22,6 +23,7 @@ from seismograd_proto.v1 import TELEMETRY_SERVICE, telemetry
 from seismograd_server.errors import (
     InvalidBatchError,
     LaunchConflictError,
+    LimitError,
     RankTakenError,
     SeismogradError,
     StorageBusyError,
@@ -44,6 +46,8 @@ Context: TypeAlias = Any
 # A busy database is free again after a moment; a full or failing disk takes a person.
 _BUSY_RETRY_SECONDS = 1
 _FAILED_RETRY_SECONDS = 10
+# Room comes when a run ends. Who was refused together need not come back together: between these two, by chance.
+_FULL_RETRY_SECONDS = (2.0, 8.0)
 # Parameters that are checked on the event loop, in some ten milliseconds. Tens of thousands take seconds, and every
 # other stream lives there too.
 _CHECKED_AT_ONCE = 1_000
@@ -53,6 +57,7 @@ _STATUSES: tuple[tuple[type[SeismogradError], grpc.StatusCode], ...] = (
     (UnknownRankError, grpc.StatusCode.NOT_FOUND),
     (RankTakenError, grpc.StatusCode.ALREADY_EXISTS),
     (LaunchConflictError, grpc.StatusCode.FAILED_PRECONDITION),
+    (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StorageError, grpc.StatusCode.UNAVAILABLE),
 )
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -132,6 +137,11 @@ class TelemetryServicer:
 
     async def _stream_steps(self, _requests: object, context: Context) -> None:
         stream = Stream()
+        try:
+            self._pipeline.capacity.admit_stream()
+        except LimitError as error:
+            self._count("StreamSteps", status_of(error))
+            await abort(context, error)
         self._log.attach(stream)
         reader = asyncio.create_task(self._read(stream, context))
         try:
@@ -192,14 +202,21 @@ def status_of(error: SeismogradError) -> grpc.StatusCode:
     return next((code for kind, code in _STATUSES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
+def _retry_seconds(error: StorageError | LimitError) -> float:
+    if isinstance(error, LimitError):
+        return random.uniform(*_FULL_RETRY_SECONDS)  # noqa: S311 (no secret)
+    return _BUSY_RETRY_SECONDS if isinstance(error, StorageBusyError) else _FAILED_RETRY_SECONDS
+
+
 async def abort(context: Context, error: SeismogradError) -> NoReturn:
     """End a call with the status of an error; for what passes by itself, say when to try again."""
     code = status_of(error)
     metadata: tuple[tuple[str, bytes], ...] = ()
-    if code is grpc.StatusCode.UNAVAILABLE:
-        seconds = _BUSY_RETRY_SECONDS if isinstance(error, StorageBusyError) else _FAILED_RETRY_SECONDS
+    if isinstance(error, StorageError | LimitError):
+        delay = Duration()
+        delay.FromMilliseconds(round(1000 * _retry_seconds(error)))
         details = Status(code=code.value[0], message=str(error))
-        details.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
+        details.details.add().Pack(RetryInfo(retry_delay=delay))
         metadata = ((_DETAILS_KEY, details.SerializeToString()),)
     await context.abort(code, str(error), metadata)
     raise AssertionError("abort always raises")

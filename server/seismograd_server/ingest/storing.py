@@ -71,6 +71,7 @@ class Storing:
             try:
                 data = b"".join([stream.unclaimed, *(frame.data for frame in own)])
                 arrival = self._decoder.decode(data, stream.handles)
+                self._pipeline.capacity.admit_catalogs(arrival.catalogs, now)
                 stream.speak_for(arrival.handles)
                 # A new stream may begin with nothing but catalogs, which do not say whose they are: they are read
                 # again with what comes next.

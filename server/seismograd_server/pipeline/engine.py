@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,7 @@ class PipelineSettings:
         steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
         pace_seconds: a run that has just been judged waits so long for more of its steps: judging costs about as much
             for one step as for fifty. No longer than an alert may wait.
+        standing_bytes: what live runs, their ranks and open streams may hold before newcomers are refused.
     """
 
     patience: Patience = field(default_factory=Patience)
@@ -70,6 +72,7 @@ class PipelineSettings:
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
     steps_at_once: int = 2048
     pace_seconds: float = 0.0
+    standing_bytes: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,11 @@ class RunEngine:
     def waiting_bytes(self) -> int:
         """Bytes of records that wait for their steps to close, about."""
         return sum(series.aligner.size for series in self.series.values())
+
+    @property
+    def layers(self) -> int:
+        """How many layers are watched, over all optimizers."""
+        return sum(series.width for series in self.series.values())
 
     def close(self, now: float, *, everything: bool, most: int) -> list[Closed]:
         """Close what can be closed, about `most` steps of it."""

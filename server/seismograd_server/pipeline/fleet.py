@@ -48,6 +48,15 @@ class Fleet:
         """The engines of which something is to be expected."""
         return iter(list(self._engines.values()))
 
+    @property
+    def resting(self) -> list[RunEngine]:
+        """Those of runs that are over and only still shown, the longest over first."""
+        return list(self._resting.values())
+
+    def holds(self, run_id: int) -> bool:
+        """Whether a run is in memory."""
+        return run_id in self._engines or run_id in self._resting
+
     def expect(self, run_id: int, *, first: bool = False) -> None:
         """There is something to judge of a run; with `first` before all others, because somebody waits for it."""
         self._turns.expect(run_id, first=first)
@@ -202,12 +211,12 @@ class Fleet:
 
     def _let_go(self, now: float) -> None:
         for run_id in [run_id for run_id, engine in self._resting.items() if engine.may_leave(now)]:
-            self._forget(run_id)
+            self.forget(run_id)
         here = self._engines.keys() | self._resting.keys()
         if here:
             with contextlib.suppress(StorageBusyError), self._database.read() as transaction:
                 for run_id in here - transaction.runs.existing(here):
-                    self._forget(run_id)
+                    self.forget(run_id)
 
     def _load(self, run_id: int, now: float) -> bool:
         """Build a run from the store, unless it cannot be judged; whether the store answered."""
@@ -220,7 +229,7 @@ class Fleet:
             with self._database.read() as transaction:
                 engine = load_engine(transaction, run_id, self._settings, now)
         except NotFoundError:  # deleted
-            self._forget(run_id)
+            self.forget(run_id)
             return True
         except StorageBusyError as error:
             self._stale.add(run_id)
@@ -237,7 +246,8 @@ class Fleet:
             self.expect(run_id)
         return True
 
-    def _forget(self, run_id: int) -> None:
+    def forget(self, run_id: int) -> None:
+        """Let go of a run: it is shown no longer, and built from the store when there is news of it."""
         self._engines.pop(run_id, None)
         self._resting.pop(run_id, None)
         self._views.pop(run_id, None)

@@ -6,7 +6,7 @@ never before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from seismograd_server.model import Catalog, Health, Rank, StreamKey, Watermark
@@ -41,6 +41,14 @@ class RankBook:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._senders: dict[int, Sender] = {}
+
+    def __iter__(self) -> Iterator[Sender]:
+        """The senders that are in the book."""
+        return iter(list(self._senders.values()))
+
+    def get(self, handle: int) -> Sender | None:
+        """A sender, if it is in the book."""
+        return self._senders.get(handle)
 
     def sender(self, handle: int) -> Sender:
         """The rank behind a handle.

@@ -188,6 +188,14 @@ class Series:
         return LayerLevels(layout.names, norms, self.watch.usual_layers(len(norms)))
 
     @property
+    def width(self) -> int:
+        """How many layers are watched: in the last closed step, or in the largest catalog while there is none."""
+        if self.latest_layers is not None:
+            return len(self.latest_layers[0].names)
+        catalogs = self._composer.catalogs.values() if self._composer is not None else ()
+        return max((len(catalog.parameters) for catalog in catalogs), default=0)
+
+    @property
     def behind(self) -> bool:
         """Whether more could have been closed than was asked for."""
         return self._aligner is not None and self._aligner.capped

@@ -32,6 +32,7 @@ from seismograd_server.instruments import Instruments
 from seismograd_server.model import Catalog, RankIdentity, RecordKind, RunState, Snapshot, StepBatch, Transition
 from seismograd_server.pipeline.arrivals import Arrival, Notice, Opened, Receipt
 from seismograd_server.pipeline.asking import Asking
+from seismograd_server.pipeline.capacity import Capacity
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.fleet import Fleet
 from seismograd_server.pipeline.judging import Job, OutboxEntries, save_states, take_turns, write
@@ -67,6 +68,7 @@ class Pipeline:
         self._failure_point = failure_point
         self._book = RankBook(database)
         self._fleet = Fleet(database, instruments, settings, self._book)
+        self.capacity = Capacity(database, self._fleet, self._book, instruments, settings.standing_bytes)
         self.asking = Asking(database, self._book, settings.capture)  # what jobs are asked for
         self._notices: list[Notice] = []
         self.hasty = False  # whether the runs that were judged last would better have waited for more of their steps
@@ -119,8 +121,10 @@ class Pipeline:
         Raises:
             RankTakenError, LaunchConflictError: what it says contradicts what is known.
             InvalidBatchError: a catalog's version is known with other parameters.
+            LimitError: there is no room for it.
             StorageError: nothing has been changed.
         """
+        self.capacity.admit_rank(identity, catalogs, now)
         with self._database.begin() as transaction:
             opened = transaction.runs.open_rank(identity, now)
             for catalog in catalogs:
@@ -251,6 +255,7 @@ class Pipeline:
         if self._failed_at is not None and 0 <= now - self._failed_at < _RETRY_SECONDS:
             return False
         self._failed_at = None
+        self.capacity.look(now)
         if not self._fleet.refresh(now):
             self._failed_at = now
             return False

@@ -42,6 +42,20 @@ def open_rank(connection: Connection, identity: RankIdentity, now: float) -> Ope
     return OpenedRank(rank, launch, run, resumed)
 
 
+def find_rank(connection: Connection, identity: RankIdentity) -> tuple[int | None, int | None]:
+    """See `RunRepository.find_rank`."""
+    launch = (launches.c.run_id == runs.c.run_id) & (launches.c.launch_id == identity.launch_id)
+    rank = (ranks.c.launch_row == launches.c.launch_row) & (ranks.c.rank == identity.rank)
+    found = connection.execute(
+        select(runs.c.run_id, ranks.c.handle)
+        .select_from(runs)
+        .outerjoin(launches, launch)
+        .outerjoin(ranks, rank & (ranks.c.session_id == identity.session_id))
+        .where(runs.c.project == identity.key.project, runs.c.run == identity.key.run)
+    ).one_or_none()
+    return (None, None) if found is None else (found.run_id, found.handle)
+
+
 def run_of(row: AnyRow) -> Run:
     """A row of `runs`."""
     return Run(

@@ -24,7 +24,7 @@ from seismograd_server.model import (
 from seismograd_server.store.catalogs import load_catalogs, save_catalog
 from seismograd_server.store.deletion import delete_run, delete_segments
 from seismograd_server.store.listing import count_states, list_runs
-from seismograd_server.store.opening import OpenedRank, launch_of, open_rank, rank_of, run_of
+from seismograd_server.store.opening import OpenedRank, find_rank, launch_of, open_rank, rank_of, run_of
 from seismograd_server.store.progress import Progress, note_heard, note_progress
 from seismograd_server.store.schema import checkpoints, health, launches, optimizers, ranks, runs
 from seismograd_server.store.upsert import insert_into
@@ -55,6 +55,10 @@ class RunRepository:
             LaunchConflictError: another world size than the launch has, or a launch id of another run.
         """
         return open_rank(self._connection, identity, now)
+
+    def find_rank(self, identity: RankIdentity) -> tuple[int | None, int | None]:
+        """The run of a process and its handle, each None when it was never opened."""
+        return find_rank(self._connection, identity)
 
     def rank(self, handle: int) -> Rank:
         """The rank behind a handle.

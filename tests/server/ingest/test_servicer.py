@@ -88,12 +88,15 @@ class Service:
 
 
 @asynccontextmanager
-async def service(log_settings: LogSettings | None = None) -> AsyncIterator[Service]:
+async def service(
+    log_settings: LogSettings | None = None, pipeline_settings: PipelineSettings | None = None
+) -> AsyncIterator[Service]:
     limits = IngestLimits()
     instruments = Instruments(CollectorRegistry())
     with Database.open("sqlite://", owner="test") as database:
         built = Service(database, None, instruments, None)  # type: ignore[arg-type]  # filled in below
-        built.pipeline = Pipeline(database, instruments, PipelineSettings(), failure_point=built.reach)
+        how = pipeline_settings or PipelineSettings()
+        built.pipeline = Pipeline(database, instruments, how, failure_point=built.reach)
         built.pipeline.start(0.0)
         log = Log(
             built.pipeline, log_settings or LogSettings(limits=limits), instruments, on_fatal=built.fatal.set_result
