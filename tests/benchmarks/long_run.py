@@ -75,7 +75,8 @@ class Reader:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout is not None
         port = json.loads(self.process.stdout.readline())["http_port"]
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/runs/{KEY.project}/{KEY.run}", timeout=60)
+        self.home = f"http://127.0.0.1:{port}"
+        self._http = httpx.Client(base_url=f"{self.home}/api/v1/runs/{KEY.project}/{KEY.run}", timeout=60)
         self._long = long
         self._first = 0
 

@@ -11,10 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from seismograd_server.store.database import Database
 from seismograd_server.web.links import segment
+from tests.screenshots.__main__ import PICTURES, exploded, take
 from tests.support.browser import Visit
 from tests.support.reading import Stocked
 from tests.support.seismograd import SeismogradServer, Training
@@ -203,6 +204,17 @@ def test_other_rules_are_tried_on_stored_runs_and_bad_ones_are_explained(
     expect(page.get_by_text("did you mean")).to_be_visible()
     seen.complaints = [each for each in seen.complaints if "400" not in each]
     seen.assert_clean()
+
+
+def test_the_pictures_of_the_readme_can_be_taken_anew(
+    served: SeismogradServer, chromium: Browser, tmp_path: Path
+) -> None:
+    assert exploded(served.http) == RUN
+    pictures = take(chromium, served.http, RUN, tmp_path)
+    readme = (PICTURES.parents[1] / "README.md").read_text()
+    assert {f"tests/screenshots/{each.name}" for each in pictures} >= set(re.findall(r"\((tests/.*?\.png)\)", readme))
+    for each in pictures:
+        assert (PICTURES / each.name).read_bytes()[:8] == each.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from seismograd.cli import SERVER_COMMANDS, program
 from seismograd_server.config import load_settings
+from seismograd_server.rules.parse import parse
 from tests.conformance.cases import CASES
 from tests.support.processes import require_program
 
@@ -29,11 +30,18 @@ def yaml(word: str) -> str:
 
 
 def test_the_servers_configuration_is_accepted(tmp_path: Path) -> None:
-    (tmp_path / "seismograd.toml").write_text("\n".join(reversed(blocks("toml"))))  # keys of no table come first
+    server = [block for block in blocks("toml") if not block.startswith("[[policy]]")]
+    (tmp_path / "seismograd.toml").write_text("\n".join(reversed(server)))  # keys of no table come first
     settings = load_settings(tmp_path / "seismograd.toml")
     assert (settings.retention.keep_days, settings.retention.projects["sandbox"].keep_days) == (90, 7)
     assert [each.url for each in settings.notify.alertmanagers] == ["http://127.0.0.1:9093"]
     assert len(settings.notify.webhooks) == 1
+
+
+def test_the_rules_are_accepted() -> None:
+    (policies,) = [block for block in blocks("toml") if block.startswith("[[policy]]")]
+    (matched,) = parse(policies).policies
+    assert [each.word for each in matched.policy.kinds] == ["capture", "checkpoint", "stop"]
 
 
 def test_prometheus_accepts_its_configuration_and_the_rules(tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ def main() -> int:
             run=arguments.run,
             server=arguments.server,
             config=vars(arguments),
+            # A step of this model takes a few milliseconds: one percent of it would buy a look at each rank's own
+            # gradients only now and then, and who is to blame must be known within some thirty steps.
+            sample_budget=0.1,
         )
         for step in range(arguments.steps):
             symbols, following = text.contexts(BATCH, LENGTH)

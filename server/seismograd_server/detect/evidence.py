@@ -74,10 +74,14 @@ def leaders(step: Step, context: Context, rank: int | None) -> str:
 
 
 def times(octaves: float) -> str:
-    """Say a factor as people do: `12 x`, `3.4e+05 x`."""
+    """Say a factor as people do: `12.3 x`, `3,400 x`, `3.4e+05 x`."""
     if octaves >= 1000.0:
         return "more than 1e300 x"
-    return f"{2.0**octaves:.2g} x" if octaves > 6.7 else f"{2.0**octaves:.1f} x"
+    ratio = 2.0**octaves
+    if octaves <= 6.7:
+        return f"{ratio:.1f} x"
+    # Two digits are as much as anybody reads, and a power of ten is quicker read only where there are many zeros.
+    return f"{float(f'{ratio:.2g}'):,.0f} x" if ratio < 1e5 else f"{ratio:.2g} x"
 
 
 def baseline_status(signature: Signature, context: Context) -> DetectorStatus:
