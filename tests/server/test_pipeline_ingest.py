@@ -230,3 +230,15 @@ def test_checkpoints_of_the_job_are_kept(database: Database, pipeline: Pipeline,
         pipeline.ingest([Arrival(checkpoints=(saved,))], NOW)
     with database.read() as transaction:
         assert list(transaction.runs.checkpoints(1)) == [saved]
+
+
+def test_runs_of_one_model_hold_one_catalog(pipeline: Pipeline, run: SyntheticRun) -> None:
+    twin = SyntheticRun(pipeline, name="twin", launch="twin").open()
+    key, newer = (0, 0), Catalog(0, 1, parameters(names=("other",)))
+    pipeline.ingest(
+        [Arrival(catalogs=((each.handle(0), Catalog(0, 1, newer.parameters)),)) for each in (run, twin)], NOW
+    )
+    (one, other) = (pipeline.book.sender(each.handle(0)).catalogs for each in (run, twin))
+    assert one[key] is other[key]
+    assert one[0, 1] is other[0, 1]
+    assert one[0, 1] == newer != one[key]

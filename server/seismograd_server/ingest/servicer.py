@@ -162,6 +162,7 @@ class TelemetryServicer:
         try:
             while (data := await context.read()) is not aio.EOF:
                 await self._log.append(stream, data)
+                del data  # or every stream would hold its last frame until the next one comes
             stream.end()
         except StorageBusyError as error:
             stream.fail(error)

@@ -147,7 +147,7 @@ class Parameter:
     tied_group: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Catalog:
     """The parameters behind the tensor columns of one (rank, optimizer)."""
 

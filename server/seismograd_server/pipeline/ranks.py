@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from seismograd_server.model import Catalog, Health, Rank, StreamKey, Watermark
 from seismograd_server.store.database import Database, Transaction
@@ -41,6 +42,7 @@ class RankBook:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._senders: dict[int, Sender] = {}
+        self._catalogs: WeakValueDictionary[int, Catalog] = WeakValueDictionary()  # by hash, as long as any is in use
 
     def __iter__(self) -> Iterator[Sender]:
         """The senders that are in the book."""
@@ -60,7 +62,8 @@ class RankBook:
         found = self._senders.get(handle)
         if found is None:
             with self._database.read() as transaction:
-                found = self._senders[handle] = read_sender(transaction, handle)
+                found = read_sender(transaction, handle)
+            self.keep(found)
         return found
 
     def catalog(self, handle: int, optimizer: int, version: int) -> Catalog | None:
@@ -69,7 +72,13 @@ class RankBook:
 
     def keep(self, sender: Sender) -> None:
         """Replace what is known of a rank."""
+        sender.catalogs = {key: self.share(catalog) for key, catalog in sender.catalogs.items()}
         self._senders[sender.rank.handle] = sender
+
+    def share(self, catalog: Catalog) -> Catalog:
+        """The same catalog, as others have it already: of the ranks and runs of one model each sends its own."""
+        found = self._catalogs.setdefault(hash(catalog), catalog)
+        return found if found == catalog else catalog
 
     def of_run(self, run_id: int) -> list[Sender]:
         """The senders of a run that are in the book."""

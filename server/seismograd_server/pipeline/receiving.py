@@ -68,7 +68,7 @@ def take_in(transaction: Transaction, book: RankBook, arrivals: Sequence[Arrival
 def commit_to_book(intake: Intake, book: RankBook, arrivals: Sequence[Arrival]) -> list[Receipt]:
     """Take over what has been committed, and answer each arrival."""
     for (handle, optimizer, version), catalog in intake.catalogs.items():
-        book.sender(handle).catalogs[optimizer, version] = catalog
+        book.sender(handle).catalogs[optimizer, version] = book.share(catalog)
     for stream, intervals in intake.received.items():
         book.sender(stream.rank_handle).received[stream] = intervals
     receipts = []
