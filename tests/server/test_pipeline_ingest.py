@@ -233,7 +233,7 @@ def test_checkpoints_of_the_job_are_kept(database: Database, pipeline: Pipeline,
 
 
 def test_runs_of_one_model_hold_one_catalog(pipeline: Pipeline, run: SyntheticRun) -> None:
-    twin = SyntheticRun(pipeline, name="twin", launch="twin").open()
+    twin = SyntheticRun(pipeline, name="twin", launch="twin", world_size=run.world_size).open()
     key, newer = (0, 0), Catalog(0, 1, parameters(names=("other",)))
     pipeline.ingest(
         [Arrival(catalogs=((each.handle(0), Catalog(0, 1, newer.parameters)),)) for each in (run, twin)], NOW
