@@ -10,6 +10,7 @@ import click
 from seismograd_server.commands.alerts import alerts
 from seismograd_server.commands.ask import ask
 from seismograd_server.commands.check import check
+from seismograd_server.commands.clip import clip
 from seismograd_server.commands.database import db
 from seismograd_server.commands.doctor import doctor
 from seismograd_server.commands.postmortem import postmortem
@@ -27,4 +28,17 @@ def _demo() -> list[click.Command]:
     return [command]
 
 
-COMMANDS: list[click.Command] = [serve, *_demo(), runs, alerts, silence, rules, ask, check, postmortem, doctor, db]
+COMMANDS: list[click.Command] = [
+    serve,
+    *_demo(),
+    runs,
+    alerts,
+    silence,
+    rules,
+    ask,
+    check,
+    postmortem,
+    clip,
+    doctor,
+    db,
+]

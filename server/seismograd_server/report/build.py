@@ -10,6 +10,7 @@ from seismograd_server.reading.history import History
 from seismograd_server.report import layers as layer_order
 from seismograd_server.report.advice import Case, advise
 from seismograd_server.report.causes import diagnose
+from seismograd_server.report.clip.study import study
 from seismograd_server.report.contents import Focus, LayerRise, RankView, Report, Verdict
 from seismograd_server.report.facts import configuration, key_facts, last_good_checkpoint, number_alerts, timeline
 from seismograd_server.report.focus import doubling_steps, find_focus, healthy_norms
@@ -36,8 +37,9 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
     ranks = compare_ranks(history.rank_window, focus.onset, focus.lead)
     alerts = number_alerts(history)
     depth = None if history.layers is None else layer_order.depth_growth(history.layers, focus.onset)
+    clip = study(series, focus.onset)
     case = Case(
-        series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth
+        series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth, clip
     )
     advice = advise(case)
     where = _where(focus, rises, ranks)
@@ -65,6 +67,7 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
         configuration=configuration(history),
         causes=diagnose(case),
         advice=advice,
+        clip=clip,
         gaps=data_gaps(history),
         blind=blind_spots(history, focus, healthy, verdict),
     )

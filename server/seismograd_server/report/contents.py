@@ -12,6 +12,7 @@ from seismograd_server.display.curves import CurveData
 from seismograd_server.display.heat import Heatmap
 from seismograd_server.model import Alert, AskedDirective, Checkpoint, Float64, Int64, Run, RunKey
 from seismograd_server.reading.history import Recorded
+from seismograd_server.report.clip.types import ClipStudy
 
 
 class Verdict(enum.StrEnum):
@@ -200,5 +201,6 @@ class Report:
     configuration: tuple[tuple[str, str], ...]
     causes: tuple[Cause, ...]  # the likeliest first
     advice: tuple[Advice, ...]
+    clip: ClipStudy
     gaps: tuple[str, ...]
     blind: tuple[str, ...]

@@ -23,6 +23,7 @@ from seismograd_server.display.numbers import clock_time, figure, octaves, times
 from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Alert, AlertState, Severity
 from seismograd_server.report.asked import asked_rows, recorded_rows
+from seismograd_server.report.clip.values import drift_sentence, threshold_rows
 from seismograd_server.report.contents import Event, LayerRise, NumberedAlert, RankView, Report
 from seismograd_server.report.summary import signature_name
 
@@ -86,6 +87,8 @@ def render_html(report: Report, run_url: str = "") -> str:
             rises=[_RiseRow.of(rise) for rise in report.rises[:_SHOWN_RISES]],
             rank_charts=_rank_charts(report.ranks, moments),
             rank_note=_rank_note(report.ranks),
+            clip_rows=threshold_rows(report.clip),
+            clip_drift=drift_sentence(report.clip),
             timeline=[_EventRow.of(event) for event in report.timeline],
             alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
             asked=asked_rows(report.directives),

@@ -17,6 +17,7 @@ from seismograd_server.reading.encoding import (
     number,
     run_json,
 )
+from seismograd_server.report.clip.values import clip_json
 from seismograd_server.report.contents import Report
 
 
@@ -93,6 +94,7 @@ def report_values(report: Report) -> Json:
             {"title": advice.title, "reason": advice.reason, "numbers": dict(advice.numbers)}
             for advice in report.advice
         ],
+        "clip": clip_json(report.clip),
         "gaps": list(report.gaps),
         "blind": list(report.blind),
         "series": _curve(report.whole),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from seismograd_server.display.numbers import octaves, timestamp
 from seismograd_server.display.text import printable
 from seismograd_server.report.asked import asked_rows, recorded_rows
+from seismograd_server.report.clip.values import drift_sentence, threshold_rows
 from seismograd_server.report.contents import Cause, LayerRise, Report
 from seismograd_server.report.render_html import evidence_rows
 from seismograd_server.report.summary import signature_name
@@ -15,6 +16,7 @@ from seismograd_server.report.summary import signature_name
 # What Markdown, or HTML inside it, would read as markup. A line break would end a table row or a list entry.
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+|!~&])")
 _SHOWN_RISES = 8
+_CLIP_HEAD = ("threshold", "steps clipped", "mean coefficient", "of the path left", "clipped from the onset on")
 
 
 def render_markdown(report: Report) -> str:
@@ -30,6 +32,10 @@ def render_markdown(report: Report) -> str:
     if report.advice:
         parts.append("## What to try")
         parts.append("\n".join(f"{place}. {_advice(report, place - 1)}" for place in range(1, len(report.advice) + 1)))
+    if report.clip.steps:
+        parts.append("## Clipping")
+        parts.append(_safe(f"{report.clip.recommendation.reason} {drift_sentence(report.clip)}".strip()))
+        parts.append(_table(_CLIP_HEAD, threshold_rows(report.clip)))
     parts.append("## Timeline")
     parts.append(
         "\n".join(

@@ -25,6 +25,7 @@ from seismograd_server.store.database import Database
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
+from seismograd_server.web.clip_api import ClipApi
 from seismograd_server.web.fleet_page import FleetPage
 from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
@@ -37,7 +38,7 @@ from seismograd_server.web.rules_api import RulesApi
 from seismograd_server.web.rules_page import RulesPage
 from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
-from seismograd_server.web.settings import Ask, Postmortem, WebSettings
+from seismograd_server.web.settings import Ask, ClipAdvice, Postmortem, WebSettings
 from seismograd_server.web.settings_page import SettingsPage
 
 _log = structlog.get_logger("seismograd.web")
@@ -54,6 +55,7 @@ def create_app(
     metrics_page: Callable[[str], tuple[bytes, str]],
     ready: Callable[[], bool],
     postmortem: Postmortem,
+    clip_advice: ClipAdvice,
     ask: Ask,
     people: People,
     settings: WebSettings,
@@ -68,6 +70,7 @@ def create_app(
         metrics_page: (Accept header) -> (body, Content-Type) of `/metrics`; called in a worker thread.
         ready: whether `/readyz` should say yes; must not block.
         postmortem: writes reports; called in a worker thread.
+        clip_advice: studies the clipping of runs; called in worker threads.
         ask: asks something of a job.
         people: what people do to alerts; called in worker threads.
         settings: see WebSettings.
@@ -79,11 +82,12 @@ def create_app(
     series = SeriesApi(database, turns=turns)
     alerts = AlertsApi(database, people, clock, turns=turns)
     incidents = IncidentsApi(database, turns=turns)
+    clip = ClipApi(clip_advice, turns=turns)
     rules = RulesApi(database, turns=turns)
     renderer = Renderer()
     pages = Pages(database, renderer, turns=turns)
     fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
-    run_page = RunPage(database, snapshot, renderer, clock, turns=turns)
+    run_page = RunPage(database, snapshot, renderer, clock, clip_advice, turns=turns)
     rules_page = RulesPage(database, rules_in_force, renderer, turns=turns)
     settings_page = SettingsPage(database, ready, renderer, settings, turns=turns)
     forms = Forms(people, turns=turns)
@@ -129,6 +133,7 @@ def create_app(
             Route(f"{run}/series", series.series),
             Route(f"{run}/layers", series.layers),
             Route(f"{run}/recorder", api.recorder),
+            Route(f"{run}/clip", clip.clip),
             Route(f"{run}/alerts", alerts.run_alerts),
             Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),

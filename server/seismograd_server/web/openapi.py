@@ -21,6 +21,7 @@ _WHOLE = {"type": "integer"}
 _RUN_STATES = {"type": "string", "enum": [state.value for state in RunState]}
 _ALERT_STATES = {"type": "string", "enum": [state.value for state in AlertState]}
 _LAYER_QUANTITIES = {"type": "string", "enum": [quantity.value for quantity in LayerQuantity]}
+_NUMBERS = {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}
 _STEPS = {"optimizer": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE}
 # What each handler reads of the query, by its name.
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -28,6 +29,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "runs": {"project": _TEXT, "state": _RUN_STATES, "limit": _WHOLE, "before": _WHOLE},
     "series": {**_STEPS, "points": _WHOLE},
     "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
+    "clip": {"at": _NUMBERS, "steps": _WHOLE},
     "recorder": {**_STEPS, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},

@@ -36,10 +36,12 @@ from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, key_of, number_of
 from seismograd_server.web.api import view_of
+from seismograd_server.web.clip_panel import CLIP_STEPS, clip_panel
 from seismograd_server.web.links import run_path
 from seismograd_server.web.ranges import StepRange, chosen_range, range_links, range_query
 from seismograd_server.web.rendering import REFRESH_SECONDS, Renderer, drawn
 from seismograd_server.web.rows import alert_row, asked_row, run_row
+from seismograd_server.web.settings import ClipAdvice
 from seismograd_server.web.silence_rows import silence_row
 
 _ALERTS_SHOWN = 12
@@ -58,6 +60,7 @@ class RunPage:
         snapshot: Callable[[], Snapshot],
         renderer: Renderer,
         clock: Callable[[], float],
+        clip_advice: ClipAdvice,
         *,
         turns: Turns,
     ) -> None:
@@ -66,6 +69,7 @@ class RunPage:
         self._snapshot = snapshot
         self._renderer = renderer
         self._clock = clock
+        self._clip_advice = clip_advice
 
     async def run(self, request: Request) -> Response:
         """GET /runs/{project}/{run}: one run, live. Steps first_step to last_step, or the `latest` so many."""
@@ -90,6 +94,7 @@ class RunPage:
                 "checkpoint": max((each.step for each in checkpoints), default=None),
                 "asked": [asked_row(each) for each in directives],
                 "silences": [silence_row(each, now) for each in silences if silences_run(each, key)],
+                "clip": clip_panel(self._clip_advice(key, most_steps=CLIP_STEPS)),
             }
 
         return await self._turns(lambda: self._renderer.page("run.html", values()))

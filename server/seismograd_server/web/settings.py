@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from seismograd_server.model import AskedDirective, RunKey
 from seismograd_server.pipeline import Request
+from seismograd_server.reading.encoding import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,13 @@ class Postmortem(Protocol):
 
     def __call__(self, key: RunKey, file_format: str, now: float) -> Document:
         """Give the report as "html", "md" or "json". Blocks. Raises NotFoundError, UsageError, StorageError."""
+
+
+class ClipAdvice(Protocol):
+    """Studies the clipping of a run; `seismograd_server.report.ClipAdviser` is the one there is."""
+
+    def __call__(self, key: RunKey, thresholds: Sequence[float] = (), most_steps: int | None = None) -> Json:
+        """What its norms say, as JSON values, or those of a sample. Blocks. Raises NotFoundError, StorageError."""
 
 
 class Ask(Protocol):

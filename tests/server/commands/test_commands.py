@@ -194,6 +194,21 @@ def test_a_silence_is_added_listed_and_ended(program: Program) -> None:
     assert program("silence", "expire", "nothing").exit_code == 1
 
 
+def test_a_clip_threshold_is_recommended_with_what_others_would_have_done(program: Program) -> None:
+    shown = program("clip", "exploding")
+    assert shown.exit_code == 0, shown.output
+    assert "Recommended: " in shown.output
+    assert "(recommended)" in shown.output
+    assert "from the onset" in shown.output
+    values = json.loads(program("clip", "mt/exploding", "--at", "0.5", "--at", "4", "--json").output)
+    assert [each["threshold"] for each in values["thresholds"]] == [0.5, 4.0]
+    assert values["onset_step"] is not None
+    refused = program("clip", "exploding", "--at", "-1")
+    assert (refused.exit_code, "at: '-1.0' is no threshold" in refused.stderr) == (1, True)
+    assert program("clip", "exploding", "--at", "much").exit_code == 2
+    assert program("clip", "odd [bold]name\u202e").exit_code == 0
+
+
 def test_a_post_mortem_goes_to_a_file_named_after_the_run(program: Program, tmp_path: Path) -> None:
     result = program("postmortem", "exploding")
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from seismograd_server.model import Alert, Checkpoint, Signature
 from seismograd_server.reading.history import LayerWindow, Series
+from seismograd_server.report.clip.types import ClipStudy
 from seismograd_server.report.contents import Focus, Healthy, LayerRise, RankView, Verdict
 
 # Local norms of equal shards seldom differ by two; at four times, one rank is another case than the rest.
@@ -29,6 +30,7 @@ class Case:
     checkpoint: Checkpoint | None
     doubling: float | None
     depth: tuple[float, float, int] | None  # factor per layer, goodness of fit, layers
+    clip: ClipStudy
 
     @property
     def is_explosive(self) -> bool:

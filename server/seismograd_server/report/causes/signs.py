@@ -10,7 +10,6 @@ import numpy as np
 from seismograd_server.model import Float64
 from seismograd_server.reading.history import LayerWindow
 from seismograd_server.report.advice.case import Case
-from seismograd_server.report.advice.clipping import threshold_in_force
 from seismograd_server.report.advice.rates import update_ratio_at_onset
 
 # Beside the onset: the step that a detector dates it to may be the one before or after.
@@ -102,7 +101,7 @@ def read_signs(case: Case) -> Signs:
         update_ratio=update_ratio_at_onset(layers, onset),
         bias_gap=math.nan if layers is None else _bias_gap(layers, onset),
         first_norm=_median(series.norm[:3]),
-        clip=threshold_in_force(series, row),
+        clip=case.clip.in_force,
         precision=float(series.skipped.mean()) if scaled.any() else math.nan,
         came_broken=_came_broken(case, row),
     )

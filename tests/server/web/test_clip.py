@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from seismograd_server.display.distribution import distribution_chart
+from seismograd_server.reading.sampling import read_sample
+from seismograd_server.report import ClipAdviser
+from tests.support.long_run import KEY, LongRun, write
+from tests.support.reading import EXPLODING, Stocked
+from tests.support.synthetic import NOW
+
+Connect = Callable[..., httpx.AsyncClient]
+PATH = "/api/v1/runs/mt/exploding/clip"
+
+
+def get(app: Starlette, connect: Connect, path: str, **headers: str) -> httpx.Response:
+    async def request() -> httpx.Response:
+        async with connect(app, headers=headers) as client:
+            return await client.get(path)
+
+    return asyncio.run(request())
+
+
+def test_the_api_says_what_the_study_says(stocked: Stocked, connect: Connect) -> None:
+    answer = get(stocked.app(), connect, f"{PATH}?at=0.5&at=2").json()
+    assert answer == ClipAdviser(stocked.database)(EXPLODING, [0.5, 2.0])
+    assert (answer["looked_at"], answer["closed_steps"]) == (200, 200)
+    assert answer["left_out"]["exploding"] > 0
+    assert len(answer["formulas"]) == 3
+
+
+@pytest.mark.parametrize("query", ["at=nan", "at=-1", "at=0", "at=1e999", "at=much", "steps=0", "steps=x"])
+def test_what_is_no_threshold_is_refused_by_name(stocked: Stocked, connect: Connect, query: str) -> None:
+    response = get(stocked.app(), connect, f"{PATH}?{query}")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(query.split("=", maxsplit=1)[0])
+
+
+def test_too_many_thresholds_are_refused(stocked: Stocked, connect: Connect) -> None:
+    response = get(stocked.app(), connect, PATH + "?" + "&".join(f"at={each}" for each in range(1, 40)))
+    assert (response.status_code, "39 thresholds" in response.json()["error"]) == (400, True)
+
+
+def test_the_page_shows_the_recommended_threshold_among_the_norms(stocked: Stocked, connect: Connect) -> None:
+    page = get(stocked.app(), connect, "/runs/mt/exploding", accept="text/html").text
+    recommended = ClipAdviser(stocked.database)(EXPLODING)["recommended"]
+    assert "(recommended)" in page
+    assert recommended["reason"].split(".")[0] in page
+    assert 'class="recommended-line"' in page
+    assert "What this cannot know" in page
+
+
+def test_a_page_of_a_run_without_a_step_has_no_panel(empty_store: Stocked, connect: Connect) -> None:
+    empty_store.add("new", norms=np.zeros(0), finish=False)
+    page = get(empty_store.app(), connect, "/runs/mt/new", accept="text/html")
+    assert page.status_code == 200
+    assert "Clipping" not in page.text
+
+
+def test_a_chart_of_nothing_is_empty_and_one_of_a_single_norm_is_not() -> None:
+    settings: dict[str, Any] = {"in_force": None, "recommended": 1.0, "identifier": "x"}
+    assert distribution_chart(np.zeros(0, np.int64), 0.0, 0.25, **settings) == ""
+    assert 'class="bar"' in distribution_chart(np.array([3]), 0.0, 0.25, **settings)
+
+
+LONG = LongRun(steps=10_000, layers=3, ranks=1)
+
+
+def test_a_sample_of_a_long_run_says_nearly_the_same_as_all_of_it(empty_store: Stocked) -> None:
+    write(empty_store.database, LONG, NOW)
+    adviser = ClipAdviser(empty_store.database)
+    whole, sample = adviser(KEY), adviser(KEY, most_steps=2048)
+    assert (whole["looked_at"], whole["closed_steps"]) == (10_000, 10_000)
+    assert (sample["looked_at"], sample["closed_steps"]) == (2048, 10_000)
+    assert [tenth["steps"] > 0 for tenth in sample["tenths"]] == [True] * 10
+    assert sample["recommended"]["threshold"] == pytest.approx(whole["recommended"]["threshold"], rel=0.05)
+    assert sample["now"]["mean_coefficient"] == pytest.approx(whole["now"]["mean_coefficient"], rel=0.01)
+    steps = read_sample(empty_store.database, 1, 0, 2048).steps
+    assert (np.diff(steps) > 0).all()
+    assert (steps[0], steps[-1]) == (0, 9_999)
