@@ -23,7 +23,18 @@ from tests.support.synthetic import exploding_losses, exploding_norms, new_pipel
 
 Begin = Callable[..., Visit]
 RUN = "/runs/mt/exploding"
-PAGES = ["/", RUN, f"{RUN}?first_step=120&last_step=199", "/runs/mt/healthy", "/rules", "/settings", "/nowhere"]
+COMPARED = "/compare?run=mt/healthy&run=mt/exploding"
+PAGES = [
+    "/",
+    RUN,
+    f"{RUN}?first_step=120&last_step=199",
+    "/runs/mt/healthy",
+    "/compare",
+    COMPARED,
+    "/rules",
+    "/settings",
+    "/nowhere",
+]
 HOSTILE = ["<img src=x onerror=alert(1)>", "'\"><script>alert(1)</script>", "{{ 7*7 }}", "a/b?#%", "snow ☃ \u202egnp"]
 
 

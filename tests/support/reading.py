@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from seismograd_server.model import AskedDirective, RunKey, Transition
 from seismograd_server.pipeline import Pipeline, Request
 from seismograd_server.pipeline.people import People
-from seismograd_server.report import ClipAdviser, PostmortemWriter
+from seismograd_server.report import ClipAdviser, PostmortemWriter, RunComparer
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
 from seismograd_server.web import WebSettings, create_app
@@ -64,6 +64,7 @@ class Stocked:
             "ready": lambda: True,
             "postmortem": PostmortemWriter(self.database),
             "clip_advice": ClipAdviser(self.database),
+            "compare": RunComparer(self.database),
             "ask": self._ask,
             "people": People(self.database, _nobody, lambda: NOW + 300.0),
             "settings": WebSettings(grpc_address="127.0.0.1:7450"),

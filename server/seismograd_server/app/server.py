@@ -43,7 +43,7 @@ from seismograd_server.model import AskedDirective, RunKey, Transition
 from seismograd_server.notify import Target, Worker, entries_for
 from seismograd_server.pipeline import FailurePoint, Pipeline, Request
 from seismograd_server.pipeline.people import People
-from seismograd_server.report import ClipAdviser, PostmortemWriter
+from seismograd_server.report import ClipAdviser, PostmortemWriter, RunComparer
 from seismograd_server.rules.file import RulesFile, RulesInForce
 from seismograd_server.store.database import Database
 from seismograd_server.store.outbox import OutboxEntry
@@ -255,6 +255,7 @@ class Server:
             people=self._people,
             postmortem=PostmortemWriter(self._database, self.external_url, self._pipeline.snapshot),
             clip_advice=ClipAdviser(self._database),
+            compare=RunComparer(self._database),
             settings=WebSettings(
                 allowed_hosts=self._hosts,
                 grpc_address=reachable(self.grpc_address),

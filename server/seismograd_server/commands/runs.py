@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from seismograd_server.commands import output
+from seismograd_server.commands.compare import compare
 from seismograd_server.commands.failures import Group
 from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
 from seismograd_server.display.numbers import duration, timestamp
@@ -18,6 +19,9 @@ from seismograd_server.model import RunState
 @click.group(cls=Group)
 def runs() -> None:
     """Recorded runs."""
+
+
+runs.add_command(compare)
 
 
 @runs.command("list")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,15 +11,13 @@ from seismograd_server.display.numbers import duration, figure, share, times, ti
 from seismograd_server.display.text import plural
 from seismograd_server.model import AlertState, Checkpoint, RunState, Severity
 from seismograd_server.reading.history import History, Opening
+from seismograd_server.report.configuration import covered, flattened
 from seismograd_server.report.contents import Event, Fact, Focus, Healthy, LayerRise, NumberedAlert, RankView
 from seismograd_server.report.layers import recurrent_gain
 from seismograd_server.report.summary import how_failed, signature_name
 
-# The client redacts before it sends; this is the second lock, for reports travel further than databases do.
-_SECRET = re.compile(r"(?i)(password|passwd|secret|token|api[_-]?key|credential|private[_-]?key|authorization)")
 # A configuration longer than this is an appendix nobody reads; the JSON report and the API have all of it.
 _SHOWN_ENTRIES = 60
-_SHOWN_LENGTH = 160
 _ONSET = "Onset"
 # A timeline is a story; all alerts have their own section.
 _SHOWN_ALERTS = 12
@@ -226,12 +222,12 @@ def configuration(history: History) -> tuple[tuple[str, str], ...]:
     """The run's configuration, tags and surroundings as rows, nested keys with dots, secrets covered."""
     run = history.run
     rows = [("framework", run.framework), ("strategy", run.strategy), ("world size", f"{run.world_size:,}")]
-    rows.extend((f"tag {key}", _covered(key, value)) for key, value in sorted(run.tags.items()))
+    rows.extend((f"tag {key}", covered(key, value)) for key, value in sorted(run.tags.items()))
     try:
         config = json.loads(run.config_json) if run.config_json else {}
     except ValueError:
         config = {"configuration": "not valid JSON"}
-    flat = _flattened("", config)
+    flat = [(key, covered(key, text)) for key, text in flattened("", config)]
     rows.extend(flat[:_SHOWN_ENTRIES])
     if len(flat) > _SHOWN_ENTRIES:
         rows.append(("…", f"{len(flat) - _SHOWN_ENTRIES:,} more entries"))
@@ -242,19 +238,3 @@ def configuration(history: History) -> tuple[tuple[str, str], ...]:
     )
     rows.append(("opened", timestamp(run.started_at)))
     return tuple((key, value) for key, value in rows if value)
-
-
-def _flattened(prefix: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        rows: list[tuple[str, str]] = []
-        for key, inner in value.items():
-            rows.extend(_flattened(f"{prefix}.{key}" if prefix else str(key), inner))
-        return rows
-    text = value if isinstance(value, str) else json.dumps(value)
-    return [(prefix or "configuration", _covered(prefix, text))] if prefix or value else []
-
-
-def _covered(key: str, text: str) -> str:
-    if _SECRET.search(key):
-        return "•••"
-    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"

@@ -26,6 +26,7 @@ from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.answers import Turns, in_thread, json_answer
 from seismograd_server.web.api import Api
 from seismograd_server.web.clip_api import ClipApi
+from seismograd_server.web.compare_page import ComparePage
 from seismograd_server.web.fleet_page import FleetPage
 from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
@@ -38,7 +39,7 @@ from seismograd_server.web.rules_api import RulesApi
 from seismograd_server.web.rules_page import RulesPage
 from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
-from seismograd_server.web.settings import Ask, ClipAdvice, Postmortem, WebSettings
+from seismograd_server.web.settings import Ask, ClipAdvice, Compare, Postmortem, WebSettings
 from seismograd_server.web.settings_page import SettingsPage
 
 _log = structlog.get_logger("seismograd.web")
@@ -56,6 +57,7 @@ def create_app(
     ready: Callable[[], bool],
     postmortem: Postmortem,
     clip_advice: ClipAdvice,
+    compare: Compare,
     ask: Ask,
     people: People,
     settings: WebSettings,
@@ -71,6 +73,7 @@ def create_app(
         ready: whether `/readyz` should say yes; must not block.
         postmortem: writes reports; called in a worker thread.
         clip_advice: studies the clipping of runs; called in worker threads.
+        compare: holds runs against each other; called in worker threads.
         ask: asks something of a job.
         people: what people do to alerts; called in worker threads.
         settings: see WebSettings.
@@ -88,6 +91,7 @@ def create_app(
     pages = Pages(database, renderer, turns=turns)
     fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
     run_page = RunPage(database, snapshot, renderer, clock, clip_advice, turns=turns)
+    compare_page = ComparePage(database, compare, renderer, turns=turns)
     rules_page = RulesPage(database, rules_in_force, renderer, turns=turns)
     settings_page = SettingsPage(database, ready, renderer, settings, turns=turns)
     forms = Forms(people, turns=turns)
@@ -115,6 +119,7 @@ def create_app(
             Route("/", fleet.fleet),
             Route("/runs/{project}/{run}", run_page.run),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
+            Route("/compare", compare_page.compared),
             Route("/incidents/{incident_id}", pages.incident),
             Route("/rules", rules_page.rules, methods=["GET"]),
             Route("/rules", rules_page.backtest, methods=["POST"]),
@@ -138,6 +143,7 @@ def create_app(
             Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),
             Route(f"{run}/backtest", rules.backtest, methods=["POST"]),
+            Route("/api/v1/compare", compare_page.compare),
             Route("/api/v1/alerts", alerts.alerts),
             Route("/api/v1/alerts/{alert_id}", alerts.alert),
             Route("/api/v1/alerts/{alert_id}/ack", alerts.acknowledge, methods=["POST"]),

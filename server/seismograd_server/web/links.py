@@ -23,6 +23,13 @@ def run_path(key: RunKey) -> str:
     return f"/runs/{segment(key.project)}/{segment(key.run)}"
 
 
+def compare_name(key: RunKey) -> str:
+    """A run as a parameter of the comparison names it: with its slashes escaped, so that there is one place to cut."""
+    if "/" in f"{key.project}{key.run}" or "%" in f"{key.project}{key.run}":
+        return f"{segment(key.project)}/{segment(key.run)}"
+    return str(key)
+
+
 def api_path(key: RunKey) -> str:
     """Path of a run in the API."""
     return f"/api/v1/runs/{segment(key.project)}/{segment(key.run)}"

@@ -22,6 +22,10 @@ _RUN_STATES = {"type": "string", "enum": [state.value for state in RunState]}
 _ALERT_STATES = {"type": "string", "enum": [state.value for state in AlertState]}
 _LAYER_QUANTITIES = {"type": "string", "enum": [quantity.value for quantity in LayerQuantity]}
 _NUMBERS = {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}
+_COMPARED: dict[str, dict[str, Any]] = {
+    "run": {"type": "array", "items": _TEXT},
+    "align": {"type": "string", "enum": ["step", "progress"]},
+}
 _STEPS = {"optimizer": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE}
 # What each handler reads of the query, by its name.
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -30,6 +34,8 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "series": {**_STEPS, "points": _WHOLE},
     "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
     "clip": {"at": _NUMBERS, "steps": _WHOLE},
+    "compare": _COMPARED,
+    "compared": _COMPARED,
     "recorder": {**_STEPS, "rank": _WHOLE},
     "run_alerts": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "alerts": {"project": _TEXT, "state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},

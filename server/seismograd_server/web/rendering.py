@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from seismograd_server.display.numbers import figure, timestamp
 from seismograd_server.display.text import printable
-from seismograd_server.web.links import run_path
+from seismograd_server.web.links import compare_name, run_path
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # How often a page with something live on it fetches itself again: people see a step within two seconds.
@@ -34,6 +34,7 @@ class Renderer:
         self._environment.filters["steps"] = lambda value: "–" if value is None else f"{value:,}"
         self._environment.filters["timestamp"] = timestamp
         self._environment.filters["run_path"] = run_path
+        self._environment.filters["compare_name"] = compare_name
 
     def page(self, template: str, values: dict[str, Any], status: int = 200) -> Response:
         """A page. `values` has a title, `refresh` (seconds, None = nothing on it changes) and what its template needs.

@@ -82,6 +82,13 @@ class ClipAdvice(Protocol):
         """What its norms say, as JSON values, or those of a sample. Blocks. Raises NotFoundError, StorageError."""
 
 
+class Compare(Protocol):
+    """Holds runs against each other; `seismograd_server.report.RunComparer` is the one there is."""
+
+    def __call__(self, names: Sequence[str], align: str = "step") -> Json:
+        """Runs named project/run, as JSON values. Blocks. Raises NotFoundError, UsageError, StorageError."""
+
+
 class Ask(Protocol):
     """Asks something of a job; the log hands it to the pipeline."""
 

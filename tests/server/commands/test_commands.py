@@ -194,6 +194,22 @@ def test_a_silence_is_added_listed_and_ended(program: Program) -> None:
     assert program("silence", "expire", "nothing").exit_code == 1
 
 
+def test_runs_are_compared_with_where_they_part_and_what_they_were_given(program: Program) -> None:
+    shown = program("runs", "compare", "exploding", "healthy", "odd [bold]name\u202e")
+    assert shown.exit_code == 0, shown.output
+    assert "The gradient norms of mt/healthy and mt/exploding stay together" in shown.output
+    assert "runaway at" in shown.output
+    assert "odd [bold]name\\u202e" in shown.output
+    assert "world size" in shown.output
+    values = json.loads(program("runs", "compare", "exploding", "healthy", "--align", "progress", "--json").output)
+    assert values["align"] == "progress"
+    assert [run["run"] for run in values["runs"]] == ["exploding", "healthy"]
+    alone = program("runs", "compare", "exploding")
+    assert (alone.exit_code, "two runs at least" in alone.stderr) == (1, True)
+    unknown = program("runs", "compare", "exploding", "helthy")
+    assert 'did you mean "healthy"?' in unknown.stderr
+
+
 def test_a_clip_threshold_is_recommended_with_what_others_would_have_done(program: Program) -> None:
     shown = program("clip", "exploding")
     assert shown.exit_code == 0, shown.output
