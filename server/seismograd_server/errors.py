@@ -19,6 +19,7 @@
     │   │   └── StorageUncertainError  whether it has been stored is not known: read again before writing again
     │   ├── StorageFencedError  another server owns the database now: this one must exit
     │   └── StorageDamageError  stored bytes are not what was written; only what they held is lost
+    ├── TransferError           a server does not take what is imported
     └── DeliveryError           a notification did not arrive
         ├── TransientDeliveryError  try again later
         └── PermanentDeliveryError  never try this one again: count it and go on
@@ -120,6 +121,10 @@ class StorageDamageError(StorageError):
         self.what = what
         self.first_step = first_step
         self.last_step = last_step
+
+
+class TransferError(SeismogradError):
+    """A server does not take what is imported; what it has acknowledged stays."""
 
 
 class DeliveryError(SeismogradError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from seismograd_server.model import Alert, AlertState, Catalog, Resolution, Signature, Transition
+from seismograd_server.alerts.silencing import OF_IMPORT
+from seismograd_server.model import IMPORTED_TAG, Alert, AlertState, Catalog, Resolution, Signature, Transition
 from seismograd_server.pipeline import Pipeline, PipelineSettings
 from seismograd_server.pipeline.people import People
 from seismograd_server.rules.parse import parse
@@ -46,11 +48,11 @@ class Told:
         self.heard.append(transition)
         return []
 
-    def open(self, name: str, host: str, *, explodes: bool) -> SyntheticRun:
+    def open(self, name: str, host: str, *, explodes: bool, **changes: Any) -> SyntheticRun:
         norms = exploding_norms(STEPS, ONSET) if explodes else healthy_norms(STEPS)
         run = SyntheticRun(self.pipeline, name=name, world_size=1, launch=f"launch-{name}", norms=norms)
         run.losses = exploding_losses(STEPS, ONSET) if explodes else None
-        identity = run.identity(0, hostname=host)
+        identity = run.identity(0, hostname=host, **changes)
         run.opened = [self.pipeline.open_rank(identity, [Catalog(0, 0, parameters())], NOW)]
         return run
 
@@ -147,3 +149,19 @@ def test_an_incident_goes_on_after_a_restart(database: Database) -> None:
     again.explode(3, first=3, at=NOW + 20)
     assert len(again.fleets()) == 1
     assert again.criticals_told() == []
+
+
+def test_imported_runs_are_judged_and_nobody_is_told_of_them_nor_of_an_incident(database: Database) -> None:
+    told = Told(database)
+    for number in range(4):
+        run = told.open(f"old-{number}", "node-3", explodes=True, tags={IMPORTED_TAG: "csv"})
+        run.send(0, STEPS, NOW + number)
+        told.pipeline.detect(NOW + number)
+    criticals = [alert for alert in stored_alerts(database) if alert.severity == 3]
+    assert len(criticals) == 4
+    assert {alert.silenced_by for alert in criticals} == {OF_IMPORT}
+    assert told.criticals_told() == []
+    live = told.explode(1, at=NOW + 10)
+    assert told.criticals_told() == ["runaway"], "what is read from old logs explains nothing that happens now"
+    assert told.fleets() == []
+    assert live

@@ -5,10 +5,14 @@ A silence takes nothing away: its alerts open, are kept and shown, and are told 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from seismograd_server.model import Alert, RunKey, Signature, Silence
+from seismograd_server.model import Alert, Run, RunKey, Signature, Silence
+
+# The id of the silence of an imported run, which nobody has begun and nobody ends.
+OF_IMPORT = "import"
 
 
 def is_active(silence: Silence, now: float) -> bool:
@@ -31,6 +35,23 @@ def covers(silence: Silence, alert: Alert) -> bool:
 def silences_run(silence: Silence, key: RunKey) -> bool:
     """Whether a silence is about a run, for some of its alerts at least."""
     return silence.project in {"", key.project} and (not silence.run or fnmatchcase(key.run, silence.run))
+
+
+def lasting_silences(run: Run) -> list[Silence]:
+    """What holds for a run for ever: of one that was imported, nobody is told."""
+    if not run.imported:
+        return []
+    key, reason = run.key, "it was imported"
+    return [Silence(OF_IMPORT, "seismograd import", reason, -math.inf, math.inf, key.project, literal(key.run))]
+
+
+def literal(name: str) -> str:
+    """The pattern that fits this name alone.
+
+    >>> literal("sweep[1]*")
+    'sweep[[]1][*]'
+    """
+    return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
 def silencer(alert: Alert, silences: Iterable[Silence], now: float) -> str:

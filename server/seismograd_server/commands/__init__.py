@@ -13,6 +13,8 @@ from seismograd_server.commands.check import check
 from seismograd_server.commands.clip import clip
 from seismograd_server.commands.database import db
 from seismograd_server.commands.doctor import doctor
+from seismograd_server.commands.exporting import export
+from seismograd_server.commands.importing import import_log
 from seismograd_server.commands.postmortem import postmortem
 from seismograd_server.commands.rules import rules
 from seismograd_server.commands.runs import runs
@@ -39,6 +41,8 @@ COMMANDS: list[click.Command] = [
     check,
     postmortem,
     clip,
+    import_log,
+    export,
     doctor,
     db,
 ]

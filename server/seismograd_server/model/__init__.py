@@ -63,6 +63,7 @@ from seismograd_server.model.records import (
     Watermark,
 )
 from seismograd_server.model.runs import (
+    IMPORTED_TAG,
     Catalog,
     Composition,
     Launch,
@@ -78,6 +79,7 @@ from seismograd_server.model.summaries import SUMMARY_SIZES, TALLIES, Line, Summ
 
 __all__ = [
     "BY_ALERT",
+    "IMPORTED_TAG",
     "SUMMARY_SIZES",
     "TALLIES",
     "TOTAL_ONLY",

@@ -16,6 +16,10 @@ class RunState(enum.StrEnum):
     LOST = "lost"  # silent for longer than `lost_after_seconds`, without a word of farewell
 
 
+# The tag of a run that was read from another tool's log: which tool's.
+IMPORTED_TAG = "imported_from"
+
+
 @dataclass(frozen=True, slots=True)
 class RunKey:
     """What people call a run."""
@@ -83,6 +87,11 @@ class Run:
     world_size: int  # of the latest launch
     last_step: int | None  # last closed step of the first optimizer
     closed_steps: int  # of the first optimizer
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was read from a log: then it happened some time ago, elsewhere, and nobody is to be told of it."""
+        return IMPORTED_TAG in self.tags
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from seismograd_server.alerts import fleet, lifecycle
 from seismograd_server.alerts.fleet import FleetPolicy, Member
+from seismograd_server.alerts.silencing import OF_IMPORT
 from seismograd_server.model import Alert, AlertState, Finding, Run, Severity, Signature, Silence, Transition
 from seismograd_server.pipeline.engine import RunEngine
 from seismograd_server.store.database import Transaction
@@ -30,6 +31,8 @@ def correlate(
 ) -> list[Transition]:
     """The changes of a run's alerts, in the light of what other runs fire: some need not be told, one may be added."""
     found = list(changes)
+    if engine.run.imported:
+        return found  # when it was read tells nothing of when it happened
     if Signature.FLEET in engine.rules.watch.muted or not any(_has_struck(change) for change in changes):
         return found
     policy = engine.rules.fleet_policy(engine.settings.fleet)
@@ -38,7 +41,7 @@ def correlate(
         if not _has_struck(change):
             continue
         signature = change.alert.signature
-        known = [alert for alert in firing if alert.run_id != engine.run_id]
+        known = [alert for alert in firing if alert.run_id != engine.run_id and alert.silenced_by != OF_IMPORT]
         members = fleet.together([*known, change.alert], signature, now, policy)
         about = fleet.scope_of(signature)
         open_one = next((each for each in firing if each.signature is Signature.FLEET and each.scope == about), None)

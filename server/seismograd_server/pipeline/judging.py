@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from seismograd_server.alerts import lifecycle
+from seismograd_server.alerts.silencing import lasting_silences
 from seismograd_server.detect.facts import facts_of
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
@@ -173,7 +174,8 @@ def _alerts(transaction: Transaction, job: Job, now: float) -> None:
     if not findings and job.ending is None and not (job.chores and engine.open_alerts):
         return
     open_alerts = transaction.alerts.open_for_run(run.run_id)
-    recent, silences = _recent(transaction, run, findings), transaction.silences.list(active_at=now)
+    recent = _recent(transaction, run, findings)
+    silences = [*transaction.silences.list(active_at=now), *lasting_silences(run)]
     changes = lifecycle.advance(open_alerts, recent, findings, run, now, policy=policy, silences=silences)
     if job.ending is not None:
         ended = replace(run, state=job.ending.state, ended_at=now)

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from seismograd_server.alerts.silencing import literal
 from seismograd_server.errors import UsageError
 from seismograd_server.model import RunKey, Silence, Verdict
 from seismograd_server.pipeline.people import People
@@ -66,15 +67,6 @@ class Forms:
         silence_id, person = request.path_params["silence_id"], _person(await fields_of(request))
         await self._turns(lambda: self._people.end_silence(silence_id, person))
         return _back("/")
-
-
-def literal(name: str) -> str:
-    """The pattern that fits this name alone.
-
-    >>> literal("sweep[1]*")
-    'sweep[[]1][*]'
-    """
-    return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
 async def fields_of(request: Request, most: int = BODY_BYTES) -> dict[str, str]:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from seismograd_server.alerts.silencing import literal
 from seismograd_server.model import Checkpoint, DirectiveKind, RunKey
 from seismograd_server.pipeline import Arrival, Request
-from seismograd_server.web.forms import literal
 from seismograd_server.web.links import segment
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
