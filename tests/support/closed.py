@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from seismograd_server.detect.facts import Facts, Step
 from seismograd_server.detect.watch import RunWatch
-from seismograd_server.model import ClosedBlock, Finding, Float64, Layout, NormSource, Severity, Signature
+from seismograd_server.model import ClosedBlock, Finding, Layout, NormSource, Severity, Signature
 
 LAYERS = ("embed.weight", "rnn.weight_hh_l0", "head.weight")
 
@@ -87,7 +87,7 @@ def steps_of(block: ClosedBlock) -> Iterator[Step]:
 class StepByStep(RunWatch):
     """The twin that looks at every single step, however calm: slow, and right by definition."""
 
-    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: Float64) -> int:  # noqa: ARG002 (as above)
+    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: list[float]) -> int:  # noqa: ARG002 (as above)
         return 0
 
 

@@ -71,11 +71,12 @@ class LayerMemory:
         """
         self.settle()
         known = np.concatenate((self.rows[: self.filled], octaves(self._kept_of(norms))))
-        lowest: Float32 = known.min(axis=0)
+        lowest: Float32 = np.minimum.reduce(known)
+        highest: Float32 = np.maximum.reduce(known)
         unknown = np.isnan(lowest)
-        if unknown.any() and not np.isnan(known[:, unknown]).all():
+        if np.count_nonzero(unknown) and not np.isnan(known[:, unknown]).all():
             return None
-        return lowest, known.max(axis=0)
+        return lowest, highest
 
     def _kept_of(self, norms: Float32) -> Float32:
         """Those of the next quiet steps that are remembered."""
@@ -119,5 +120,5 @@ def octaves(norms: Float32) -> Float32:
     """log2 of norms; -Inf where a norm is zero, NaN where it is unknown or not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         levels: Float32 = np.log2(norms)
-    levels[np.isposinf(levels)] = np.nan
+    levels[levels == np.inf] = np.nan
     return levels

@@ -21,9 +21,6 @@ from seismograd_server.model import Float32, Layout
 # Less than what is far from usual, so that a calm step can neither open an excursion nor count as a ground by its norm.
 CALM_OCTAVES = FAR_OCTAVES
 
-# Fewer cost less one by one.
-_LEAST_STEPS = 2
-
 
 @dataclass(slots=True)
 class Stretch:
@@ -68,7 +65,7 @@ class Stretch:
 def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | None:
     """Follow the usual through the next calm steps, at most so many; None = the very next one is not calm."""
     stop = min(facts.sound_until(start), start + most)
-    if stop - start < _LEAST_STEPS or not _is_calm(context, facts):
+    if stop == start or not _is_calm(context, facts):
         return None
     norm = context.norm.copy()
     count = len(centers := norm.accept_all(facts.levels[start:stop], below=CALM_OCTAVES))

@@ -230,14 +230,17 @@ def _gaps(lows: Float64, highs: Float64, shape: _Shape) -> tuple[float, float]:
     Early and late are the medians of the first and the last third. NaN = too few layers are known, which is where both
     are NaN, or those that are compared with have no gradient themselves.
     """
-    order = shape.order[~np.isnan(lows[shape.order])]
-    if not len(order):
-        return math.nan, math.nan
-    typical, largest = _lower_median(lows[order]), float(highs[order].max())
+    order = shape.order
+    if np.count_nonzero(unknown := np.isnan(lows)):
+        order = order[~unknown[order]]
+        if not len(order):
+            return math.nan, math.nan
+    lows, highs = lows[order], highs[order]
+    typical, largest = _lower_median(lows), float(np.maximum.reduce(highs))
     third = len(order) // 3
     if third < 2:
         return _gap(typical, largest), math.nan
-    early, late = np.sort(lows[order[:third]])[third // 2], np.sort(highs[order[-third:]])[third // 2]
+    early, late = np.sort(lows[:third])[third // 2], np.sort(highs[-third:])[third // 2]
     return _gap(typical, largest), _gap(float(early), float(late))
 
 

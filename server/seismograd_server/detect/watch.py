@@ -12,6 +12,7 @@ saved and restored in between.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +127,7 @@ class RunWatch:
         """The same, with the facts of the block."""
         findings: list[Finding] = []
         failures: list[tuple[Signature, str]] = []
-        baseline = np.full(facts.count, np.nan)
+        baseline = [math.nan] * facts.count
         row, reach = 0, _REACH_STEPS
         while row < facts.count:
             passed = self._pass_by(facts, row, reach, baseline)
@@ -136,9 +137,9 @@ class RunWatch:
             row += passed or 1
             reach = min(_REACH_STEPS, 2 * passed + _LEAST_REACH_STEPS)  # what is not passed was foreseen in vain
         self._context.reading = Reading()  # of one step, so that it is no part of the state between blocks
-        return Observation(tuple(findings), baseline, tuple(failures))
+        return Observation(tuple(findings), np.array(baseline), tuple(failures))
 
-    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: Float64) -> int:
+    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: list[float]) -> int:
         """Take in the steps from this row on of which it is certain that nothing is to be told, all at once.
 
         Returns:
@@ -147,12 +148,15 @@ class RunWatch:
         stretch = None if self._quarantined else foresee(self._context, facts, row, reach)
         if stretch is None:
             return 0
-        steps = min((each.idle(stretch, self._context) for each in self._detectors), default=stretch.count)
-        if steps:
-            take_in(self._context, stretch, steps)
-            for each in self._detectors:
-                each.skip(stretch)
-            baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
+        steps = stretch.count
+        for each in self._detectors:
+            steps = min(steps, each.idle(stretch, self._context))
+            if not steps:
+                return 0
+        take_in(self._context, stretch, steps)
+        for each in self._detectors:
+            each.skip(stretch)
+        baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
         return steps
 
     def _look_at(self, step: Step, findings: list[Finding], failures: list[tuple[Signature, str]]) -> None:
@@ -183,6 +187,8 @@ class RunWatch:
 
     def statuses(self) -> tuple[DetectorStatus, ...]:
         """Say of each signature whether it can see, and why not more."""
+        if not self._quarantined:
+            return tuple([each.status(self._context) for each in self._detectors])
         return tuple(
             DetectorStatus(each.signature, Visibility.BLIND, f"quarantined: {self._quarantined[each.signature]}")
             if each.signature in self._quarantined
