@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = {
     "reading": "tests.benchmarks.long_run",
+    "answers": "tests.benchmarks.answers",
     "pages": "tests.benchmarks.pages",
     "client": "tests.benchmarks.client_overhead",
     "server": "tests.benchmarks.server_throughput",

@@ -28,6 +28,7 @@ from seismograd_server.model import (
     Run,
     RunKey,
     Severity,
+    Summary,
     UInt8,
     UInt16,
 )
@@ -142,7 +143,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """All that is known of a run, read at one moment."""
+    """All that is known of a run, read at one moment; of a long one `series` has not every step."""
 
     run: Run
     series: Series
@@ -160,6 +161,7 @@ class History:
     recorded: tuple[Recorded, ...] = ()  # by rank
     notes: Mapping[str, str] = field(default_factory=dict)  # what could not be read, by what
     damaged: tuple[tuple[int, int], ...] = ()  # ranges of steps of which something is damaged on disk
+    whole: Summary | None = None  # buckets of all steps, when `series` has some of them only; see `condensed.py`
 
 
 def damage_sentence(key: RunKey, first_step: int, last_step: int) -> str:

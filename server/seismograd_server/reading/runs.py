@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable
 
 from seismograd_server.errors import StorageError
 from seismograd_server.model import Alert, AlertState, DetectorStatus, Run, RunKey, Severity
+from seismograd_server.reading.condensed import read_condensed
 from seismograd_server.reading.details import read_recorded
 from seismograd_server.reading.history import History, Opening, Recorded, Series
 from seismograd_server.reading.layers import read_layer_window
-from seismograd_server.reading.series import read_rank_window, read_series
+from seismograd_server.reading.series import read_rank_window
 from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 
 # Alerts of one run that a report or a page takes; a run with more has said what it had to say.
 ALERTS_OF_A_RUN = 200
+# Alerts around which every step of a long run is read: the gravest; their steps are what a story is told of.
+_ALERTS_READ = 8
 # The latest directives; whoever asks more often is a program, and has them in its own log.
 DIRECTIVES_OF_A_RUN = 100
 # Firing alerts looked through for a list of runs: more runs than this do not fire at once in one fleet of this server.
@@ -27,10 +30,15 @@ def read_history(
     database: Database,
     key: RunKey,
     window_of: Callable[[Series, tuple[Alert, ...]], Window],
+    *,
+    places_of: Callable[[Series, tuple[Alert, ...]], Iterable[int]] = lambda _series, _alerts: (),
     statuses: tuple[DetectorStatus, ...] = (),
     optimizer: int = 0,
 ) -> History:
     """All that is known of a run; layers and ranks only of the window that `window_of` chooses.
+
+    Of a long run the series has every step around the gravest alerts and around the places that `places_of` names,
+    and samples of the rest.
 
     Raises:
         NotFoundError: there is no such run; the message names the nearest one.
@@ -50,7 +58,10 @@ def read_history(
         checkpoints = tuple(transaction.runs.checkpoints(run.run_id))
         health = tuple(transaction.runs.health(run.run_id))
         directives = tuple(transaction.directives.of_run(run.run_id, DIRECTIVES_OF_A_RUN))
-    series = read_series(database, run.run_id, optimizer)
+    gravest = sorted(alerts, key=lambda alert: (-alert.severity, alert.opened_step))[:_ALERTS_READ]
+    windows = [(alert.since_step, alert.last_step) for alert in gravest]
+    condensed = read_condensed(database, run, optimizer, windows, lambda found: places_of(found, alerts))
+    series = condensed.series
     notes: dict[str, str] = {}
     composed = rank_window = None
     if series.count:
@@ -84,6 +95,7 @@ def read_history(
         statuses=statuses,
         notes=notes,
         damaged=tuple(damaged_steps(database.damage.of_run(run.run_id))),
+        whole=condensed.whole,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seismograd_server.display.curves import CurveData, curve_data
+from seismograd_server.display.curves import CurveData, curve_data, curves_of_buckets
 from seismograd_server.display.heat import Heatmap, heatmap, octaves_above_median
 from seismograd_server.display.text import plural
 from seismograd_server.model import Resolution, RunState, Severity
@@ -37,7 +37,7 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
     ranks = compare_ranks(history.rank_window, focus.onset, focus.lead)
     alerts = number_alerts(history)
     depth = None if history.layers is None else layer_order.depth_growth(history.layers, focus.onset)
-    clip = study(series, focus.onset)
+    clip = study(series, focus.onset, closed=None if history.whole is None else int(history.whole.steps.sum()))
     case = Case(
         series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth, clip
     )
@@ -82,6 +82,8 @@ def _grave(history: History) -> bool:
 
 def _whole(history: History, focus: Focus) -> CurveData | None:
     series = history.series
+    if history.whole is not None:
+        return curves_of_buckets(history.whole, focus.onset)
     return curve_data(series, int(series.steps[0]), int(series.steps[-1]), focus.onset) if series.count else None
 
 

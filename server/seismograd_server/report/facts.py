@@ -11,6 +11,7 @@ from seismograd_server.display.numbers import duration, figure, share, times, ti
 from seismograd_server.display.text import plural
 from seismograd_server.model import AlertState, Checkpoint, RunState, Severity
 from seismograd_server.reading.history import History, Opening
+from seismograd_server.reading.totals import totals_of
 from seismograd_server.report.configuration import covered, flattened
 from seismograd_server.report.contents import Event, Fact, Focus, Healthy, LayerRise, NumberedAlert, RankView
 from seismograd_server.report.layers import recurrent_gain
@@ -31,9 +32,10 @@ def key_facts(
 ) -> tuple[Fact, ...]:
     """The figures at the head of a report."""
     run, series = history.run, history.series
+    totals = totals_of(series, run.world_size, history.whole)
     facts = [
         Fact("State", run.state.value, run.failure_reason, _STATE_TONES.get(run.state, "")),
-        Fact("Steps", f"{series.count:,}", _span(history)),
+        Fact("Steps", f"{totals.steps:,}", _span(history)),
     ]
     if focus.onset is not None:
         healthy_note = (
@@ -49,9 +51,9 @@ def key_facts(
         facts.append(Fact(label, figure(healthy.median), f"90th percentile {figure(healthy.high)}"))
     if doubling is not None and focus.onset is not None:
         facts.append(Fact("Doubling time", f"{figure(doubling, 2)} steps", _overflow_note(focus)))
-    broken = int(series.broken.sum())
-    if broken:
-        facts.append(Fact("Steps with NaN or Inf", f"{broken:,}", f"{share(broken / series.count)} of all", "critical"))
+    if totals.broken:
+        of_all = f"{share(totals.broken / totals.steps)} of all"
+        facts.append(Fact("Steps with NaN or Inf", f"{totals.broken:,}", of_all, "critical"))
     if checkpoint is not None and focus.onset is not None:
         before = f"{plural(focus.onset - checkpoint.step, 'step')} before the onset"
         facts.append(Fact("Last good checkpoint", f"step {checkpoint.step:,}", before, "good"))

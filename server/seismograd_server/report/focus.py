@@ -161,7 +161,7 @@ def _window(series: Series, onset_row: int, failure_row: int | None, lead: Alert
     elif lead is not None:
         end = max(end, series.row(lead.last_step))
     length = end - onset_row
-    first = max(0, onset_row - max(_CONTEXT_BEFORE, length // 2))
+    first = max(0, onset_row - min(max(_CONTEXT_BEFORE, length // 2), _WINDOW_LIMIT // 3))
     last = min(series.count - 1, end + max(_CONTEXT_AFTER, length // 6), first + _WINDOW_LIMIT)
     return first, last
 

@@ -8,6 +8,7 @@ from seismograd_server.display.numbers import duration, share
 from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Visibility
 from seismograd_server.reading.history import History, damage_sentence
+from seismograd_server.reading.totals import Totals, totals_of
 from seismograd_server.report.contents import Focus, Healthy, Verdict
 from seismograd_server.report.summary import signature_name
 
@@ -22,26 +23,22 @@ def data_gaps(history: History) -> tuple[str, ...]:
     gaps.extend(printable(damage_sentence(history.run.key, first, last)) for first, last in history.damaged)
     if not series.count:
         return tuple(gaps)
-    holes = np.diff(series.steps) - 1
-    missing = int(holes[holes > 0].sum())
-    usual = int(np.median(holes)) if len(holes) else 0
-    if missing and usual <= 0:
-        at = int(series.steps[int(np.argmax(holes))])
+    totals = totals_of(series, history.run.world_size, history.whole)
+    if totals.missing and totals.spacing <= 1:
         gaps.append(
-            f"{plural(missing, 'step')} between {series.steps[0]:,} and {series.steps[-1]:,} never arrived, "
-            f"the longest stretch ({int(holes.max()):,}) after step {at:,}."
+            f"{plural(totals.missing, 'step')} between {series.steps[0]:,} and {series.steps[-1]:,} never arrived, "
+            f"the longest stretch ({totals.longest_gap:,}) after step {totals.longest_gap_after:,}."
         )
-    elif usual > 0:
-        gaps.append(f"Steps are {usual + 1:,} apart: what happened between them is not recorded.")
-    partial = series.ranks_present < history.run.world_size
-    if history.run.attempts <= 1 and partial.any():
+    elif totals.spacing > 1:
+        gaps.append(f"Steps are {totals.spacing:,} apart: what happened between them is not recorded.")
+    if history.run.attempts <= 1 and totals.partial:
+        least = "At least " if totals.partial_at_least else ""
         gaps.append(
-            f"{plural(int(partial.sum()), 'step')} ({share(float(partial.mean()))}) closed without all "
-            f"{history.run.world_size:,} ranks; the first was step {int(series.steps[np.flatnonzero(partial)[0]]):,}."
+            f"{least}{plural(totals.partial, 'step')} ({share(totals.partial / totals.steps)}) closed without all "
+            f"{history.run.world_size:,} ranks; the first was step {totals.first_partial:,}."
         )
-    unknown = ~np.isfinite(series.norm)
-    if unknown.any():
-        gaps.append(f"The gradient norm of {plural(int(unknown.sum()), 'step')} is not known.")
+    if totals.unknown_norms:
+        gaps.append(f"The gradient norm of {plural(totals.unknown_norms, 'step')} is not known.")
     dropped = sum(sum(health.dropped_records.values()) for health in history.health)
     if dropped:
         gaps.append(f"The clients dropped {plural(dropped, 'record')} before they could be sent.")
@@ -50,7 +47,7 @@ def data_gaps(history: History) -> tuple[str, ...]:
             f"This is the story of {history.run.attempts:,} attempts; where a later one repeated steps, only the later "
             "one is shown."
         )
-    gaps.extend(_pauses(history))
+    gaps.extend(_pauses(totals))
     skews = [abs(health.clock_skew_seconds) for health in history.health]
     if skews and max(skews) > 1:
         gaps.append(
@@ -59,16 +56,12 @@ def data_gaps(history: History) -> tuple[str, ...]:
     return tuple(gaps)
 
 
-def _pauses(history: History) -> list[str]:
-    series = history.series
-    between = np.diff(series.times)
-    if len(between) < 20:
+def _pauses(totals: Totals) -> list[str]:
+    if totals.steps <= 20 or totals.usual_pause <= 0:
         return []
-    usual = float(np.median(between))
-    longest = int(np.argmax(between))
-    if usual <= 0 or between[longest] < max(60.0, _LONG_PAUSE * usual):
+    if totals.longest_pause < max(60.0, _LONG_PAUSE * totals.usual_pause):
         return []
-    return [f"Nothing arrived for {duration(float(between[longest]))} after step {series.steps[longest]:,}."]
+    return [f"Nothing arrived for {duration(totals.longest_pause)} after step {totals.longest_pause_after:,}."]
 
 
 def blind_spots(history: History, focus: Focus, healthy: Healthy | None, verdict: Verdict) -> tuple[str, ...]:

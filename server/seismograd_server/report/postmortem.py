@@ -71,7 +71,12 @@ class PostmortemWriter:
             focus = find_focus(series, alerts)
             return focus.first_step, focus.last_step
 
-        return read_history(self._database, key, window_of, self._statuses(key))
+        def places_of(series: Series, alerts: tuple[Alert, ...]) -> list[int]:
+            focus = find_focus(series, alerts)
+            steps = focus.onset, focus.failure, focus.first_step, focus.last_step
+            return [step for step in steps if step is not None]
+
+        return read_history(self._database, key, window_of, places_of=places_of, statuses=self._statuses(key))
 
     def _statuses(self, key: RunKey) -> tuple[DetectorStatus, ...]:
         return next((view.statuses for view in self._snapshot().runs if view.run.key == key), ())

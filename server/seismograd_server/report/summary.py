@@ -10,6 +10,7 @@ from seismograd_server.display.numbers import duration, figure, times
 from seismograd_server.display.text import plural
 from seismograd_server.model import Alert, RunState, Severity, Signature
 from seismograd_server.reading.history import History
+from seismograd_server.reading.totals import totals_of
 from seismograd_server.report.contents import FailureKind, Focus, Healthy, Verdict
 from seismograd_server.report.focus import norm_rose
 
@@ -139,14 +140,14 @@ def _state_phrase(history: History, now: float) -> str:
 
 
 def _healthy(history: History, healthy: Healthy | None, now: float) -> tuple[str, str, str]:
-    series = history.series
+    series, totals = history.series, totals_of(history.series, history.run.world_size, history.whole)
     running = history.run.state is RunState.RUNNING
     first = "Nothing has happened so far" if running else "Nothing happened"
     norm = "No gradient norm was captured, so no detector could see."
     if healthy is not None:
         norm = (
             f"The gradient norm stayed around {figure(healthy.median)} (its 5th to 99th percentile: "
-            f"{figure(healthy.low)} to {figure(healthy.top)}) over {plural(series.count, 'step')}"
+            f"{figure(healthy.low)} to {figure(healthy.top)}) over {plural(totals.steps, 'step')}"
         )
     loss = series.loss[series.loss_known & np.isfinite(series.loss)]
     if len(loss) >= 2:

@@ -126,15 +126,17 @@ class RunPage:
         firing = [alert for alert in shown if alert.state is AlertState.FIRING]
         moments = Moments(onset=min((alert.since_step for alert in firing), default=None))
         data = self._curves(run, steps, moments)
+        # Known when all of the range has been tried.
+        damage = damaged_steps(self._database.damage.of_run(run.run_id))
+        damaged = [damage_sentence(run.key, first, last) for first, last in damage]
         if data is None:
-            return empty
+            return {**empty, "damaged": damaged}
         marks = [
             Mark(alert.opened_step, number, alert.severity.label, f"{alert.signature.value}: {alert.reason}")
             for number, alert in _marked(shown)
         ]
         worst = max(shown, key=lambda alert: (alert.severity, -alert.opened_step), default=None)
         path = run_path(run.key)
-        damage = damaged_steps(self._database.damage.of_run(run.run_id))
         return {
             "steps": steps,
             "bucketed": bool(len(np.unique(data.steps)) < len(data.steps)),
@@ -146,7 +148,7 @@ class RunPage:
             "loss_scale_chart": drawn(loss_scale_chart(data, marks, moments, "loss-scale")),
             "ranks_chart": drawn(self._ranks(run, steps, moments, worst)),
             **self._layers(run, steps, moments, layers),
-            "damaged": [damage_sentence(run.key, first, last) for first, last in damage],
+            "damaged": damaged,
         }
 
     def _curves(self, run: Run, steps: StepRange, moments: Moments) -> CurveData | None:
