@@ -20,6 +20,7 @@ from seismograd_server.commands.rules import rules
 from seismograd_server.commands.runs import runs
 from seismograd_server.commands.serve import serve
 from seismograd_server.commands.silences import silence
+from seismograd_server.commands.top import top
 
 
 def _demo() -> list[click.Command]:
@@ -43,6 +44,7 @@ COMMANDS: list[click.Command] = [
     clip,
     import_log,
     export,
+    top,
     doctor,
     db,
 ]

@@ -32,6 +32,7 @@ from seismograd_server.web.forms import Forms
 from seismograd_server.web.guard import AllowedHosts, SameOriginWrites, SecurityHeaders
 from seismograd_server.web.incidents_api import IncidentsApi
 from seismograd_server.web.links import EscapedPaths
+from seismograd_server.web.live_api import LiveApi
 from seismograd_server.web.openapi import describe
 from seismograd_server.web.pages import Pages
 from seismograd_server.web.rendering import Renderer
@@ -86,6 +87,7 @@ def create_app(
     alerts = AlertsApi(database, people, clock, turns=turns)
     incidents = IncidentsApi(database, turns=turns)
     clip = ClipApi(clip_advice, turns=turns)
+    live = LiveApi(snapshot, settings)
     rules = RulesApi(database, turns=turns)
     renderer = Renderer()
     pages = Pages(database, renderer, turns=turns)
@@ -143,6 +145,7 @@ def create_app(
             Route(f"{run}/directives", api.directives, methods=["POST"]),
             Route(f"{run}/postmortem", api.postmortem),
             Route(f"{run}/backtest", rules.backtest, methods=["POST"]),
+            Route("/api/v1/live", live.live),
             Route("/api/v1/compare", compare_page.compare),
             Route("/api/v1/alerts", alerts.alerts),
             Route("/api/v1/alerts/{alert_id}", alerts.alert),

@@ -23,6 +23,7 @@ def clip_panel(found: Json) -> dict[str, Any] | None:
     in_force, recommended = found["threshold_in_force"], found["recommended"]["threshold"]
     histogram = found["histogram"]
     return {
+        "verdict": _verdict(found["recommended"]),
         "reason": found["recommended"]["reason"],
         "drift": _drift(found),
         "counted": found["steps"],
@@ -41,6 +42,12 @@ def clip_panel(found: Json) -> dict[str, Any] | None:
             )
         ),
     }
+
+
+def _verdict(recommended: Json) -> str:
+    if recommended["threshold"] is None:
+        return ""
+    return "Keep the threshold." if recommended["keep"] else f"Clip at {figure(recommended['threshold'], 2)}."
 
 
 def _row(each: Json, in_force: float | None, recommended: float | None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "series": {**_STEPS, "points": _WHOLE},
     "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
     "clip": {"at": _NUMBERS, "steps": _WHOLE},
+    "live": {"project": _TEXT},
     "compare": _COMPARED,
     "compared": _COMPARED,
     "recorder": {**_STEPS, "rank": _WHOLE},

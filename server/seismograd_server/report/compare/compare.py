@@ -132,9 +132,10 @@ def _pair(
     what, name, first = _WORDS[quantity], str(runs[index].run.key), str(runs[0].run.key)
     shared = int(np.count_nonzero(~np.isnan(one) & ~np.isnan(other)))
     if not shared:
-        why = "known of both at no point"
-        hint = "; align by progress" if align is Align.STEP and not np.isnan(one).all() else ""
-        return Pair(index, quantity, 0, None, None, f"The {what} of {name} and {first} are {why}{hint}.")
+        both = not (np.isnan(one).all() or np.isnan(other).all())
+        hint = "; align by progress" if align is Align.STEP and both else ""
+        why = f"The {what} of {name} and {first} are never known at the same point{hint}."
+        return Pair(index, quantity, 0, None, None, why)
     if _nonpositive(one) or _nonpositive(other):
         sentence = f"The {what} of {name} and {first} are not all positive: octaves say nothing of them."
         return Pair(index, quantity, shared, None, None, sentence)
