@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from html import escape, unescape
 from typing import Any
 
 import httpx
@@ -78,3 +80,12 @@ def test_an_alert_of_one_run_is_no_incident(app: Starlette, connect: Connect) ->
     other = next(each["alert_id"] for each in alerts if each["signature"] == "runaway")
     for path in (f"/api/v1/incidents/{other}", f"/incidents/{other}", "/api/v1/incidents/nothing"):
         assert get(app, connect, path).status_code == 404
+
+
+def test_the_page_leads_to_its_runs_side_by_side(app: Starlette, connect: Connect) -> None:
+    page = get(app, connect, f"/incidents/{only(app, connect)['incident_id']}").text
+    found = re.search(r'href="(/compare[^"]*)"', page)
+    assert found is not None
+    compared = get(app, connect, unescape(found[1])).text
+    for name in RUNS:
+        assert escape(name) in compared
