@@ -82,12 +82,23 @@ def parse_address(text: object) -> Address:
 ListenAddress = Annotated[Address, NoDecode, BeforeValidator(parse_address)]  # not JSON in the environment
 
 
+class Otlp(Table):
+    """An OpenTelemetry collector to which the metrics of runs are pushed; none while the endpoint is empty."""
+
+    endpoint: str = ""  # the whole address, as in http://collector:4318/v1/metrics
+    interval_seconds: Positive = 15.0
+    timeout_seconds: Positive = 10.0
+    headers_file: Path | None = None  # a line for each, as in `authorization: Bearer ...`
+    ca_file: str = ""
+
+
 class Export(Table):
-    """How much of the live runs `/metrics` shows."""
+    """How much of the live runs `/metrics` shows, and to whom it is pushed."""
 
     runs: Annotated[int, Field(ge=0)] = 200
     ended_seconds: NotNegative = 900.0
     layers: Annotated[LayerChoice | None, BeforeValidator(parse_layers)] = None
+    otlp: Otlp = Otlp()
 
 
 class Capture(Table):
@@ -286,6 +297,7 @@ def _keys_beside(path: tuple[int | str, ...]) -> Iterable[str]:
     tables: dict[str, type[BaseModel]] = {
         **NOTIFY_TABLES,
         "export": Export,
+        "otlp": Otlp,
         "capture": Capture,
         "rules": RulesTable,
         "retention": Retention,

@@ -53,6 +53,12 @@ class Instruments:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.otlp_pushes = Counter(
+            "seismograd_otlp_pushes_total",
+            "Pushes of the metrics of runs to an OpenTelemetry collector, by what became of them.",
+            ["result"],
+            registry=registry,
+        )
         self.build_info = Gauge(
             "seismograd_build_info",
             "Version of the server; always 1.",
@@ -234,6 +240,7 @@ class Instruments:
             (self.ingest_refusals, product(("run", "rank", "stream", "catalog"))),
             (self.storage_errors, product(("ingest", "detect", "read", "notify"))),
             (self.rules_reloads, product(("loaded", "refused"))),
+            (self.otlp_pushes, product(("exported", "failed"))),
             (self.retention_deleted_runs, product(("age", "size"))),
             (self.maintenance_failures, product(("retention", "summarise", "compaction"))),
             (self.compaction_rows, product(kinds)),

@@ -29,6 +29,7 @@ from seismograd_server.app.wiring import (
     export_limits,
     log_settings,
     notification_targets,
+    otlp_export,
     pipeline_settings,
 )
 from seismograd_server.config import Address, Settings
@@ -172,6 +173,9 @@ class Server:
         await asyncio.to_thread(self._pipeline.start, self._clock())
         log = await self._start_grpc(worker)
         await self._start_http(http_socket, log)
+        if (otlp := otlp_export(settings, self._pipeline.snapshot, self._clock, self.instruments)) is not None:
+            otlp.start()
+            self._stack.push_async_callback(asyncio.to_thread, otlp.stop)
         task = asyncio.create_task(worker.run(), name="notify")
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(worker.stop)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
 from seismograd_server.config import Settings, secret_of
 from seismograd_server.detect.align import Patience
+from seismograd_server.errors import ConfigError
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.log import LogSettings
 from seismograd_server.instruments import Instruments
@@ -16,6 +20,8 @@ from seismograd_server.maintenance.compaction import Compaction, CompactionSetti
 from seismograd_server.maintenance.retention import Keep, Retention, RetentionPolicy
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
+from seismograd_server.metrics.otlp import OtlpExport, OtlpSettings, Outcome
+from seismograd_server.model import Snapshot
 from seismograd_server.notify import DeliveryPolicy, Target, TargetConfig, Words, build_targets
 from seismograd_server.pipeline import FailurePoint, PipelineSettings
 from seismograd_server.rules.file import RulesFile
@@ -132,6 +138,58 @@ def export_limits(settings: Settings) -> ExportLimits:
     """How much `/metrics` shows."""
     export = settings.export
     return ExportLimits(runs=export.runs, ended_seconds=export.ended_seconds, layers=export.layers)
+
+
+def otlp_export(
+    settings: Settings, snapshot: Callable[[], Snapshot], clock: Callable[[], float], instruments: Instruments
+) -> OtlpExport | None:
+    """What pushes to a collector; None = nobody asked for it.
+
+    Raises:
+        ConfigError: as `otlp_settings`, or the library is not there.
+    """
+    found = otlp_settings(settings)
+    if found is None:
+        return None
+    pushes = instruments.otlp_pushes
+
+    def count(outcome: Outcome) -> None:
+        pushes.labels(result=outcome).inc()
+
+    return OtlpExport(found, snapshot, export_limits(settings), clock, count)
+
+
+def otlp_settings(settings: Settings) -> OtlpSettings | None:
+    """To which collector the metrics are pushed; None = to none.
+
+    Raises:
+        ConfigError: an address that is none, or a file of headers that cannot be read.
+    """
+    otlp = settings.export.otlp
+    if not otlp.endpoint:
+        return None
+    parts = urlsplit(otlp.endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not parts.path.strip("/"):
+        example = "http://collector:4318/v1/metrics"
+        raise ConfigError(f"export.otlp.endpoint: {otlp.endpoint!r} is no whole address such as {example}")
+    headers = {} if otlp.headers_file is None else _headers(otlp.headers_file)
+    return OtlpSettings(otlp.endpoint, otlp.interval_seconds, otlp.timeout_seconds, headers, otlp.ca_file)
+
+
+def _headers(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"export.otlp.headers_file {path} cannot be read: {error}") from error
+    headers = {}
+    for number, line in enumerate(lines, start=1):
+        name, colon, value = line.partition(":")
+        if line.strip() and (not colon or not name.strip() or not value.strip()):
+            # The line is not repeated: it may be a secret.
+            raise ConfigError(f"export.otlp.headers_file {path}: line {number} is not `name: value`")
+        if line.strip():
+            headers[name.strip()] = value.strip()
+    return headers
 
 
 def retention_policy(settings: Settings) -> RetentionPolicy:

@@ -31,8 +31,6 @@ from seismograd_server.metrics.layers import LAYERS_PER_RUN
 from seismograd_server.model import (
     DetectorStatus,
     LayerLevels,
-    Run,
-    RunKey,
     RunState,
     RunView,
     Severity,
@@ -43,60 +41,11 @@ from seismograd_server.model import (
 )
 from tests.support.monitoring import Prometheus
 from tests.support.processes import eventually, require_program
+from tests.support.views import NOW, run_view
 
-NOW = 1_700_000_000.0
 ASK_OPENMETRICS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1"
 )
-
-
-def run_view(project: str = "mt", run: str = "lstm-7", **run_fields: Any) -> RunView:
-    values: dict[str, Any] = {
-        "run_id": 1,
-        "key": RunKey(project, run),
-        "state": RunState.RUNNING,
-        "started_at": NOW - 3600.0,
-        "last_record_at": NOW - 0.25,
-        "ended_at": None,
-        "failure_reason": "",
-        "config_json": "",
-        "tags": {"name": "the seventh", "dtype": "bfloat16", "team": "speech"},
-        "framework": "torch 2.13",
-        "strategy": "ddp",
-        "attempts": 2,
-        "world_size": 4,
-        "last_step": 812,
-        "closed_steps": 813,
-    }
-    return RunView(
-        run=Run(**{**values, **run_fields}),
-        tally=Tally(
-            step=812,
-            grad_norm=12.5,
-            grad_norm_max=3.5,
-            grad_norm_baseline=2.5,
-            grad_norm_window=((28, 3.0), (29, 77.0)),
-            loss=math.nan,
-            loss_scale=65536.0,
-            learning_rate=3e-4,
-            update_ratio=1e-3,
-            steps=813,
-            nonfinite_steps=3,
-            skipped_found_inf=2,
-            skipped_user=1,
-            clipped_steps=40,
-            missing_records=5,
-            signatures={"spike": 2, "runaway": 1},
-            rank_spread_ratio=1.25,
-            ranks_reporting=3,
-            lowest_missing_rank=2,
-        ),
-        active={Signature.RUNAWAY: Severity.CRITICAL},
-        statuses=(
-            DetectorStatus(Signature.NONFINITE, Visibility.ARMED, ""),
-            DetectorStatus(Signature.VANISHING, Visibility.WARMING_UP, "20 steps to go"),
-        ),
-    )
 
 
 def twin(views: Sequence[RunView]) -> CollectorRegistry:
