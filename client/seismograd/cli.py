@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from seismograd.options import debug_requested, watched_environment
 
+_PROGRAM = "seismograd"
 ENTRY_POINT_GROUP = "seismograd.commands"
 
 # What the server brings, so that its absence can be explained by name.
@@ -69,10 +71,16 @@ class Program(click.Group):
                     f'{name!r} needs the server ({self._missing}): pip install "seismograd[server]"'
                 )
             known = {*self.list_commands(ctx), *(SERVER_COMMANDS if self._missing is not None else ())}
-            nearest = difflib.get_close_matches(name, sorted(known), n=1)
+            # A command of a group that was called without it: `compare` for `runs compare`.
+            grouped = [f"{group} {name}" for group in known if name in self._inside(ctx, group)]
+            nearest = grouped[:1] or difflib.get_close_matches(name, sorted(known), n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else " `seismograd --help` lists the commands."
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx=ctx)
         return super().resolve_command(ctx, args)
+
+    def _inside(self, ctx: click.Context, name: str) -> list[str]:
+        group = self.get_command(ctx, name)
+        return group.list_commands(ctx) if isinstance(group, click.Group) else []
 
     def _server_commands(self) -> dict[str, click.Command]:
         if self._found is None:
@@ -124,6 +132,22 @@ def sync(folder: Path | None, server: str | None, as_json: bool) -> int:
     return synchronise(folder, server, as_json=as_json)
 
 
+@program.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a SHELL complete commands, options and names of runs.
+
+    \b
+    bash: eval "$(seismograd completion bash)"   in ~/.bashrc
+    zsh:  eval "$(seismograd completion zsh)"    in ~/.zshrc
+    fish: seismograd completion fish > ~/.config/fish/completions/seismograd.fish
+    """  # noqa: D301 (click wants the character itself)
+    kind = get_completion_class(shell)
+    if kind is None:  # a click that knows fewer shells than the newest
+        raise click.ClickException(f"the installed click cannot complete in {shell}")
+    click.echo(kind(program, {}, _PROGRAM, f"_{_PROGRAM.upper()}_COMPLETE").source())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and exits."""
     sys.exit(run(arguments))
@@ -132,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the program. Returns the exit code; failures are one line on stderr, unless SEISMOGRAD_DEBUG=1."""
     try:
-        result = program.main(arguments, prog_name="seismograd", standalone_mode=False)
+        result = program.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         error.show()
         return 2

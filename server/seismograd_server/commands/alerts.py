@@ -9,7 +9,14 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Group
-from seismograd_server.commands.remote import Remote, json_option, login_name, run_path, server_url_option
+from seismograd_server.commands.remote import (
+    Remote,
+    complete_runs,
+    json_option,
+    login_name,
+    run_path,
+    server_url_option,
+)
 from seismograd_server.display.numbers import timestamp
 from seismograd_server.model import AlertState, Verdict
 
@@ -21,7 +28,11 @@ def alerts() -> None:
 
 @alerts.command("list")
 @click.option("--project", help="Only this project.")
-@click.option("--run", help="Only this run (project/run, or the run alone when its name is unique).")
+@click.option(
+    "--run",
+    help="Only this run (project/run, or the run alone when its name is unique).",
+    shell_complete=complete_runs,
+)
 @click.option("--state", type=click.Choice([state.value for state in AlertState]), help="Only alerts in this state.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most alerts shown.")
 @server_url_option
@@ -34,6 +45,8 @@ def list_alerts(
         path = f"{run_path(remote.find(run))}/alerts" if run else "/api/v1/alerts"
         wanted = {"project": project, "state": state, "limit": limit}
         answer = remote.json("GET", path, params={key: value for key, value in wanted.items() if value})
+        if not answer["alerts"]:
+            remote.require_project(project)
     if as_json:
         output.print_json(answer)
         return
@@ -147,6 +160,8 @@ def precision(project: str | None, server_url: str, as_json: bool) -> None:
     """How often alerts were called right, by project and signature."""
     with Remote(server_url) as remote:
         answer = remote.json("GET", "/api/v1/precision", params={"project": project} if project else {})
+        if not answer["precision"]:
+            remote.require_project(project)
     if as_json:
         output.print_json(answer)
     elif not answer["precision"]:

@@ -6,12 +6,12 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, json_option, login_name, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, login_name, run_argument, run_path, server_url_option
 from seismograd_server.display.text import plural
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@run_argument
 @click.argument("kind", type=click.Choice(["stop", "checkpoint", "capture"]))
 @click.option("--reason", default="", help="Why; whoever looks at the job reads it.")
 @click.option("--by", default=None, help="Who asks; by default your login name.")

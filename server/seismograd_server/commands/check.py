@@ -9,7 +9,14 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, RemoteError, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import (
+    Remote,
+    RemoteError,
+    json_option,
+    run_argument,
+    run_path,
+    server_url_option,
+)
 from seismograd_server.commands.since import Span
 from seismograd_server.errors import NotFoundError, SeismogradError
 from seismograd_server.model import RunState, Severity, Verdict
@@ -27,7 +34,7 @@ class UnknownError(click.ClickException):
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@run_argument
 @click.option(
     "--severity", type=click.Choice(list(_SEVERITIES)), default="critical", show_default=True, help="Fail from here on."
 )

@@ -8,7 +8,7 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, run_argument, run_path, server_url_option
 from seismograd_server.display.numbers import figure, octaves, share
 from seismograd_server.display.text import plural, printable
 
@@ -17,7 +17,7 @@ _STUDYING_SECONDS = 600.0
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@run_argument
 @click.option(
     "--at", "thresholds", type=float, multiple=True, metavar="NORM", help="Look at this threshold; may be repeated."
 )

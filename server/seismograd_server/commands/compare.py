@@ -9,7 +9,7 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, json_option, server_url_option
+from seismograd_server.commands.remote import Remote, complete_runs, json_option, server_url_option
 from seismograd_server.display.text import printable
 from seismograd_server.errors import UsageError
 from seismograd_server.model import RunKey
@@ -18,7 +18,7 @@ _LONGEST_REASON = 60
 
 
 @click.command("compare", cls=Command)
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=complete_runs)
 @click.option(
     "--align",
     type=click.Choice(["step", "progress"]),

@@ -11,7 +11,7 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, run_argument, run_path, server_url_option
 from seismograd_server.display.text import plural, printable
 from seismograd_server.errors import UsageError
 from seismograd_server.model import RunKey
@@ -46,7 +46,7 @@ _UNITS = (
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@run_argument
 @click.option("--to", "target", required=True, metavar="FILE", type=click.Path(path_type=Path), help=".parquet or .csv")
 @click.option("--layers", is_flag=True, help="Also FILE.layers: the gradient norm of every layer at every step.")
 @click.option("--first-step", type=int, help="From this step on.")

@@ -9,7 +9,7 @@ import click
 
 from seismograd_server.commands import output
 from seismograd_server.commands.failures import Command
-from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, run_argument, run_path, server_url_option
 from seismograd_server.display.text import file_stem, printable
 from seismograd_server.errors import UsageError
 from seismograd_server.model import RunKey
@@ -18,7 +18,7 @@ _SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@run_argument
 @click.option("-o", "--output", "target", metavar="FILE", help="Where to write it; - is standard output.")
 @click.option(
     "--format", "file_format", type=click.Choice(["html", "md", "json"]), help="By default that of FILE, or html."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import os
+import re
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import click
 import httpx
+from click.shell_completion import CompletionItem
 
 from seismograd_server.display.text import nearest, printable
 from seismograd_server.errors import NotFoundError, SeismogradError, UsageError
@@ -31,6 +34,28 @@ server_url_option = click.option(
     help="Where the server's pages are.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
+
+
+# Names that a shell takes as they are: what stands on a command line is run, and a run may be called anything.
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9._/@+=,-]+")
+# Whoever presses the tabulator waits for it.
+_COMPLETING_SECONDS = 2.0
+
+
+def complete_runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of runs that begin so, for a shell; none when the server does not answer at once."""
+    url = ctx.params.get("server_url") or os.environ.get("SEISMOGRAD_URL") or DEFAULT_URL
+    try:
+        with Remote(url) as remote:
+            known = remote.runs(timeout=_COMPLETING_SECONDS)
+    except SeismogradError:
+        return []
+    names = [str(key) for key in known] + [key.run for key in known if incomplete]
+    unique = dict.fromkeys(name for name in names if name.startswith(incomplete) and _SHELL_SAFE.fullmatch(name))
+    return [CompletionItem(name) for name in unique]
+
+
+run_argument = click.argument("run", shell_complete=complete_runs)
 
 
 class RemoteError(SeismogradError):
@@ -125,7 +150,7 @@ class Remote:
                 key = RunKey(name[:index], name[index + 1 :])
                 if self.request("GET", run_path(key)).status_code == httpx.codes.OK:
                     return key
-        known = self._known()
+        known = self.runs()
         matches = [key for key in known if key.run == name]
         if len(matches) == 1:
             return matches[0]
@@ -137,9 +162,22 @@ class Remote:
         hint = f'; did you mean "{printable(meant)}"?' if meant else "; `seismograd runs list` shows those there are"
         raise NotFoundError(f'no run "{printable(name)}"{hint}')
 
-    def _known(self) -> list[RunKey]:
-        runs = self.json("GET", "/api/v1/runs", params={"limit": _NAMES_COMPARED})["runs"]
+    def runs(self, **settings: Any) -> list[RunKey]:
+        """The newest thousand runs; errors as `json`."""
+        runs = self.json("GET", "/api/v1/runs", params={"limit": _NAMES_COMPARED}, **settings)["runs"]
         return [RunKey(run["project"], run["run"]) for run in runs]
+
+    def require_project(self, project: str | None) -> None:
+        """Nothing, when there is a run of that project, or when none was named: for lists that turned out empty.
+
+        Raises:
+            NotFoundError: there is none; names the nearest one.
+        """
+        if not project or self.json("GET", "/api/v1/runs", params={"project": project, "limit": 1})["runs"]:
+            return
+        meant = nearest(project, {key.project for key in self.runs()})
+        hint = f'; did you mean "{printable(meant)}"?' if meant else "; `seismograd runs list` shows those there are"
+        raise NotFoundError(f'no project "{printable(project)}"{hint}')
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -11,7 +11,7 @@ import click
 from seismograd_server.commands import output
 from seismograd_server.commands.compare import compare
 from seismograd_server.commands.failures import Group
-from seismograd_server.commands.remote import Remote, json_option, run_path, server_url_option
+from seismograd_server.commands.remote import Remote, json_option, run_argument, run_path, server_url_option
 from seismograd_server.display.numbers import duration, timestamp
 from seismograd_server.model import RunState
 
@@ -35,6 +35,8 @@ def list_runs(project: str | None, state: str | None, limit: int, server_url: st
     with Remote(server_url) as remote:
         wanted = {"project": project, "state": state, "limit": limit}
         answer = remote.json("GET", "/api/v1/runs", params={key: value for key, value in wanted.items() if value})
+        if not answer["runs"]:
+            remote.require_project(project)
     if as_json:
         output.print_json(answer)
         return
@@ -67,7 +69,7 @@ def _page(path: str, server_url: str) -> str:
 
 
 @runs.command("show")
-@click.argument("run")
+@run_argument
 @server_url_option
 @json_option
 def show_run(run: str, server_url: str, as_json: bool) -> None:
@@ -137,7 +139,7 @@ def _answers(ranks: list[dict[str, Any]]) -> str:
 
 
 @runs.command("delete")
-@click.argument("run")
+@run_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @server_url_option
 @json_option

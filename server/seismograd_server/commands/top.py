@@ -50,6 +50,8 @@ def top(*, project: str | None, interval: float, once: bool, server_url: str, as
     with Remote(server_url) as remote:
         watch = Watch(remote, project)
         watch.look()  # a server that was never there is an error, not a reason to wait
+        if not watch.frame().answer["runs"]:
+            remote.require_project(project)
         console = output.console()
         if once or not (as_json or console.is_terminal):
             _print(watch, console, as_json=as_json)

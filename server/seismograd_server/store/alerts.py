@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,9 @@ from seismograd_server.model import (
 )
 from seismograd_server.store.alert_tables import alert_transitions, alerts
 from seismograd_server.store.schema import runs
+
+# Ids looked through for "did you mean"; so many digits of one are no chance any more, and so alike is one mistyped.
+_COMPARED, _PREFIX, _ALIKE = 1000, 4, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,16 @@ class AlertRepository:
     def _row(self, alert_id: str) -> Row[tuple[object, ...]]:
         row = self._connection.execute(_select_alerts().where(alerts.c.alert_id == alert_id)).one_or_none()
         if row is None:
-            raise NotFoundError(f"there is no alert {alert_id}: `seismograd alerts list` shows those there are")
+            raise NotFoundError(f"there is no alert {alert_id}{self._hint(alert_id)}")
         return row
+
+    def _hint(self, alert_id: str) -> str:
+        """Which alert may have been meant: one whose id begins so, or looks like it."""
+        known = self._connection.scalars(select(alerts.c.alert_id).order_by(alerts.c.alert_row.desc()).limit(_COMPARED))
+        ids = known.all()
+        begins = [each for each in ids if len(alert_id) >= _PREFIX and each.startswith(alert_id)]
+        meant = begins[:1] or difflib.get_close_matches(alert_id, ids, n=1, cutoff=_ALIKE)
+        return f": did you mean {meant[0]}?" if meant else ": `seismograd alerts list` shows those there are"
 
     def _apply_one(self, transition: Transition) -> bool:
         alert = transition.alert

@@ -168,8 +168,8 @@ def test_one_frame_for_a_pipe_and_one_answer_for_a_program(web: Web) -> None:
     runs = json.loads(told.stdout)["runs"]
     assert runs[0]["severity"] == "critical"
     assert {run["run"] for run in runs} >= {"exploding", "healthy"}
-    other = seismograd("top", "--once", "--project", "none", "--server-url", web.url, timeout=_PATIENCE_SECONDS)
-    assert "No run is live" in other.stdout
+    other = seismograd("top", "--once", "--project", "mtt", "--server-url", web.url, timeout=_PATIENCE_SECONDS)
+    assert (other.returncode, other.stderr) == (1, 'Error: no project "mtt"; did you mean "mt"?\n')
 
 
 def test_a_server_that_was_never_there_is_an_error() -> None:

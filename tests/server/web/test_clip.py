@@ -79,6 +79,7 @@ def test_a_sample_of_a_long_run_says_nearly_the_same_as_all_of_it(empty_store: S
     whole, sample = adviser(KEY), adviser(KEY, most_steps=2048)
     assert (whole["looked_at"], whole["closed_steps"]) == (10_000, 10_000)
     assert (sample["looked_at"], sample["closed_steps"]) == (2048, 10_000)
+    assert any("Of 10,000 steps 2,048 were looked at" in limit for limit in sample["cannot_know"])
     assert [tenth["steps"] > 0 for tenth in sample["tenths"]] == [True] * 10
     assert sample["recommended"]["threshold"] == pytest.approx(whole["recommended"]["threshold"], rel=0.05)
     assert sample["now"]["mean_coefficient"] == pytest.approx(whole["now"]["mean_coefficient"], rel=0.01)

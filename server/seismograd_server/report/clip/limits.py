@@ -23,10 +23,21 @@ _ALWAYS = (
 
 
 def limits_of(
-    series: Series, norm: Float64, left_out: LeftOut, recommendation: Recommendation, exploding: int
+    series: Series,
+    norm: Float64,
+    left_out: LeftOut,
+    recommendation: Recommendation,
+    exploding: int,
+    *,
+    closed: int,
 ) -> tuple[str, ...]:
     """The limits, as sentences; the first one always holds."""
     found = [_ALWAYS]
+    if closed > series.count:
+        found.append(
+            f"Of {closed:,} steps {series.count:,} were looked at, the first and the last among them; "
+            "shares are of these."
+        )
     if left_out.after_clip:
         found.append(
             f"The norm of {plural(left_out.after_clip, 'step')} was taken after the gradients had been changed: what "

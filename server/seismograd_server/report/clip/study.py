@@ -96,7 +96,7 @@ def study(
         else (),
         tenths=tenths,
         drift_octaves=drift,
-        limits=limits_of(series, judged.norm, left_out, recommendation, len(exploding)),
+        limits=limits_of(series, judged.norm, left_out, recommendation, len(exploding), closed=closed or 0),
     )
 
 
