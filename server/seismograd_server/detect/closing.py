@@ -75,11 +75,12 @@ class Piece:
 
     def rows_up_to(self, limit: Position) -> int:
         """The first row behind `limit`."""
-        branch, step = limit
-        if self.batch.branch != branch:
-            return self.stop if self.batch.branch < branch else self.start
+        if limit >= self.last:  # mostly it is all of them or none
+            return self.stop
+        if limit < self.first:
+            return self.start
         steps = self.batch.steps[self.start : self.stop]
-        return self.start + int(np.searchsorted(steps, step, side="right"))
+        return self.start + int(np.searchsorted(steps, limit[1], side="right"))
 
 
 def rows_in(batch: StepBatch, rank: int, branch: int, steps: Int64, ranks_present: Bool) -> int:

@@ -116,7 +116,8 @@ class Facts:
         stop = start + self.count
         self.steps = columns.steps[start:stop]
         self.times = columns.times[start:stop]
-        self.longest_pause = max(columns.pauses[start : stop - 1], default=0.0)  # seconds between two steps, at most
+        pauses = columns.pauses[start : max(start, stop - 1)]
+        self.longest_pause = max(pauses, default=0.0)  # seconds between two steps, at most
         self.all_present = np.count_nonzero(block.ranks_present) == block.ranks_present.size
         self.norms = columns.norms[start:stop]
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN for norm in self.norms]

@@ -58,14 +58,12 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
         update_ratio=_update_ratio(block, tally.update_ratio),
         steps=tally.steps + block.count,
         nonfinite_steps=tally.nonfinite_steps + broken_steps,
-        skipped_found_inf=tally.skipped_found_inf + _flagged(block, _SKIPPED_BY_SCALER),
-        skipped_user=tally.skipped_user + _flagged(block, _SKIPPED_BY_USER),
-        clipped_steps=tally.clipped_steps + _flagged(block, _CLIPPED),
-        missing_records=tally.missing_records + int(np.count_nonzero(~block.ranks_present)),
+        missing_records=tally.missing_records + block.ranks_present.size - int(np.count_nonzero(block.ranks_present)),
         signatures=signatures,
         rank_spread_ratio=_rank_spread(block, tally.rank_spread_ratio),
         ranks_reporting=reporting,
         lowest_missing_rank=int(block.ranks_present[-1].argmin()) if reporting < block.ranks_present.shape[1] else None,
+        **_flagged(block, tally),
         **_disagreement(block, tally),
     )
 
@@ -131,8 +129,15 @@ def _last_known(values: Float64, before: float | None) -> float | None:
     return before if is_unknown(values) else _last(values, ~np.isnan(values), before)
 
 
-def _flagged(block: ClosedBlock, flag: np.uint16) -> int:
-    return int(np.count_nonzero(block.flags & flag))
+def _flagged(block: ClosedBlock, tally: Tally) -> dict[str, int]:
+    """How many steps were skipped or clipped."""
+    if not np.count_nonzero(block.flags):  # the usual case
+        return {}
+    return {
+        "skipped_found_inf": tally.skipped_found_inf + int(np.count_nonzero(block.flags & _SKIPPED_BY_SCALER)),
+        "skipped_user": tally.skipped_user + int(np.count_nonzero(block.flags & _SKIPPED_BY_USER)),
+        "clipped_steps": tally.clipped_steps + int(np.count_nonzero(block.flags & _CLIPPED)),
+    }
 
 
 def _slide(window: tuple[tuple[int, float], ...], block: ClosedBlock, sound: Bool) -> tuple[tuple[int, float], ...]:
