@@ -16,9 +16,11 @@ from rich.progress import track
 
 from seismograd_server.commands import output
 from seismograd_server.commands.remote import Remote, run_path
+from seismograd_server.display.numbers import share
 from seismograd_server.display.text import plural, printable
 from seismograd_server.errors import SeismogradError, UsageError
 from seismograd_server.model import Finding, RunKey
+from seismograd_server.reading.backtest import judged_alerts
 from seismograd_server.rules.backtest import backtest
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.transfer.trace_blocks import Columns, blocks
@@ -118,6 +120,7 @@ def over_stored_runs(server_url: str, text: str, project: str | None, since: dat
         output.print_json({"runs": answers, "failures": failures})
     else:
         _print_comparison(answers)
+        _print_judged(answers)
     if failures:
         click.get_current_context().exit(1)
 
@@ -154,6 +157,19 @@ def _print_comparison(answers: list[dict[str, Any]]) -> None:
     verdicts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in ("new", "gone", "changed", "same"))
     steps = sum(answer["steps"] for answer in answers)
     click.echo(f"{plural(steps, 'step')} of {plural(len(answers), 'run')} looked at: {verdicts}.")
+
+
+def _print_judged(answers: list[dict[str, Any]]) -> None:
+    """What people said of the alerts that there were: whether these rules keep the right ones and drop the wrong."""
+    rows: list[list[Any]] = []
+    for each in judged_alerts(answers):
+        before, after = each.precision
+        said = [share(before), "–" if after is None else share(after)]
+        counts = each.right_kept, each.right_lost, each.wrong_kept, each.wrong_gone
+        rows.append([each.signature, *(f"{count:,}" for count in counts), *said])
+    if rows:
+        columns = ["judged", "right, kept", "right, lost", "wrong, kept", "wrong, gone", "precision was", "would be"]
+        output.table(columns, rows, right=columns[1:])
 
 
 def _fired(fired: dict[str, Any] | None) -> list[Any]:

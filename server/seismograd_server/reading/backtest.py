@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from seismograd_server.detect.watch import DETECTORS
-from seismograd_server.model import Alert, Finding, RunKey, Severity, Signature
+from seismograd_server.model import Alert, Finding, RunKey, Severity, Signature, Verdict
 from seismograd_server.reading.encoding import Json
 from seismograd_server.reading.layers import composed_blocks
 from seismograd_server.rules.backtest import backtest
@@ -30,12 +31,16 @@ class Fired:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One condition of a run: what the rules would have made of it (None = nothing), and what was made of it."""
+    """One condition of a run: what the rules would have made of it (None = nothing), and what was made of it.
+
+    `judged` is what people said of what was: right, if they ever said so; wrong, if they said only that.
+    """
 
     signature: Signature
     scope: str
     would: Fired | None
     was: Fired | None
+    judged: Verdict | None = None
 
     @property
     def verdict(self) -> str:
@@ -54,10 +59,16 @@ def compare(findings: Iterable[Finding], alerts: Iterable[Alert]) -> list[Compar
     for finding in findings:
         if finding.signature in _COMPARED:
             _note(would, finding.signature, finding.scope, Fired(finding.severity, finding.step, finding.reason))
+    judged: dict[tuple[Signature, str], Verdict] = {}
     for alert in sorted(alerts, key=lambda each: each.opened_step):
         if alert.signature in _COMPARED:
-            _note(was, alert.signature, alert.scope, Fired(alert.severity, alert.opened_step, alert.reason))
-    found = [Comparison(*about, would.get(about), was.get(about)) for about in sorted({*would, *was})]
+            about = alert.signature, alert.scope
+            _note(was, *about, Fired(alert.severity, alert.opened_step, alert.reason))
+            if alert.verdict is not None and judged.get(about) is not Verdict.RIGHT:
+                judged[about] = alert.verdict
+    found = [
+        Comparison(*about, would.get(about), was.get(about), judged.get(about)) for about in sorted({*would, *was})
+    ]
     return sorted(found, key=lambda each: min(one.step for one in (each.would, each.was) if one is not None))
 
 
@@ -106,8 +117,37 @@ def _json(comparison: Comparison) -> Json:
         "verdict": comparison.verdict,
         "would": _fired_json(comparison.would),
         "was": _fired_json(comparison.was),
+        "judged": comparison.judged.value if comparison.judged else None,
     }
 
 
 def _fired_json(fired: Fired | None) -> Json | None:
     return None if fired is None else {"severity": fired.severity.label, "step": fired.step, "reason": fired.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What people said of the alerts of a signature, and what other rules would have made of these."""
+
+    signature: str
+    right_kept: int = 0
+    right_lost: int = 0
+    wrong_kept: int = 0
+    wrong_gone: int = 0
+
+    @property
+    def precision(self) -> tuple[float, float | None]:
+        """The share of right ones among those judged: as it was, and of what the rules would keep; None = nothing."""
+        right, wrong = self.right_kept + self.right_lost, self.wrong_kept + self.wrong_gone
+        kept = self.right_kept + self.wrong_kept
+        return right / (right + wrong), self.right_kept / kept if kept else None
+
+
+def judged_alerts(answers: Iterable[Json]) -> list[Judged]:
+    """By signature, over the answers of some runs; only those of which anything has been judged."""
+    counts: dict[str, Counter[str]] = {}
+    for each in (finding for answer in answers for finding in answer["findings"]):
+        if each["judged"] is not None:
+            fate = "kept" if each["would"] is not None else "lost" if each["judged"] == Verdict.RIGHT.value else "gone"
+            counts.setdefault(each["signature"], Counter())[f"{each['judged']}_{fate}"] += 1
+    return [Judged(signature, **found) for signature, found in sorted(counts.items())]

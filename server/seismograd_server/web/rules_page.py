@@ -11,10 +11,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from seismograd_server.display.numbers import share
 from seismograd_server.display.text import plural
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import RunKey
-from seismograd_server.reading.backtest import backtest_stored
+from seismograd_server.reading.backtest import Judged, backtest_stored, judged_alerts
 from seismograd_server.reading.encoding import Json
 from seismograd_server.rules.file import RulesInForce
 from seismograd_server.rules.parse import RulesError, parse
@@ -95,6 +96,7 @@ class RulesPage:
             "problems": problems,
             "judged": None if answers is None else _summary(answers),
             "rows": [row for answer in answers or [] for row in _rows(answer)],
+            "verdicts": [_verdict_row(each) for each in judged_alerts(answers or [])],
             "runs_judged": _RUNS_JUDGED,
         }
         return self._renderer.page("rules.html", values, status)
@@ -104,6 +106,11 @@ def _rows(answer: Json) -> list[dict[str, Any]]:
     key = RunKey(answer["project"], answer["run"])
     failed = [{"key": key, "failure": failure} for failure in answer["failures"]]
     return failed + [{"key": key, "failure": "", **each} for each in answer["findings"]]
+
+
+def _verdict_row(judged: Judged) -> dict[str, Any]:
+    before, after = judged.precision
+    return {"judged": judged, "before": share(before), "after": "–" if after is None else share(after)}
 
 
 def _summary(answers: list[Json]) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from seismograd_server.errors import NotFoundError
-from seismograd_server.model import Alert, AlertState, Evidence, Finding, RunKey, Severity, Signature
-from seismograd_server.reading.backtest import backtest_stored, compare
+from seismograd_server.model import Alert, AlertState, Evidence, Finding, RunKey, Severity, Signature, Verdict
+from seismograd_server.reading.backtest import Judged, backtest_stored, compare, judged_alerts
 from seismograd_server.rules.parse import parse
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
@@ -123,3 +123,35 @@ def test_other_rules_say_what_would_be_different(database: Database, text: str, 
 def test_a_run_that_does_not_exist_is_said_so(database: Database) -> None:
     with pytest.raises(NotFoundError):
         backtest_stored(database, replace(KEY, run="gru"), Rules())
+
+
+def test_what_people_said_of_alerts_is_held_against_what_the_rules_would_make_of_these() -> None:
+    spikes = [replace(alert(Signature.SPIKE, WARNING, step), verdict=Verdict.WRONG) for step in (10, 20)]
+    right = replace(alert(Signature.RUNAWAY, CRITICAL, 30), verdict=Verdict.RIGHT)
+    unjudged = alert(Signature.NONFINITE, CRITICAL, 40)
+    (nonfinite, runaway, spike) = sorted(
+        compare([found(Signature.RUNAWAY, CRITICAL, 31)], [*spikes, right, unjudged]), key=lambda each: each.signature
+    )
+    assert (nonfinite.judged, runaway.judged, spike.judged) == (None, Verdict.RIGHT, Verdict.WRONG)
+    twice = [spikes[0], replace(spikes[1], verdict=Verdict.RIGHT)]
+    assert [each.judged for each in compare([], twice)] == [Verdict.RIGHT], "once right, it is worth keeping"
+    assert [each.judged for each in compare([], twice[::-1])] == [Verdict.RIGHT]
+
+
+def test_precision_is_that_of_what_was_judged_and_of_what_is_kept_of_it() -> None:
+    def finding(judged: str | None, would: object) -> dict[str, object]:
+        return {"signature": "spike", "judged": judged, "would": would}
+
+    fates: list[tuple[str | None, object]] = [
+        ("right", {}),
+        ("right", None),
+        ("wrong", {}),
+        ("wrong", None),
+        ("wrong", None),
+        (None, {}),
+    ]
+    answers = [{"findings": [finding(*fate)]} for fate in fates]
+    assert judged_alerts(answers) == [Judged("spike", 1, 1, 1, 2)]
+    assert judged_alerts(answers)[0].precision == (0.4, 0.5)
+    assert Judged("spike", wrong_gone=3).precision == (0.0, None)
+    assert judged_alerts([]) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from html.parser import HTMLParser
@@ -233,3 +234,19 @@ def test_a_run_page_says_what_the_job_was_asked_for(stocked: Stocked, connect: C
     assert "by &lt;Ada&gt;: too dear" in page
     assert "2 no answer" in page
     assert run.opened
+
+
+def test_a_trial_of_rules_says_what_becomes_of_the_alerts_that_people_have_judged(
+    stocked: Stocked, connect: Connect
+) -> None:
+    app = stocked.app()
+    with stocked.database.read() as transaction:
+        alerts = [each for each in transaction.alerts.list(run="exploding") if each.signature.value == "runaway"]
+    get(app, connect, f"/alerts/{alerts[0].alert_id}/verdict", "POST", data={"by": "Ada", "verdict": "wrong"})
+    page = get(app, connect, "/rules", "POST", data={"rules": "signature.runaway.mute = true\n", "search": "explod"})
+    assert "Of the alerts that people have judged" in page.text
+    assert re.search(r"runaway</td><td class=.number.>0<.*>0<.*>0<.*>1<.*>0 %<.*>–<", page.text)
+    bad = get(app, connect, "/rules", "POST", data={"rules": "signature.runaway.mute = <3\n"})
+    assert bad.status_code == 400
+    assert "&lt;3" in bad.text
+    assert "did you mean" in get(app, connect, "/rules", "POST", data={"rules": "signature.runawy.mute = true"}).text
