@@ -115,6 +115,7 @@ class Kept(Table):
 
     keep_days: NotNegative | None = None
     keep_bytes: Annotated[int, Field(ge=0)] | None = None
+    detail_days: NotNegative | None = None
 
 
 class Retention(Table):
@@ -122,6 +123,7 @@ class Retention(Table):
 
     keep_days: NotNegative = 0.0
     keep_bytes: Annotated[int, Field(ge=0)] = 0
+    detail_days: NotNegative = 0.0  # every single step; then those around incidents, and summaries
     projects: dict[str, Kept] = Field(default_factory=dict)
 
 

@@ -147,6 +147,11 @@ class Instruments:
             ["reason"],
             registry=registry,
         )
+        self.retention_downsampled_runs = Counter(
+            "seismograd_retention_downsampled_runs_total",
+            "Runs of whose single steps only those around incidents were kept, beside summaries.",
+            registry=registry,
+        )
         self.retention_oldest = Gauge(
             "seismograd_retention_oldest_run_timestamp_seconds",
             "When the oldest run that is kept ended; now, when none has.",
@@ -242,7 +247,7 @@ class Instruments:
             (self.rules_reloads, product(("loaded", "refused"))),
             (self.otlp_pushes, product(("exported", "failed"))),
             (self.retention_deleted_runs, product(("age", "size"))),
-            (self.maintenance_failures, product(("retention", "summarise", "compaction"))),
+            (self.maintenance_failures, product(("retention", "summarise", "downsample", "compaction"))),
             (self.compaction_rows, product(kinds)),
             (self.compaction_bytes, product(kinds, ("before", "after"))),
             (self.storage_damaged, product(("segment", "closed_block", "summary"))),

@@ -196,6 +196,9 @@ def test_what_is_kept_may_differ_by_project_and_a_typing_error_in_it_is_named(co
     assert policy.of("speech") == Keep(days=None, size_bytes=5_000_000)
     assert policy.of("mt") == Keep(days=90.0)
     assert retention_policy(load_settings()).limits == (Keep(),), "everything is kept unless somebody says otherwise"
+    config.write_text('[retention]\ndetail_days = 7\n[retention.projects."speech"]\ndetail_days = 0\n')
+    policy = retention_policy(load_settings(config))
+    assert (policy.of("mt").detail_days, policy.of("speech").detail_days) == (7.0, None)
     config.write_text('[retention.projects."speech"]\nkeep_dayz = 5\n')
     with pytest.raises(ConfigError, match=r"retention\.projects\.speech\.keep_dayz: did you mean keep_days"):
         load_settings(config)

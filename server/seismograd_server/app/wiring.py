@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.lifecycle import LifecyclePolicy
-from seismograd_server.config import Settings, secret_of
+from seismograd_server.config import Kept, Settings, secret_of
 from seismograd_server.detect.align import Patience
 from seismograd_server.errors import ConfigError
 from seismograd_server.ingest.limits import IngestLimits
@@ -17,6 +17,7 @@ from seismograd_server.ingest.log import LogSettings
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import Chore
 from seismograd_server.maintenance.compaction import Compaction, CompactionSettings
+from seismograd_server.maintenance.downsampling import Downsampling
 from seismograd_server.maintenance.retention import Keep, Retention, RetentionPolicy
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.metrics import ExportLimits
@@ -196,13 +197,13 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
     """What is kept of each project."""
     every = settings.retention
 
-    def keep(days: float | None, size_bytes: int | None) -> Keep:
-        days = every.keep_days if days is None else days
-        size_bytes = every.keep_bytes if size_bytes is None else size_bytes
-        return Keep(days or None, size_bytes or None)
+    def keep(own: Kept) -> Keep:
+        days = every.keep_days if own.keep_days is None else own.keep_days
+        size_bytes = every.keep_bytes if own.keep_bytes is None else own.keep_bytes
+        detail_days = every.detail_days if own.detail_days is None else own.detail_days
+        return Keep(days or None, size_bytes or None, detail_days or None)
 
-    projects = {name: keep(each.keep_days, each.keep_bytes) for name, each in every.projects.items()}
-    return RetentionPolicy(keep(None, None), projects)
+    return RetentionPolicy(keep(Kept()), {name: keep(each) for name, each in every.projects.items()})
 
 
 def chores(
@@ -212,6 +213,7 @@ def chores(
     return [
         Retention(database, retention_policy(settings), instruments, failure_point),
         Summarising(database, failure_point),
+        Downsampling(database, retention_policy(settings), instruments, failure_point),
         Compaction(database, instruments, compaction_settings(settings), failure_point),
     ]
 

@@ -37,10 +37,12 @@ class Keep:
     Attributes:
         days: since a run ended; None = for ever.
         size_bytes: records and closed steps of all its runs, as stored; None = without limit.
+        detail_days: since a run ended, with every single step of it (see `downsampling.py`); None = as long as it.
     """
 
     days: float | None = None
     size_bytes: int | None = None
+    detail_days: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from seismograd_server.detect.watch import DETECTORS
 from seismograd_server.model import Alert, Finding, RunKey, Severity, Signature, Verdict
 from seismograd_server.reading.encoding import Json
 from seismograd_server.reading.layers import composed_blocks
+from seismograd_server.reading.resolution import detail_kept
 from seismograd_server.rules.backtest import backtest
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
@@ -97,6 +98,8 @@ def backtest_stored(database: Database, key: RunKey, rules: Rules) -> Json:
     steps, failures = 0, list[str]()
     findings: list[Finding] = []
     for optimizer in sorted(optimizers):
+        if not detail_kept(database, run.run_id, optimizer):
+            failures.append("single steps have been removed (detail_days): what they would tell is not in it")
         found = backtest(composed_blocks(database, run, optimizer), own, optimizer)
         steps += found.steps
         findings += found.findings

@@ -43,10 +43,12 @@ class Condensed:
     Attributes:
         series: rising; of a run of no more than 65,536 steps all of them.
         whole: buckets of all steps; None = they all are in `series`.
+        removed: whether single steps have been looked for that there are no longer; see `maintenance/downsampling.py`.
     """
 
     series: Series
     whole: Summary | None = None
+    removed: bool = False
 
 
 def read_condensed(
@@ -63,11 +65,15 @@ def read_condensed(
     Raises:
         StorageError: the store failed.
     """
-    if run.closed_steps <= MOST_STEPS:
-        return Condensed(read_series(database, run.run_id, optimizer))
+    every = read_series(database, run.run_id, optimizer) if run.closed_steps <= MOST_STEPS else None
+    if every is not None and every.count == run.closed_steps:
+        return Condensed(every)
     whole = read_summary(database, Asked(run.run_id, optimizer, SummaryKind.SERIES), _BUCKET_STEPS)
-    if whole is None or int(whole.steps.sum()) <= MOST_STEPS:
-        return Condensed(read_series(database, run.run_id, optimizer))
+    if every is not None or whole is None or int(whole.steps.sum()) <= MOST_STEPS:
+        found = read_series(database, run.run_id, optimizer) if every is None else every
+        # A rewind has overwritten steps, or there are fewer by now than have been summarised.
+        removed = whole is not None and found.count < int(whole.steps.sum())
+        return Condensed(found, whole if removed else None, removed)
     wanted = _telling(whole, windows)
     parts: dict[int, Series] = {}
     for _ in range(_ROUNDS):
@@ -79,7 +85,8 @@ def read_condensed(
         if not missing.any():
             break
         wanted |= missing
-    return Condensed(series, whole)
+    there = np.array([parts[place].count for place in sorted(parts)])
+    return Condensed(series, whole, bool((there < whole.steps[sorted(parts)]).any()))
 
 
 def _telling(whole: Summary, windows: Sequence[tuple[int, int]]) -> Bool:

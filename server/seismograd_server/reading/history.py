@@ -162,6 +162,7 @@ class History:
     notes: Mapping[str, str] = field(default_factory=dict)  # what could not be read, by what
     damaged: tuple[tuple[int, int], ...] = ()  # ranges of steps of which something is damaged on disk
     whole: Summary | None = None  # buckets of all steps, when `series` has some of them only; see `condensed.py`
+    removed: bool = False  # whether single steps have been removed since, and their summaries kept
 
 
 def damage_sentence(key: RunKey, first_step: int, last_step: int) -> str:

@@ -44,6 +44,13 @@ def plan_for(database: Database, asked: Asked, points: int) -> Plan:
     return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False)
 
 
+def detail_kept(database: Database, run_id: int, optimizer: int) -> bool:
+    """Whether there are single steps behind every stored bucket of a run."""
+    asked = Asked(run_id, optimizer, SummaryKind.SERIES)
+    lines, finest = lines_of(database, run_id, optimizer), SUMMARY_SIZES[asked.kind][0]
+    return all(_kept(database, asked, piece) for piece in _whole(lines, asked, finest))
+
+
 def size_for(asked: Asked, lines: Sequence[Line], points: int) -> int:
     """Steps a bucket, for a range of which everything is there."""
     stretches = visible_stretches(lines, asked.first_step, asked.last_step)

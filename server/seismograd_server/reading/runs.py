@@ -96,6 +96,7 @@ def read_history(
         notes=notes,
         damaged=tuple(damaged_steps(database.damage.of_run(run.run_id))),
         whole=condensed.whole,
+        removed=condensed.removed,
     )
 
 

@@ -59,10 +59,13 @@ def totals_of(series: Series, world_size: int, whole: Summary | None = None) -> 
     """
     if not series.count:
         return Totals()
-    gaps, pauses, after = _between(series, whole)
+    read = None if whole is None else _read_whole(series, whole)
+    gaps, pauses, after = _between(series, whole, read)
     gap, pause = int(np.argmax(gaps)) if len(gaps) else -1, int(np.argmax(pauses)) if len(pauses) else -1
     present = series.ranks_present < world_size
-    counted = _counts(series, present) if whole is None else _counts_of_buckets(series, present, world_size, whole)
+    counted = _counts(series, present)
+    if whole is not None and read is not None:
+        counted = _counts_of_buckets(series, present, world_size, whole, read)
     return Totals(
         **counted,
         spacing=int(np.median(gaps)) + 1 if len(gaps) else 0,
@@ -85,13 +88,11 @@ def _counts(series: Series, partial: Bool) -> dict[str, Any]:
     }
 
 
-def _counts_of_buckets(series: Series, partial: Bool, world_size: int, whole: Summary) -> dict[str, Any]:
+def _counts_of_buckets(series: Series, partial: Bool, world_size: int, whole: Summary, read: Bool) -> dict[str, Any]:
     tallies = {name: whole.tallies[:, place] for place, name in enumerate(TALLIES)}
     steps = int(whole.steps.sum())
     present = SERIES_NAMES.index("ranks_present")
-    buckets = np.searchsorted(whole.first_steps, series.steps, side="right") - 1
-    read = np.bincount(buckets, minlength=whole.count) == whole.steps
-    counted = np.bincount(buckets, weights=partial, minlength=whole.count).astype(np.int64)
+    counted = np.bincount(_bucket_of(series, whole), weights=partial, minlength=whole.count).astype(np.int64)
     # Of a bucket that was not read it is only known that some step lacked a rank, or that every one did.
     least = np.where(whole.maximum[:, present] < world_size, whole.steps, whole.minimum[:, present] < world_size)
     at_least = np.where(read, counted, least.astype(np.int64))
@@ -105,14 +106,23 @@ def _counts_of_buckets(series: Series, partial: Bool, world_size: int, whole: Su
     }
 
 
-def _between(series: Series, whole: Summary | None) -> tuple[Int64, Float64, Int64]:
+def _bucket_of(series: Series, whole: Summary) -> Int64:
+    return np.searchsorted(whole.first_steps, series.steps, side="right") - 1
+
+
+def _read_whole(series: Series, whole: Summary) -> Bool:
+    """[k]: whether every step of a bucket is in the series."""
+    return np.asarray(np.bincount(_bucket_of(series, whole), minlength=whole.count) == whole.steps, np.bool_)
+
+
+def _between(series: Series, whole: Summary | None, read: Bool | None) -> tuple[Int64, Float64, Int64]:
     """Numbers left out and seconds passed between neighbours, and the first of the two; of those that are known."""
     gaps, pauses, after = np.diff(series.steps) - 1, np.diff(series.times), series.steps[:-1]
-    if whole is None:
+    if whole is None or read is None:
         return gaps, pauses, after
-    # Rows of one bucket are neighbours, for a bucket is read whole; from one to the next their ends tell.
-    buckets = np.searchsorted(whole.first_steps, series.steps, side="right")
-    inside = buckets[1:] == buckets[:-1]
+    # Rows of one bucket are neighbours when all of it is there; from one to the next their ends tell.
+    buckets = _bucket_of(series, whole)
+    inside = (buckets[1:] == buckets[:-1]) & read[buckets[1:]]
     time = SERIES_NAMES.index("time")
     across = whole.first_steps[1:] - whole.last_steps[:-1] - 1
     waits = whole.minimum[1:, time].astype(np.float64) - whole.maximum[:-1, time].astype(np.float64)

@@ -23,6 +23,8 @@ def data_gaps(history: History) -> tuple[str, ...]:
     gaps.extend(printable(damage_sentence(history.run.key, first, last)) for first, last in history.damaged)
     if not series.count:
         return tuple(gaps)
+    if history.removed:
+        gaps.append("Single steps are kept around its alerts and at its ends only; of the others there are summaries.")
     totals = totals_of(series, history.run.world_size, history.whole)
     if totals.missing and totals.spacing <= 1:
         gaps.append(

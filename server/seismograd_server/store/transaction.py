@@ -11,6 +11,7 @@ from seismograd_server.store.compacting import CompactionRepository
 from seismograd_server.store.damage import DamageLog
 from seismograd_server.store.detectors import DetectorRepository
 from seismograd_server.store.directives import DirectiveRepository
+from seismograd_server.store.downsampling import DownsamplingRepository
 from seismograd_server.store.lifespans import LifespanRepository
 from seismograd_server.store.outbox import OutboxRepository
 from seismograd_server.store.runs import RunRepository
@@ -71,6 +72,11 @@ class Transaction:
     def lifespans(self) -> LifespanRepository:
         """How long runs have been over, and how much they hold."""
         return LifespanRepository(self.connection)
+
+    @cached_property
+    def downsampling(self) -> DownsamplingRepository:
+        """Rows of single steps that may go."""
+        return DownsamplingRepository(self.connection)
 
     @cached_property
     def outbox(self) -> OutboxRepository:
