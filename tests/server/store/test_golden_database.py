@@ -1,12 +1,13 @@
 """A database that an earlier version made is opened, brought up to date, and keeps what was in it.
 
-The files were written by `tests/golden/make_store_revision_*.py` and are never made again.
+The files were written by `tests/golden/make_store_revision_*.py` and `make_postgresql_revision_*.py`, each with the
+program of its time, and are never made again.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,23 +39,46 @@ from seismograd_server.store.mantissa import round_mantissa
 from seismograd_server.store.schema import segments
 from tests.golden.make_store_revision_6 import batch, block
 from tests.golden.make_store_revision_7 import SILENCES
+from tests.golden.store_dump import load
+from tests.support.postgresql import Cluster, PostgresqlVersion
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
-@pytest.fixture(params=[1, 2, 3, 5, 6, 7, 8])
-def revision(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+# What the first program that kept data in PostgreSQL wrote, and one of the day after; on the versions at both ends.
+POSTGRESQL: dict[int, PostgresqlVersion] = {3: "15", 7: "18"}
+GOLDENS = [("sqlite", each) for each in (1, 2, 3, 5, 6, 7, 8)] + [("postgresql", each) for each in POSTGRESQL]
+
+
+def since(revision: int) -> pytest.MarkDecorator:
+    """For what is in every golden database from a revision on."""
+    found = [pytest.param(each, id=f"{each[0]}-{each[1]}") for each in GOLDENS if each[1] >= revision]
+    return pytest.mark.parametrize("kind", found)
 
 
 @pytest.fixture
-def golden(tmp_path: Path, revision: int) -> Iterator[Database]:
-    path = tmp_path / "seismograd.db"
-    shutil.copyfile(GOLDEN / f"store_revision_{revision}.sqlite", path)
-    with Database.open(f"sqlite:///{path}", owner="test") as database:
+def golden_url(tmp_path: Path, kind: tuple[str, int], request: pytest.FixtureRequest) -> Iterator[str]:
+    name, revision = kind
+    if name == "sqlite":
+        path = tmp_path / "seismograd.db"
+        shutil.copyfile(GOLDEN / f"store_revision_{revision}.sqlite", path)
+        yield f"sqlite:///{path}"
+        return
+    make: Callable[[PostgresqlVersion], Cluster] = request.getfixturevalue("postgresql_cluster")
+    cluster = make(POSTGRESQL[revision])
+    url = cluster.new_database(empty=True)
+    load(cluster, url, GOLDEN / f"postgresql_revision_{revision}.sql.gz")
+    yield url
+    cluster.drop_database(url)
+
+
+@pytest.fixture
+def golden(golden_url: str) -> Iterator[Database]:
+    with Database.open(golden_url, owner="test") as database:
         yield database
 
 
+@since(1)
 def test_the_run_and_its_rank_are_there(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "lstm"))
@@ -74,6 +98,7 @@ def test_the_run_and_its_rank_are_there(golden: Database) -> None:
         assert [each.dropped_records for each in transaction.runs.health(run.run_id)] == [{"queue_full": 2}]
 
 
+@since(1)
 def test_its_records_are_there_to_the_bit(golden: Database) -> None:
     with golden.read() as transaction:
         ((_, batch),) = transaction.segments.read(1, 0)
@@ -92,6 +117,7 @@ def test_its_records_are_there_to_the_bit(golden: Database) -> None:
     assert batch.data_ids == {2: "shard-é"}
 
 
+@since(1)
 def test_its_closed_steps_and_detectors_are_there(golden: Database) -> None:
     with golden.read() as transaction:
         (chunk,) = transaction.steps.read(1, 0)
@@ -103,6 +129,7 @@ def test_its_closed_steps_and_detectors_are_there(golden: Database) -> None:
     assert chunk.nonfinite_layers == (NonfiniteLayer(1, 0, 0, 7, 8, 9),)
 
 
+@since(1)
 def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
     with golden.read() as transaction:
         (alert,) = transaction.alerts.open_for_run(1)
@@ -112,7 +139,7 @@ def test_its_alerts_and_notifications_are_there(golden: Database) -> None:
         assert [entry.dedupe_key for entry in transaction.outbox.due(10.0)] == ["alert-1/0/pager"]
 
 
-@pytest.mark.parametrize("revision", [2, 3, 5, 6, 7, 8], indirect=True)
+@since(2)
 def test_its_directives_are_there_from_the_second_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         stop, capture = transaction.directives.of_run(1, limit=10)
@@ -137,7 +164,7 @@ def test_its_directives_are_there_from_the_second_revision_on(golden: Database) 
     )
 
 
-@pytest.mark.parametrize("revision", [3, 5, 6, 7, 8], indirect=True)
+@since(3)
 def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "host"))
@@ -147,7 +174,7 @@ def test_the_facts_of_hosts_are_there_from_the_third_revision_on(golden: Databas
         assert transaction.runs.rank(1).host_facts == {}, "of a client that told of none"
 
 
-@pytest.mark.parametrize("revision", [5, 6, 7, 8], indirect=True)
+@since(5)
 def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         (line,) = transaction.steps.lines(1, 0)
@@ -163,7 +190,7 @@ def test_its_summaries_are_there_from_the_fifth_revision_on(golden: Database) ->
     assert layers.nonfinite.tolist() == [[3, 2], [1, 0]]
 
 
-@pytest.mark.parametrize("revision", [6, 7, 8], indirect=True)
+@since(6)
 def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "dense"))
@@ -193,7 +220,7 @@ def test_what_was_compacted_is_there_from_the_sixth_revision_on(golden: Database
     assert chunk.replica_gaps == (ReplicaGap(7, 0, 0.5),)
 
 
-@pytest.mark.parametrize("revision", [7, 8], indirect=True)
+@since(7)
 def test_what_people_did_is_there_from_the_seventh_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         assert tuple(reversed(transaction.silences.list())) == SILENCES
@@ -207,7 +234,7 @@ def test_what_people_did_is_there_from_the_seventh_revision_on(golden: Database)
     ]
 
 
-@pytest.mark.parametrize("revision", [8], indirect=True)
+@since(8)
 def test_what_was_stored_with_a_checksum_is_there_from_the_eighth_revision_on(golden: Database) -> None:
     with golden.read() as transaction:
         run = transaction.runs.get(RunKey("mt", "checked"))
@@ -223,12 +250,15 @@ def test_what_was_stored_with_a_checksum_is_there_from_the_eighth_revision_on(go
     assert chunk.global_norm.tobytes() == block().global_norm.tobytes()
 
 
-def test_all_of_it_is_sound(golden: Database) -> None:
-    found = check_database(f"sqlite:///{golden.name}")
+@since(1)
+@pytest.mark.usefixtures("golden")
+def test_all_of_it_is_sound(golden_url: str) -> None:
+    found = check_database(golden_url)
     assert found.damaged == []
     assert found.payloads >= 2
 
 
+@since(1)
 def test_it_can_be_asked_and_answered(golden: Database) -> None:
     directive = Directive("new", 1, DirectiveKind.STOP, "Ada", asked_at=5.0, expires_at=10.0)
     with golden.begin() as transaction:
@@ -236,6 +266,7 @@ def test_it_can_be_asked_and_answered(golden: Database) -> None:
         assert transaction.directives.answer(Answer(1, "new", DirectiveOutcome.APPLIED, ""), 6.0)
 
 
+@since(1)
 def test_it_can_be_written_and_emptied(golden: Database) -> None:
     with golden.begin() as transaction:
         for run in transaction.runs.list():
