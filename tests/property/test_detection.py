@@ -156,7 +156,7 @@ def long_runs(draw: st.DrawFn) -> ClosedBlock:
         rank_norm=np.where(sampled[:, None], norms[:, None] * 2.0 ** generator.normal(0, 0.3, (LONG, ranks)), np.nan),
         learning_rate=np.full(LONG, draw(st.sampled_from([np.nan, 0.01]))),
     )
-    scale = draw(st.sampled_from([np.nan, 0.001, 0.2]))
+    scale = draw(st.sampled_from([np.nan, 0.0, 0.001, 0.2]))
     block = with_rarities(draw, block, generator)
     block = replace(
         block,

@@ -131,7 +131,7 @@ class Facts:
         self.knows_scales = bool(_between(columns.of_scale, start, stop))
         self.ratios = columns.ratios[start:stop]
         self.update_levels = columns.update_levels[start:stop]
-        self.sampled = _between(columns.sampled, start, stop)  # rows whose ratio is finite
+        self.sampled = _between(columns.sampled, start, stop)  # rows whose ratio is known; -Inf = no update at all
         self.rank_norms, self.rank_losses = norm_spreads(block), loss_spreads(block)
         self.of_ranks: list[int] = []  # rows at which something is known of how the ranks lie
         if block.layout.world_size > 1:
@@ -236,7 +236,7 @@ class Columns:
         self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
         self.ratios: list[float] = ratios.tolist()
         self.update_levels: list[float] = updates.tolist()
-        self.sampled = _rows_where(np.isfinite(ratios))
+        self.sampled = _rows_where(~np.isnan(ratios))
         self.of_loss = _rows_where(loss_known)
         self.all_finite = not np.count_nonzero(nonfinite)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.

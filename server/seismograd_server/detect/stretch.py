@@ -150,17 +150,15 @@ def _take_in_losses(context: Context, stretch: Stretch) -> None:
 
 
 def _take_in_samples(context: Context, facts: Facts, start: int, stop: int) -> None:
-    behind = start
-    for row in facts.sampled[bisect_left(facts.sampled, start) : bisect_left(facts.sampled, stop)]:
+    sampled, behind = facts.sampled[bisect_left(facts.sampled, start) : bisect_left(facts.sampled, stop)], start
+    for row in sampled:
         step = facts.step(row)
         context.updates.wait(row - behind)
-        context.weights.wait(row - behind)
         context.updates.look(step)
-        context.weights.look(step)
         context.updates.accept(step)
         behind = row + 1
     context.updates.wait(stop - behind)
-    context.weights.wait(stop - behind)
+    context.weights.look_all(facts.block, sampled, start, stop)
 
 
 def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seismograd_server.detect.facts import Step
-from seismograd_server.model import Float32
+from seismograd_server.model import ClosedBlock, Float32, Layout
 
 # A tenth of the norm: rounding, averaging and decay make less of it between samples.
 _LEAST_CHANGE = 0.1
@@ -41,24 +41,48 @@ class WeightMemory:
     def look(self, step: Step) -> None:
         """Take in a step's sample, if there is one, and otherwise grow older."""
         self.wait(1)
-        if math.isnan(step.ratio):
-            return
-        weights, updates = step.block.weight_norms[step.row], step.block.update_norms[step.row]
-        if len(weights) == len(self.weights) and self.age <= _OLDEST_SAMPLE:
-            self._compare(step, weights, updates)
-        self.weights, self.updates, self.age = weights.copy(), updates.copy(), 0
+        if not math.isnan(step.ratio):
+            self._sample(step.block, step.row)
 
-    def _compare(self, step: Step, weights: Float32, updates: Float32) -> None:
+    def look_all(self, block: ClosedBlock, sampled: list[int], start: int, stop: int) -> None:
+        """The same for the steps from `start` to `stop` of a block, some of which were sampled."""
+        if sampled and self._is_steady(block.weight_norms[sampled]):  # the usual case: only the last one is kept
+            self.wait(stop - start)
+            self._keep(block, sampled[-1])
+            self.age = stop - 1 - sampled[-1]
+            return
+        behind = start
+        for row in sampled:
+            self.wait(row + 1 - behind)
+            self._sample(block, row)
+            behind = row + 1
+        self.wait(stop - behind)
+
+    def _is_steady(self, weights: Float32) -> bool:
+        """Whether no tensor changes by much between samples, weights float32[k, l], and the one in memory."""
+        if weights.shape[1] != len(self.weights):
+            return False
+        with np.errstate(invalid="ignore"):
+            before = np.concatenate((self.weights[None], weights[:-1]))
+            return not np.count_nonzero(np.abs(weights - before) > _LEAST_CHANGE * before)
+
+    def _sample(self, block: ClosedBlock, row: int) -> None:
+        weights, updates = block.weight_norms[row], block.update_norms[row]
+        if len(weights) == len(self.weights) and self.age <= _OLDEST_SAMPLE:
+            self._compare(block.layout, weights, updates)
+        self._keep(block, row)
+
+    def _keep(self, block: ClosedBlock, row: int) -> None:
+        self.weights, self.updates, self.age = block.weight_norms[row].copy(), block.update_norms[row].copy(), 0
+
+    def _compare(self, layout: Layout, weights: Float32, updates: Float32) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
             change = np.abs(weights - self.weights)
-            moved = change > _LEAST_CHANGE * self.weights
-            if not np.count_nonzero(moved):  # the usual case
-                return
             explained = (_TIMES_EXPLAINED * self.age) * np.fmax(self.updates, updates)
-            moved &= (change > explained) & (change < np.inf)
+            moved = (change > explained) & (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
             if np.count_nonzero(moved):
                 shares = np.where(moved, change / np.maximum(self.weights, np.finfo(np.float32).tiny), 0.0)
-                self.suspect = step.block.layout.names[int(np.argmax(shares))]
+                self.suspect = layout.names[int(np.argmax(shares))]
                 self.suspect_for = _SUSPECT_STEPS
 
     def wait(self, steps: int) -> None:
