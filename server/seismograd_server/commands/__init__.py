@@ -18,6 +18,7 @@ from seismograd_server.commands.importing import import_log
 from seismograd_server.commands.postmortem import postmortem
 from seismograd_server.commands.rules import rules
 from seismograd_server.commands.runs import runs
+from seismograd_server.commands.schema import schema
 from seismograd_server.commands.serve import serve
 from seismograd_server.commands.silences import silence
 from seismograd_server.commands.top import top
@@ -45,6 +46,7 @@ COMMANDS: list[click.Command] = [
     import_log,
     export,
     top,
+    schema,
     doctor,
     db,
 ]
