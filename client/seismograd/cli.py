@@ -38,6 +38,7 @@ SERVER_COMMANDS = frozenset(
         "import",
         "export",
         "top",
+        "schema",
         "doctor",
     }
     | {"token", "db"}

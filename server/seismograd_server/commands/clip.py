@@ -42,6 +42,8 @@ def clip(*, run: str, thresholds: tuple[float, ...], steps: int | None, server_u
     _print_recommendation(answer)
     if answer["thresholds"]:
         click.echo()
+        _print_quantiles(answer["quantiles"])
+        click.echo()
         _print_thresholds(answer)
         click.echo()
         _print_tenths(answer["tenths"])
@@ -68,6 +70,17 @@ def _print_recommendation(answer: dict[str, Any]) -> None:
         click.echo(f"{verb}. {printable(recommended['reason'])}")
     else:
         click.echo(printable(recommended["reason"]))
+
+
+def _print_quantiles(quantiles: list[dict[str, Any]]) -> None:
+    output.table(
+        ["share of steps", *(share(each["share"]) for each in quantiles)],
+        [
+            ["norm below", *(figure(each["norm"]) for each in quantiles)],
+            ["octaves from the median", *(octaves(each["octaves"]) for each in quantiles)],
+        ],
+        right=[share(each["share"]) for each in quantiles],
+    )
 
 
 def _print_thresholds(answer: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from seismograd_server.display.numbers import clock_time, figure, octaves, times
 from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Alert, AlertState, Severity
 from seismograd_server.report.asked import asked_rows, recorded_rows
-from seismograd_server.report.clip.values import drift_sentence, threshold_rows
+from seismograd_server.report.clip.values import distribution_sentence, drift_sentence, threshold_rows
 from seismograd_server.report.contents import Event, LayerRise, NumberedAlert, RankView, Report
 from seismograd_server.report.summary import signature_name
 
@@ -89,6 +89,7 @@ def render_html(report: Report, run_url: str = "") -> str:
             rank_note=_rank_note(report.ranks),
             clip_rows=threshold_rows(report.clip),
             clip_drift=drift_sentence(report.clip),
+            clip_distribution=distribution_sentence(report.clip),
             timeline=[_EventRow.of(event) for event in report.timeline],
             alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
             asked=asked_rows(report.directives),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from seismograd_server.display.numbers import octaves, timestamp
 from seismograd_server.display.text import printable
 from seismograd_server.report.asked import asked_rows, recorded_rows
-from seismograd_server.report.clip.values import drift_sentence, threshold_rows
+from seismograd_server.report.clip.values import distribution_sentence, drift_sentence, threshold_rows
 from seismograd_server.report.contents import Cause, LayerRise, Report
 from seismograd_server.report.render_html import evidence_rows
 from seismograd_server.report.summary import signature_name
@@ -34,7 +34,8 @@ def render_markdown(report: Report) -> str:
         parts.append("\n".join(f"{place}. {_advice(report, place - 1)}" for place in range(1, len(report.advice) + 1)))
     if report.clip.steps:
         parts.append("## Clipping")
-        parts.append(_safe(f"{report.clip.recommendation.reason} {drift_sentence(report.clip)}".strip()))
+        said = report.clip.recommendation.reason, distribution_sentence(report.clip), drift_sentence(report.clip)
+        parts.append(_safe(" ".join(each for each in said if each)))
         parts.append(_table(_CLIP_HEAD, threshold_rows(report.clip)))
     parts.append("## Timeline")
     parts.append(

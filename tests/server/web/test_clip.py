@@ -10,8 +10,11 @@ import pytest
 from starlette.applications import Starlette
 
 from seismograd_server.display.distribution import distribution_chart
+from seismograd_server.model import RankIdentity, RunKey
 from seismograd_server.reading.sampling import read_sample
 from seismograd_server.report import ClipAdviser
+from seismograd_server.store.progress import Progress
+from tests.support.closed import run_of
 from tests.support.long_run import KEY, LongRun, write
 from tests.support.reading import EXPLODING, Stocked
 from tests.support.synthetic import NOW
@@ -70,6 +73,23 @@ def test_a_chart_of_nothing_is_empty_and_one_of_a_single_norm_is_not() -> None:
     assert 'class="bar"' in distribution_chart(np.array([3]), 0.0, 0.25, **settings)
 
 
+def test_a_sample_of_steps_numbered_far_apart_has_its_share_of_them(empty_store: Stocked) -> None:
+    key = RunKey("mt", "sparse")
+    with empty_store.database.begin() as transaction:
+        transaction.runs.open_rank(RankIdentity(key, "launch", 0, 1, "session"), NOW)
+        run_id = transaction.runs.get(key).run_id
+        launch = transaction.runs.launches(run_id)[-1]
+        for first in range(0, 600, 60):
+            steps = 1000 * np.arange(first, first + 60, dtype=np.int64)
+            transaction.steps.append(run_id, launch.launch_row, 0, run_of(np.ones(60), steps=steps))
+        transaction.runs.progress([Progress(run_id, 599_000, 600, NOW)])
+        run = transaction.runs.get(key)
+    series = read_sample(empty_store.database, run, 0, 256)
+    assert run.closed_steps == 600
+    assert 200 <= series.count <= 320
+    assert (series.steps[0], series.steps[-1]) == (0, 599_000)
+
+
 LONG = LongRun(steps=10_000, layers=3, ranks=1)
 
 
@@ -83,6 +103,8 @@ def test_a_sample_of_a_long_run_says_nearly_the_same_as_all_of_it(empty_store: S
     assert [tenth["steps"] > 0 for tenth in sample["tenths"]] == [True] * 10
     assert sample["recommended"]["threshold"] == pytest.approx(whole["recommended"]["threshold"], rel=0.05)
     assert sample["now"]["mean_coefficient"] == pytest.approx(whole["now"]["mean_coefficient"], rel=0.01)
-    steps = read_sample(empty_store.database, 1, 0, 2048).steps
+    with empty_store.database.read() as transaction:
+        run = transaction.runs.get(KEY)
+    steps = read_sample(empty_store.database, run, 0, 2048).steps
     assert (np.diff(steps) > 0).all()
     assert (steps[0], steps[-1]) == (0, 9_999)

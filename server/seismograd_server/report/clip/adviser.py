@@ -40,8 +40,8 @@ class ClipAdviser:
         if most_steps is None:
             series = read_series(self._database, run.run_id, 0)
         else:
-            series = read_sample(self._database, run.run_id, 0, most_steps)
+            series = read_sample(self._database, run, 0, most_steps)
         focus = find_focus(series, alerts)
-        closed = run.closed_steps if most_steps is not None and series.count >= most_steps else None
+        closed = run.closed_steps if most_steps is not None and run.closed_steps > most_steps else None
         found = study(series, focus.onset, thresholds=thresholds, closed=closed)
         return {"project": key.project, "run": key.run, **clip_json(found)}

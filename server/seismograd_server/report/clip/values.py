@@ -101,6 +101,19 @@ def threshold_rows(found: ClipStudy) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
+def distribution_sentence(found: ClipStudy) -> str:
+    """Where the norms lie, in octaves from their median; empty when none is known."""
+    by_share = {each.share: each for each in found.quantiles}
+    if not by_share:
+        return ""
+    low, high, top = by_share[0.1], by_share[0.9], by_share[0.99]
+    return (
+        f"Eight norms in ten lie between {figure(low.norm)} and {figure(high.norm)} ({octaves(low.octaves)} to "
+        f"{octaves(high.octaves)} octaves from their median), one in a hundred above {figure(top.norm)} "
+        f"({octaves(top.octaves)})."
+    )
+
+
 def drift_sentence(found: ClipStudy) -> str:
     """How the norm moved over the run; empty when it cannot be told."""
     known = [tenth for tenth in found.tenths if tenth.median is not None]
