@@ -23,6 +23,7 @@ from seismograd.errors import (
     ServerUnreachableError,
     UnknownRunError,
 )
+from seismograd.notebook import ClientShown, RunShown
 from seismograd.options import Options
 from seismograd.quiet_grpc import grpc
 from seismograd.series import Curve, GradNorms, Layers, Series, join_curve, join_layers, join_norms, join_series
@@ -88,7 +89,7 @@ def connect(server: str | None = None, *, timeout_seconds: float = 30.0, **optio
     return Client(Options.from_environment(server=server, **options), timeout_seconds)
 
 
-class Client:
+class Client(ClientShown):
     """Asks one server. A question that cannot be answered raises a QueryError; `seismograd.errors` has its kinds."""
 
     def __init__(self, options: Options, timeout_seconds: float) -> None:
@@ -180,7 +181,7 @@ class Where(TypedDict, total=False):
     last_step: int | None
 
 
-class RunReader:
+class RunReader(RunShown):
     """Reads one run: every single step, or at most so many `points`, each with the extremes of the steps it is for."""
 
     def __init__(self, client: Client, project: str, run: str) -> None:

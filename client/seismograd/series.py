@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seismograd.errors import BadAnswerError, QueryError
+from seismograd.notebook import CurveShown, LayersShown, NormsShown
 from seismograd_proto.v1 import query
 
 Column = npt.NDArray[Any]
@@ -18,7 +19,7 @@ Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GradNorms:
+class GradNorms(NormsShown):
     """Global L2 norms of the finite gradient elements, before clipping and after unscaling.
 
     One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.
@@ -51,7 +52,7 @@ class GradNorms:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class Curve(CurveShown):
     """One scalar by step; `known` says where it was recorded, because NaN is a value.
 
     One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.
@@ -129,7 +130,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layers:
+class Layers(LayersShown):
     """Gradient norms by step and layer; NaN = not captured.
 
     One row per closed step; or, when points were asked for, per `resolution` steps, with the exact extremes.

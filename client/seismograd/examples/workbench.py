@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+import seismograd
+
 # Exit code of a script whose training failed: neither success (0) nor a crash (1) nor wrong usage (2).
 TRAINING_FAILED = 3
 
 # Source files are ASCII but for a few names; whatever is not becomes the last symbol.
 SYMBOLS = 128
+
+# Steps of a few milliseconds buy few samples with one percent of themselves, and what causes an explosion that takes
+# ten steps must be seen within these.
+_SAMPLE_BUDGET = 0.1
 
 # Enough that a demo of some hundred steps never sees a passage twice.
 _TEXT_BYTES = 4_000_000
@@ -166,3 +172,49 @@ class Verdict:
         if mean > 10 * self._best:
             return f"the loss is {mean:.3g}, ten times its best of {self._best:.3g}"
         return ""
+
+
+def train(
+    arguments: argparse.Namespace,
+    make: Callable[[], nn.Module],
+    loss_of: Callable[[nn.Module, int], Tensor],
+    factor: Callable[[int], float] = lambda step: 1.0,  # noqa: ARG005 (the schedule is left alone)
+) -> int:
+    """Train a model in one process, watched; gives 0, or TRAINING_FAILED.
+
+    Args:
+        arguments: those of `settings`.
+        make: the model, once the seed is set.
+        loss_of: (model, step) -> the loss of this step's batch.
+        factor: of the learning rate at a step, behind the warm-up.
+    """
+    with ranks(arguments.seed) as team:
+        model, verdict = make(), Verdict(team)
+        optimizer = torch.optim.SGD(model.parameters(), lr=arguments.learning_rate, momentum=0.9)
+        warm = max(1, arguments.warm_up_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm) * factor(step))
+        monitor = seismograd.watch(
+            model,
+            optimizer,
+            project=arguments.project,
+            run=arguments.run,
+            server=arguments.server,
+            config=vars(arguments),
+            sample_budget=_SAMPLE_BUDGET,
+        )
+        for step in range(arguments.steps):
+            loss = loss_of(model, step)
+            monitor.log(loss=loss)
+            optimizer.zero_grad()
+            loss.backward()
+            if arguments.clip:
+                seismograd.clip_grad_norm_(model.parameters(), arguments.clip)
+            optimizer.step()
+            schedule.step()
+            if failure := verdict.failure(loss):
+                monitor.finish("failed", failure)
+                print(f"training failed at step {step}: {failure}")
+                return TRAINING_FAILED
+        monitor.finish()
+        print(f"{arguments.steps} steps, the loss is {float(loss.detach()):.3g}")
+    return 0
