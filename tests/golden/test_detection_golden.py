@@ -46,6 +46,11 @@ def test_what_is_frozen_is_what_the_runs_are_about(cadence: str) -> None:
         ("overflow_in_half_precision", "nonfinite", "critical", (180, 180)),
         ("rise_behind_the_clip", "clip_saturation", "warning", (60, 180)),
         ("sidelined_branch", "dead_layer", "info", (255, 259)),
+        ("recurrent_weights_that_grow", "recurrent_gain", "warning", (64, 200)),
+        ("replica_that_kept_its_own_gradients", "replica_desync", "critical", (150, 150)),
+        ("rank_2_away_for_a_while", "stalled", "warning", (163, 163)),
+        ("wild_targets_on_rank_2", "rank_outlier", "warning", (160, 160)),
+        ("targets_that_move_away", "loss_divergence", "critical", (130, 200)),
     ],
 )
 def test_each_signature_has_a_run_in_which_it_is_told(
@@ -54,3 +59,32 @@ def test_each_signature_has_a_run_in_which_it_is_told(
     told = [each for each in FROZEN[name][cadence] if (each["signature"], each["severity"]) == (signature, severity)]
     assert told
     assert between[0] <= told[0]["step"] <= between[1]
+
+
+@pytest.mark.parametrize("cadence", ["every_1", "every_10"])
+@pytest.mark.parametrize(
+    ("name", "signature", "rank"),
+    [
+        ("replica_that_kept_its_own_gradients", "replica_desync", 1),
+        ("rank_2_away_for_a_while", "stalled", 2),
+        ("wild_targets_on_rank_2", "rank_outlier", 2),
+        ("wild_targets_on_rank_2", "runaway", 2),
+    ],
+)
+def test_what_one_rank_did_is_said_of_that_rank(cadence: str, name: str, signature: str, rank: int) -> None:
+    told = [each for each in FROZEN[name][cadence] if each["signature"] == signature and each["severity"] != "none"]
+    assert {each["leading_rank"] for each in told} == {rank}
+
+
+@pytest.mark.parametrize("cadence", ["every_1", "every_10"])
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("recurrent_weights_that_grow", "recurrent_gain"),
+        ("replica_that_kept_its_own_gradients", "replica_desync"),
+        ("rank_2_away_for_a_while", "stalled"),
+        ("targets_that_move_away", "loss_divergence"),
+    ],
+)
+def test_nothing_else_is_told_where_only_one_thing_happens(cadence: str, name: str, signature: str) -> None:
+    assert {each["signature"] for each in FROZEN[name][cadence]} == {signature}

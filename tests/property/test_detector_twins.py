@@ -6,61 +6,41 @@ Norms are calm here, so that nothing else has a say: no excursion, no restart, e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from seismograd_server.detect.clip_saturation import ClipSaturationConfig
 from seismograd_server.detect.dead_layer import DeadLayerConfig
 from seismograd_server.detect.loss_divergence import LossDivergenceConfig
 from seismograd_server.detect.loss_scale_collapse import LossScaleCollapseConfig
+from seismograd_server.detect.nonfinite import NonfiniteConfig
+from seismograd_server.detect.rank_outlier import RankOutlierConfig
 from seismograd_server.detect.recurrent_gain import RecurrentGainConfig
 from seismograd_server.detect.replica_desync import ReplicaDesyncConfig
 from seismograd_server.detect.stalled import StalledConfig
 from seismograd_server.detect.update_overshoot import UpdateOvershootConfig
+from seismograd_server.detect.vanishing import VanishingConfig
 from seismograd_server.detect.watch import RunWatch, WatchConfig
 from seismograd_server.model import Quantity, RecordFlag, ReplicaGap, Severity, Signature
-from tests.support.closed import findings_of, layout, noisy, run_of, told, with_ratio
-
-STEPS, WARM_UP, WINDOW, UNTRAINED = 400, 20, 64, 10
-Told = list[tuple[int, Severity]]
-SEEDS = st.integers(0, 2**32 - 1)
-twins = settings(max_examples=25, deadline=None)
-
-
-def calm(seed: int = 0) -> npt.NDArray[np.float64]:
-    return noisy(STEPS, seed, octaves=0.05)
-
-
-def episodes(generator: np.random.Generator, share: float, longest: int) -> npt.NDArray[np.bool_]:
-    """True in stretches of random lengths."""
-    found = np.zeros(STEPS, dtype=np.bool_)
-    for start in np.flatnonzero(generator.random(STEPS) < share):
-        found[start : start + generator.integers(1, longest)] = True
-    return found
-
-
-def run_length(true: npt.NDArray[np.bool_], step: int) -> int:
-    """For how many steps in a row it has been true, up to a step."""
-    count = 0
-    while count <= step and true[step - count]:
-        count += 1
-    return count
-
-
-def lower_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    return float(sorted(values)[(len(values) - 1) // 2])
-
-
-def usual(values: npt.NDArray[np.float64], step: int) -> float:
-    """The median of the values of the window before a step."""
-    return lower_median(values[max(0, step - WINDOW) : step])
+from tests.support.closed import findings_of, layout, run_of, told, with_ratio
+from tests.support.twins import (
+    SEEDS,
+    STEPS,
+    UNTRAINED,
+    WARM_UP,
+    WINDOW,
+    Told,
+    calm,
+    episodes,
+    run_length,
+    twins,
+    usual,
+)
 
 
 def watched(**configs: Any) -> RunWatch:
@@ -270,3 +250,110 @@ def test_clipping_is_saturated_while_the_usual_norm_rises_from_look_to_look(
             expected.append((step, Severity.NONE))
     block = run_of(2.0**levels, clip_coefficient=clips, clip_threshold=np.full(STEPS, 0.1))
     assert told(findings_of(block), Signature.CLIP_SATURATION) == expected
+
+
+@twins
+@given(SEEDS, st.sampled_from([0.01, 0.06]))
+def test_what_is_not_finite_is_told_unless_the_scaler_explains_it_until_all_has_been_finite_for_long(
+    seed: int, share: float
+) -> None:
+    generator, config = np.random.default_rng(seed), NonfiniteConfig()
+    gradient, loss_lost = episodes(generator, share, 4), generator.random(STEPS) < share / 2.0
+    counts = np.zeros((STEPS, 3), dtype=np.int64)
+    counts[gradient, generator.integers(0, 3, int(gradient.sum()))] = 7
+    norms, loss = calm(), np.full(STEPS, 2.0)
+    norms[generator.random(STEPS) < share / 4.0] = np.inf  # overflowed although no element did
+    loss[loss_lost] = generator.choice([np.nan, np.inf], int(loss_lost.sum()))
+    flags = generator.choice([0, RecordFlag.SKIPPED_BY_SCALER, RecordFlag.SKIPPED_BY_USER], STEPS)
+    harmless = flags == RecordFlag.SKIPPED_BY_SCALER
+    nan, infinite = counts[:, 0] > 0, (counts[:, 1:] > 0).any(axis=1) | np.isposinf(norms) | np.isposinf(loss)
+    broken = (nan | infinite | np.isnan(loss)) & ~harmless
+    expected: list[tuple[int, Severity, str | None]] = []
+    severity = Severity.NONE
+    for step in np.flatnonzero(~harmless).tolist():
+        if broken[step]:
+            level = Severity.WARNING if flags[step] == RecordFlag.SKIPPED_BY_USER else Severity.CRITICAL
+            kinds = ["nan"] * bool(nan[step] or np.isnan(loss[step])) + ["inf"] * bool(infinite[step])
+            if level > severity:
+                severity = level
+                expected.append((step, severity, " and ".join(kinds)))
+        elif severity != Severity.NONE:
+            last = int(np.flatnonzero(broken[:step])[-1])
+            if np.count_nonzero(~harmless[last + 1 : step + 1]) >= config.recovered_after_steps:
+                severity = Severity.NONE
+                expected.append((step, severity, None))
+    findings = findings_of(run_of(norms, loss=loss, flags=flags.astype(np.uint16), nonfinite=counts))
+    found = [each for each in findings if each.signature is Signature.NONFINITE]
+    assert [(each.step, each.severity, each.evidence.details.get("kind")) for each in found] == expected
+
+
+@twins
+@given(SEEDS, st.sampled_from([1, 7]), st.sampled_from([0.1, 0.6]))
+def test_a_rank_is_an_outlier_when_it_alone_lies_far_above_the_others_twice_in_a_row(
+    seed: int, every: int, octaves: float
+) -> None:
+    generator, config, ranks = np.random.default_rng(seed), RankOutlierConfig(), 4
+    levels = generator.normal(0.0, octaves, (STEPS, ranks))
+    for rank in range(ranks):  # by as much or nearly as much as it takes, sometimes two at once
+        levels[:, rank] += np.where(episodes(generator, 0.01, 8 * every), generator.uniform(2.5, 9.0, STEPS), 0.0)
+    sampled = np.arange(STEPS) % every == 0
+    norms = np.where(sampled[:, None], 2.0**levels, np.nan)
+    expected: list[tuple[int, Severity, int | None]] = []
+    apart: list[float] = []  # how far ranks lay from the others on average, at each sample
+    named: list[int] = []  # whom each sample is about; -1 = nobody
+    warned = False
+    for step in np.flatnonzero(sampled).tolist():
+        above = [levels[step, rank] - np.median(np.delete(levels[step], rank)) for rank in range(ranks)]
+        leader, (second, highest) = int(np.argmax(above)), sorted(above)[-2:]
+        usually = 0.0
+        for count, distance in enumerate(apart, start=1):
+            usually += (distance - usually) / min(count, 32)
+        enough = config.above_octaves if warned else max(config.above_octaves, config.times_usual * usually)
+        named.append(leader if highest >= enough and second <= config.next_most * highest else -1)
+        apart.append(float(np.mean(np.minimum(np.abs(above), 4.0))))
+        if not warned and len(named) >= config.samples and set(named[-config.samples :]) == {leader}:
+            warned = True
+            expected.append((step, Severity.WARNING, leader))
+        elif warned and set(named[-config.recovered_samples :]) == {-1}:
+            warned = False
+            expected.append((step, Severity.NONE, None))
+    block = replace(run_of(calm(), layout=layout(ranks=ranks), ranks=ranks), rank_norm=norms)
+    found = [each for each in findings_of(block) if each.signature is Signature.RANK_OUTLIER]
+    assert [(each.step, each.severity, each.evidence.leading_rank) for each in found] == expected
+
+
+@twins
+@given(SEEDS, st.booleans(), st.sampled_from([0.0, 0.0, -12.0]))
+def test_gradients_vanish_where_nothing_is_learnt_and_layers_or_the_norm_are_far_below(
+    seed: int, has_loss: bool, fall: float
+) -> None:
+    generator, config, layers = np.random.default_rng(seed), VanishingConfig(), 9
+    learns, small = episodes(generator, 0.004, 150), episodes(generator, 0.01, 200)
+    depth = generator.uniform(6.0, 16.0) * generator.choice([np.linspace(1.0, 0.0, layers), np.arange(layers) % 2])
+    levels = generator.normal(0.0, 0.3, (STEPS, layers)) - np.where(small[:, None], depth, 0.0)
+    layer_norms = (2.0**levels).astype(np.float32)
+    loss = 2.0 ** (generator.normal(0.0, 0.05, STEPS) - 0.8 * learns)
+    norms = calm(seed % 100) * 2.0 ** np.clip(fall * (np.arange(STEPS) - 150) / 100.0, min(fall, 0.0), 0.0)
+    untrained, first = sorted(loss[:UNTRAINED])[UNTRAINED // 2], sorted(np.log2(norms[:WARM_UP]))[WARM_UP // 2]
+    limit = config.vanished_octaves if has_loss else config.vanished_unseen_octaves
+    expected: Told = []
+    warned, disagreeing = False, 0
+    for step in range(STEPS):
+        count = step + 1
+        if count < config.first_look_steps or count % config.every_steps:
+            continue
+        kept = np.log2(layer_norms[range(0, step, 4)][-16:])  # one in four, sixteen of them
+        typical = np.sort(kept, axis=0)[(len(kept) - 1) // 2]
+        early, late = np.median(typical[:3]), np.median(typical[-3:])
+        below = min(np.median(typical) - typical.max(), early - late) <= limit
+        fallen = has_loss and usual(np.log2(norms), step) - first <= config.fallen_octaves
+        learnt = has_loss and math.log2(usual(loss, step) / untrained) <= config.learnt_octaves
+        vanished = bool((below or fallen) and not learnt)
+        disagreeing = 0 if vanished == warned else disagreeing + 1
+        if disagreeing == config.confirming_looks:
+            warned, disagreeing = vanished, 0
+            expected.append((step, Severity.WARNING if warned else Severity.NONE))
+    block = run_of(norms, layout=layout([f"layer.{index}.weight" for index in range(layers)]), layer_norms=layer_norms)
+    if has_loss:
+        block = replace(block, loss=loss, loss_known=np.ones(STEPS, dtype=np.bool_))
+    assert told(findings_of(block), Signature.VANISHING) == expected
