@@ -36,7 +36,7 @@ from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, key_of, number_of
 from seismograd_server.web.api import view_of
-from seismograd_server.web.clip_panel import CLIP_STEPS, clip_panel
+from seismograd_server.web.clip_panel import ClipPanels
 from seismograd_server.web.links import run_path
 from seismograd_server.web.ranges import StepRange, chosen_range, range_links, range_query
 from seismograd_server.web.rendering import REFRESH_SECONDS, Renderer, drawn
@@ -69,7 +69,7 @@ class RunPage:
         self._snapshot = snapshot
         self._renderer = renderer
         self._clock = clock
-        self._clip_advice = clip_advice
+        self._clip_panels = ClipPanels(clip_advice)
 
     async def run(self, request: Request) -> Response:
         """GET /runs/{project}/{run}: one run, live. Steps first_step to last_step, or the `latest` so many."""
@@ -94,7 +94,7 @@ class RunPage:
                 "checkpoint": max((each.step for each in checkpoints), default=None),
                 "asked": [asked_row(each) for each in directives],
                 "silences": [silence_row(each, now) for each in silences if silences_run(each, key)],
-                "clip": clip_panel(self._clip_advice(key, most_steps=CLIP_STEPS)),
+                "clip": self._clip_panels.of(run, len(shown)),
             }
 
         return await self._turns(lambda: self._renderer.page("run.html", values()))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from seismograd_server.model import RankIdentity, RunKey
 from seismograd_server.reading.sampling import read_sample
 from seismograd_server.report import ClipAdviser
 from seismograd_server.store.progress import Progress
+from seismograd_server.web.clip_panel import ClipPanels
 from tests.support.closed import run_of
 from tests.support.long_run import KEY, LongRun, write
 from tests.support.reading import EXPLODING, Stocked
@@ -58,6 +60,31 @@ def test_the_page_shows_the_recommended_threshold_among_the_norms(stocked: Stock
     assert recommended["reason"].split(".")[0] in page
     assert 'class="recommended-line"' in page
     assert "What this cannot know" in page
+
+
+def test_a_panel_is_made_again_when_a_run_has_gone_on_or_alerted(stocked: Stocked) -> None:
+    asked = []
+
+    def advice(key: RunKey, thresholds: Sequence[float] = (), most_steps: int | None = None) -> Any:
+        asked.append(key)
+        return ClipAdviser(stocked.database)(key, thresholds, most_steps)
+
+    panels = ClipPanels(advice)
+    with stocked.database.read() as transaction:
+        run, other = (transaction.runs.get(RunKey("mt", name)) for name in ("exploding", "healthy"))
+    first = panels.of(run, 2)
+    assert first is panels.of(run, 2)
+    assert first is panels.of(replace(run, closed_steps=202), 2)
+    assert asked == [run.key]
+    panels.of(replace(run, closed_steps=203), 2)
+    panels.of(run, 2)
+    panels.of(run, 3)
+    panels.of(other, 3)
+    assert asked == [run.key] * 4 + [other.key]
+    for place in range(200):
+        panels.of(replace(other, run_id=1000 + place), 0)
+    panels.of(run, 3)
+    assert asked[-1] == run.key
 
 
 def test_a_page_of_a_run_without_a_step_has_no_panel(empty_store: Stocked, connect: Connect) -> None:
