@@ -223,7 +223,7 @@ def test_the_pictures_of_the_readme_can_be_taken_anew(
     assert exploded(served.http) == RUN
     pictures = take(chromium, served.http, RUN, tmp_path)
     readme = (PICTURES.parents[1] / "README.md").read_text()
-    assert {f"tests/screenshots/{each.name}" for each in pictures} >= set(re.findall(r"\((tests/.*?\.png)\)", readme))
+    assert {f"tests/screenshots/{each.name}" for each in pictures} == set(re.findall(r"\((tests/.*?\.png)\)", readme))
     for each in pictures:
         assert (PICTURES / each.name).read_bytes()[:8] == each.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -66,15 +66,13 @@ def exploded(home: str) -> str:
 
 def take(browser: Browser, home: str, run: str, folder: Path) -> list[Path]:
     """Takes every picture of the README; `run` is the path of the page of a run that has exploded."""
-    pages = {"runs": "/", "run": run, "postmortem": f"{run}/postmortem"}
+    pages = {"run": run, "postmortem": f"{run}/postmortem"}
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
     pictures = []
     for name, path in pages.items():
         page.goto(f"{home}{path}", wait_until="networkidle")
-        # A list of two runs is no reason for half a picture of empty paper.
-        height = min(HEIGHT, page.evaluate("document.body.scrollHeight"))
         picture = folder / f"{name}.png"
-        page.screenshot(path=picture, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
+        page.screenshot(path=picture)
         pictures.append(picture)
     page.close()
     return pictures

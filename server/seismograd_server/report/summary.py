@@ -182,7 +182,7 @@ def _what(history: History, story: Story) -> str:
     seen_as = f"{seen} began {at}{growth}" if lead is not None else f"{seen} {at}{growth}"
     if focus.failure is not None and focus.failure_kind is not None:
         return f"{seen_as}, until {how_failed(focus.failure_kind)} at step {focus.failure:,}."
-    if story.verdict is Verdict.ALERTED:
+    if story.verdict is Verdict.ALERTED and history.run.state in {RunState.RUNNING, RunState.FINISHED}:
         return f"{seen_as}; the run came through it."
     return f"{seen_as}."
 

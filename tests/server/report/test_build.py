@@ -196,6 +196,9 @@ def test_a_spike_that_recovered_is_seen_but_no_explosion() -> None:
     report = build(healthy_history(series=make_series(norm), alerts=(recovered_alert(),)), NOW)
     assert report.verdict is Verdict.ALERTED
     assert "the run came through it" in report.summary[0]
+    history = healthy_history(series=make_series(norm), alerts=(recovered_alert(),))
+    dead = build(replace(history, run=replace(history.run, state=RunState.FAILED)), NOW)
+    assert "came through" not in dead.summary[0], "it may have been more than a spike, had it lived"
 
 
 def test_a_failure_that_no_detector_saw_is_admitted() -> None:
