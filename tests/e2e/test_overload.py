@@ -14,7 +14,7 @@ from tests.faults.shipping import unary
 from tests.support.processes import eventually
 from tests.support.seismograd import SeismogradServer, Training
 
-# 1 MiB for live runs: one of six hundred parameters leaves too little for another of any size.
+# 1 MiB for live runs: one of nine hundred parameters leaves too little for another of any size.
 CONFIG = f"""
 max_inflight_bytes = {2**20}
 max_memory_bytes = {2**30 - Settings(max_memory_bytes=2**30, max_inflight_bytes=2**20).standing_bytes + 2**20}
@@ -31,7 +31,7 @@ def refusals(server: SeismogradServer) -> float:
 
 def squat(channel: grpc.Channel) -> int:
     """Take the room; gives the rank's handle."""
-    parameters = [telemetry.Parameter(name=f"layer.{index}") for index in range(600)]
+    parameters = [telemetry.Parameter(name=f"layer.{index}") for index in range(900)]
     request = telemetry.OpenRunRequest(
         project="e2e",
         run="squatter",

@@ -17,8 +17,9 @@ from seismograd_server.store.database import Database
 from tests.support.synthetic import LAYERS, NOW, SyntheticRun, new_pipeline, parameters
 
 # What a run of one rank with the layers of a synthetic run takes, by the figures of capacity.py.
-ONE_RUN = 40 * 1024 + len(LAYERS) * 640 + 256 + (16 + 128) * 1024 + len(LAYERS) * 512
-ONE_RANK = (16 + 128) * 1024 + len(LAYERS) * 512
+CATALOG = len(LAYERS) * 512  # which runs of one model share
+ONE_RUN = 24 * 1024 + len(LAYERS) * 400 + 256 + (16 + 96) * 1024 + CATALOG
+ONE_RANK = (16 + 96) * 1024
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_run_beyond_the_limit_is_refused_and_nothing_of_it_is_stored(database:
     with database.read() as transaction:
         assert sorted(run.key.run for run in transaction.runs.list()) == ["a", "b"]
     assert (refusals(pipeline, "run"), refusals(pipeline, "rank")) == (1.0, 0.0)
-    assert counted(pipeline, NOW + 10) == 2 * ONE_RUN
+    assert counted(pipeline, NOW + 10) == 2 * ONE_RUN - CATALOG
 
 
 def test_a_rank_of_a_live_run_is_refused_by_itself(database: Database) -> None:
@@ -102,7 +103,7 @@ def test_a_run_that_is_over_gives_up_its_room_and_no_record_of_it_is_lost(databa
 
 
 def test_a_catalog_that_comes_later_must_fit_too(database: Database) -> None:
-    pipeline = limited(database, ONE_RUN + 10 * (512 + 640))
+    pipeline = limited(database, ONE_RUN + 10 * (512 + 400))
     handle = run_of(pipeline, "a").open().handle(0)
     names = [f"layer.{index}" for index in range(11)]
     known, large = Catalog(0, 0, parameters()), Catalog(0, 1, parameters(names))
@@ -117,7 +118,7 @@ def test_a_catalog_that_comes_later_must_fit_too(database: Database) -> None:
 
 
 def test_every_rank_brings_its_stream_and_others_must_fit(database: Database) -> None:
-    pipeline = limited(database, ONE_RUN + 2 * 128 * 1024)
+    pipeline = limited(database, ONE_RUN + 2 * 96 * 1024)
     run_of(pipeline, "a").open()
     for open_streams in range(3):
         pipeline.capacity.streams = open_streams

@@ -24,13 +24,13 @@ from seismograd_server.store.database import Database
 
 _log = structlog.get_logger(__name__)
 
-# Measured with 100 to 400 runs of one rank and 10, 150 and 1,500 parameters each: a run, its rank and its stream took
-# 87, 307 and 1,677 KiB. The figures below make that 196, 353 and 1,872.
+# Measured with 60 to 200 runs of one model, of one rank and 10, 150 and 1,500 parameters each: a run, its rank and its
+# stream took 88, 149 and 630 KiB. The figures below make that 140, 195 and 722, of which 64 may be on their way in.
 # Baselines, the last norms and the view of a layer; of a rank, what the detectors know of it.
-_RUN_BYTES, _LAYER_BYTES, _MEMBER_BYTES = 40 * 2**10, 640, 256
+_RUN_BYTES, _LAYER_BYTES, _MEMBER_BYTES = 24 * 2**10, 400, 256
 # A call, its connection, its tasks, and the 64 KiB that a client may send before it is read. Every rank has one.
-_STREAM_BYTES = 128 * 2**10
-# What is known of a rank, and a parameter of its catalogs: its name, shape and group.
+_STREAM_BYTES = 96 * 2**10
+# What is known of a rank; a parameter of a catalog (its name, shape and group), once however many runs share that.
 _RANK_BYTES, _PARAMETER_BYTES = 16 * 2**10 + _STREAM_BYTES, 512
 # What is there is counted anew so often; in between, what was admitted is added.
 _LOOK_SECONDS = 5.0
@@ -67,13 +67,7 @@ class Capacity:
         """Count what is there, now and then."""
         if self._looked_at is None or not 0 <= now - self._looked_at < every:
             self._looked_at = now
-            ranks: dict[int, list[Sender]] = {}
-            for sender in self._book:
-                ranks.setdefault(sender.rank.run_id, []).append(sender)
-            engines = {engine.run_id: engine for engine in (*self._fleet, *self._fleet.resting)}
-            held = [_held(engines.get(run_id), ranks.get(run_id, ())) for run_id in engines.keys() | ranks.keys()]
-            self._bytes, self._ranks = sum(held), sum(map(len, ranks.values()))
-            self._instruments.ingest_standing_bytes.set(self.standing_bytes)
+            self._count()
 
     def admit_rank(self, identity: RankIdentity, catalogs: Sequence[Catalog], now: float) -> None:
         """Make sure that there is room for a rank, and for its run when that is new.
@@ -83,12 +77,14 @@ class Capacity:
             StorageError: whether the rank is known could not be looked up.
         """
         parameters = sum(len(catalog.parameters) for catalog in catalogs)
-        run, rank = _size_of_run(parameters, identity.world_size), _size_of_rank(parameters)
+        run, rank = _size_of_run(parameters, identity.world_size), _RANK_BYTES + parameters * _PARAMETER_BYTES
         if not self._fits(run + rank):
             # Only now does it pay to ask who it is, and what has gone since.
             self.look(now, _NARROW_SECONDS)
             run_id, handle = self._find(identity)
             sender = self._book.get(handle) if handle is not None else None
+            new = sum(len(catalog.parameters) for catalog in catalogs if not self._book.has(catalog))
+            rank = _RANK_BYTES + new * _PARAMETER_BYTES
             if sender is not None:
                 rank = max(0, parameters - _parameters_of(sender)) * (_PARAMETER_BYTES + _LAYER_BYTES)
             run = 0 if run_id is not None and self._fleet.holds(run_id) else run
@@ -123,6 +119,17 @@ class Capacity:
             self._instruments.ingest_refusals.labels(what="stream").inc()
             raise LimitError(f"{self.streams} streams are open, and there is no memory for more: {self._state()}")
 
+    def _count(self) -> None:
+        ranks: dict[int, list[Sender]] = {}
+        for sender in self._book:
+            ranks.setdefault(sender.rank.run_id, []).append(sender)
+        engines = {engine.run_id: engine for engine in (*self._fleet, *self._fleet.resting)}
+        held = [_held(engines.get(run_id), ranks.get(run_id, ())) for run_id in engines.keys() | ranks.keys()]
+        shared = {id(catalog): catalog for each in ranks.values() for one in each for catalog in one.catalogs.values()}
+        self._bytes = sum(held) + sum(len(each.parameters) for each in shared.values()) * _PARAMETER_BYTES
+        self._ranks = sum(map(len, ranks.values()))
+        self._instruments.ingest_standing_bytes.set(self.standing_bytes)
+
     def _find(self, identity: RankIdentity) -> tuple[int | None, int | None]:
         with self._database.read() as transaction:
             return transaction.runs.find_rank(identity)
@@ -134,10 +141,8 @@ class Capacity:
         for engine in self._fleet.resting:
             if self._fits(size):
                 break
-            ranks = self._book.of_run(engine.run_id)
             self._fleet.forget(engine.run_id)
-            self._bytes -= _held(engine, ranks)
-            self._ranks -= len(ranks)
+            self._count()
         if size and not self._fits(size):
             self._instruments.ingest_refusals.labels(what=what).inc()
             error = LimitError(f"there is no memory for this {what}, which is taken once others end: {self._state()}")
@@ -156,20 +161,19 @@ class Capacity:
 
 
 def _held(engine: RunEngine | None, ranks: Sequence[Sender]) -> int:
-    """Bytes of a run and of those of its ranks that are known; its layers are theirs before there is a record."""
-    parameters = [_parameters_of(sender) for sender in ranks]
-    held = sum(map(_size_of_rank, parameters))
+    """Bytes of a run and of those of its ranks that are known, without catalogs.
+
+    Its layers are those of the ranks before there is a record.
+    """
+    held = len(ranks) * _RANK_BYTES
     if engine is not None:
-        held += _size_of_run(max([engine.layers, *parameters]), engine.launch.world_size)
+        layers = max([engine.layers, *map(_parameters_of, ranks)])
+        held += _size_of_run(layers, engine.launch.world_size)
     return held
 
 
 def _size_of_run(layers: int, world_size: int) -> int:
     return _RUN_BYTES + layers * _LAYER_BYTES + world_size * _MEMBER_BYTES
-
-
-def _size_of_rank(parameters: int) -> int:
-    return _RANK_BYTES + parameters * _PARAMETER_BYTES
 
 
 def _parameters_of(sender: Sender) -> int:

@@ -80,6 +80,10 @@ class RankBook:
         found = self._catalogs.setdefault(hash(catalog), catalog)
         return found if found == catalog else catalog
 
+    def has(self, catalog: Catalog) -> bool:
+        """Whether some rank has sent the same catalog."""
+        return self._catalogs.get(hash(catalog)) == catalog
+
     def of_run(self, run_id: int) -> list[Sender]:
         """The senders of a run that are in the book."""
         return [sender for sender in self._senders.values() if sender.rank.run_id == run_id]
