@@ -10,13 +10,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
-from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag, is_unknown
+from seismograd_server.model import Bool, ClosedBlock, Float32, Float64, NonfiniteLayer, RecordFlag, is_unknown, unknown
 
 UNKNOWN = math.nan
 # As plain numbers: an enum takes a microsecond for every `&`, and this is done for every step.
@@ -116,8 +117,8 @@ class Facts:
         stop = start + self.count
         self.steps = columns.steps[start:stop]
         self.times = columns.times[start:stop]
-        pauses = columns.pauses[start : max(start, stop - 1)]
-        self.longest_pause = max(pauses, default=0.0)  # seconds between two steps, at most
+        # Seconds between two steps, at most; NaN = look, because some time is not finite.
+        self.longest_pause = max(map(sub, self.times[1:], self.times), default=0.0)
         self.all_present = np.count_nonzero(block.ranks_present) == block.ranks_present.size
         self.norms = columns.norms[start:stop]
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else UNKNOWN for norm in self.norms]
@@ -201,7 +202,6 @@ class Columns:
         "norms",
         "of_loss",
         "of_scale",
-        "pauses",
         "rates",
         "ratios",
         "sampled",
@@ -217,26 +217,24 @@ class Columns:
         def joined(of: Callable[[ClosedBlock], npt.NDArray[Any]]) -> npt.NDArray[Any]:
             return _joined([of(block) for block in blocks])
 
-        times, norms = joined(lambda at: at.times), joined(lambda at: at.global_norm)
+        norms = joined(lambda at: at.global_norm)
         losses, loss_known = joined(lambda at: at.loss), joined(lambda at: at.loss_known)
         flags, nonfinite = joined(lambda at: at.flags), joined(lambda at: at.nonfinite)
         clips = joined(lambda at: at.clip_coefficient)
         ratios, updates = update_ratios(blocks)
         self.steps: list[int] = joined(lambda at: at.steps).tolist()
-        self.times: list[float] = times.tolist()
-        with np.errstate(invalid="ignore", over="ignore"):  # from Inf to Inf; who knows how long that is
-            self.pauses: list[float] = np.nan_to_num(np.diff(times), nan=np.inf).tolist()
+        self.times: list[float] = joined(lambda at: at.times).tolist()
         self.norms: list[float] = norms.tolist()
         self.losses: list[float] = losses.tolist()
         self.loss_known: list[bool] = loss_known.tolist()
         self.flags: list[int] = flags.tolist()
         self.clips: list[float] = clips.tolist()
-        self.clipped: list[int] = [0, *np.cumsum(clips < 1.0).tolist()]
+        self.clipped: list[int] = [0, *(clips < 1.0).cumsum().tolist()]
         self.rates: list[float] = joined(lambda at: at.learning_rate).tolist()
         self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
         self.ratios: list[float] = ratios.tolist()
         self.update_levels: list[float] = updates.tolist()
-        self.sampled = _rows_where(~np.isnan(ratios))
+        self.sampled = [] if is_unknown(ratios) else _rows_where(~np.isnan(ratios))
         self.of_loss = _rows_where(loss_known)
         self.all_finite = not np.count_nonzero(nonfinite)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
@@ -268,12 +266,15 @@ def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
     Layers that were not sampled count in neither. Rows are summed one by one in memory order, so that neither the way
     a stream was cut nor what it is looked at with can change the last bit.
     """
-    stops = np.cumsum([block.count for block in blocks]).tolist()
-    ratios, levels = np.full(stops[-1], np.nan), np.full(stops[-1], np.nan)
     by_width: dict[int, list[tuple[int, ClosedBlock]]] = {}
-    for block, stop in zip(blocks, stops, strict=True):
+    count = 0
+    for block in blocks:
         if not is_unknown(block.update_norms):  # most blocks are short and have no sample
-            by_width.setdefault(block.update_norms.shape[1], []).append((stop - block.count, block))
+            by_width.setdefault(block.update_norms.shape[1], []).append((count, block))
+        count += block.count
+    if not by_width:
+        return unknown(count), unknown(count)
+    ratios, levels = np.full(count, np.nan), np.full(count, np.nan)
     for group in by_width.values():
         updates = _joined([block.update_norms for _, block in group])
         weights = _joined([block.weight_norms for _, block in group])
