@@ -13,6 +13,7 @@ from seismograd_server.display.heat import Heatmap
 from seismograd_server.model import Alert, AskedDirective, Checkpoint, Float64, Int64, Run, RunKey
 from seismograd_server.reading.history import Recorded
 from seismograd_server.report.clip.types import ClipStudy
+from seismograd_server.report.nearest import Nearest
 
 
 class Verdict(enum.StrEnum):
@@ -204,3 +205,4 @@ class Report:
     clip: ClipStudy
     gaps: tuple[str, ...]
     blind: tuple[str, ...]
+    nearest: Nearest | None = None  # of a run that was not healthy

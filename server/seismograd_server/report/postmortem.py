@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from seismograd_server.display.text import file_stem
 from seismograd_server.errors import UsageError
-from seismograd_server.model import Alert, DetectorStatus, RunKey, Snapshot
+from seismograd_server.model import Alert, DetectorStatus, Run, RunKey, Severity, Snapshot, Verdict
 from seismograd_server.reading.history import History, Series
 from seismograd_server.reading.runs import Window, read_history
 from seismograd_server.report.build import build
+from seismograd_server.report.compare.comparer import RunComparer
 from seismograd_server.report.contents import Report
+from seismograd_server.report.contents import Verdict as Outcome
 from seismograd_server.report.focus import find_focus
+from seismograd_server.report.nearest import Nearest, nearest_healthy
 from seismograd_server.report.render_html import content_security_policy, render_html
 from seismograd_server.report.render_json import render_json
 from seismograd_server.report.render_markdown import render_markdown
 from seismograd_server.store.database import Database
 
 FORMATS = ("html", "md", "json")
+# Of these there is nothing to explain.
+_WELL = frozenset({Outcome.HEALTHY, Outcome.NO_DATA})
+# The latest runs of a project are those that are most like its latest failure.
+_RUNS_LOOKED_AT, _ALERTS_LOOKED_AT = 200, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,22 @@ class PostmortemWriter:
 
     def report(self, key: RunKey, now: float) -> Report:
         """What the post-mortem says. Blocks. Raises NotFoundError, StorageError."""
-        return build(self._history(key), now)
+        report = build(self._history(key), now)
+        return report if report.verdict in _WELL else replace(report, nearest=self._nearest(report.run))
+
+    def _nearest(self, run: Run) -> Nearest | None:
+        """The healthy run of the project that is most like this one, and where the two part."""
+        project = run.key.project
+        with self._database.read() as transaction:
+            others = transaction.runs.list(project, limit=_RUNS_LOOKED_AT)
+            alerts = transaction.alerts.list(project=project, limit=_ALERTS_LOOKED_AT)
+        grave = [each for each in alerts if each.severity is Severity.CRITICAL and each.verdict is not Verdict.WRONG]
+        found = nearest_healthy(run, others, {each.run_id for each in grave})
+        if found is None:
+            return None
+        keys = [f"{quote(key.project, safe='')}/{quote(key.run, safe='')}" for key in (found.key, run.key)]
+        sentences = [pair["sentence"] for pair in RunComparer(self._database)(keys)["partings"] if pair["parted"]]
+        return replace(found, partings=tuple(sentences))
 
     def _history(self, key: RunKey) -> History:
         def window_of(series: Series, alerts: tuple[Alert, ...]) -> Window:

@@ -25,6 +25,7 @@ from seismograd_server.model import Alert, AlertState, Severity
 from seismograd_server.report.asked import asked_rows, recorded_rows
 from seismograd_server.report.clip.values import distribution_sentence, drift_sentence, threshold_rows
 from seismograd_server.report.contents import Event, LayerRise, NumberedAlert, RankView, Report
+from seismograd_server.report.nearest import difference_rows
 from seismograd_server.report.summary import signature_name
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -94,6 +95,7 @@ def render_html(report: Report, run_url: str = "") -> str:
             alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
             asked=asked_rows(report.directives),
             recorded=recorded_rows(report.recorded),
+            differences=difference_rows(report.nearest) if report.nearest else (),
             footer=_footer(report),
             link=run_url if urlsplit(run_url).scheme in {"http", "https"} else "",
         )

@@ -95,6 +95,19 @@ def report_values(report: Report) -> Json:
             for advice in report.advice
         ],
         "clip": clip_json(report.clip),
+        "nearest_healthy_run": None
+        if report.nearest is None
+        else {
+            "project": report.nearest.key.project,
+            "run": report.nearest.key.run,
+            "candidates": report.nearest.candidates,
+            "reason": report.nearest.reason,
+            "differences": [
+                {"kind": each.kind, "key": each.key, "healthy": each.values[0], "this": each.values[1]}
+                for each in report.nearest.differences
+            ],
+            "partings": list(report.nearest.partings),
+        },
         "gaps": list(report.gaps),
         "blind": list(report.blind),
         "series": _curve(report.whole),

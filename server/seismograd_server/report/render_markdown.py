@@ -10,6 +10,7 @@ from seismograd_server.display.text import printable
 from seismograd_server.report.asked import asked_rows, recorded_rows
 from seismograd_server.report.clip.values import distribution_sentence, drift_sentence, threshold_rows
 from seismograd_server.report.contents import Cause, LayerRise, Report
+from seismograd_server.report.nearest import difference_rows
 from seismograd_server.report.render_html import evidence_rows
 from seismograd_server.report.summary import signature_name
 
@@ -59,6 +60,10 @@ def render_markdown(report: Report) -> str:
         parts.append("## What the flight recorders held")
         head = ("rank", "steps", "largest norm", "layer", "first NaN or Inf")
         parts.append(_table(head, recorded_rows(report.recorded)))
+    if report.nearest is not None:
+        parts.append("## Beside the nearest healthy run")
+        parts.append(_safe(" ".join([f"{report.nearest.key}.", report.nearest.reason, *report.nearest.partings])))
+        parts.append(_table(("what", "healthy run", "this run"), difference_rows(report.nearest)))
     if report.configuration:
         parts.append("## Configuration")
         parts.append(_table(("key", "value"), report.configuration))
