@@ -119,12 +119,12 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/", fleet.fleet),
-            Route("/runs/{project}/{run}", run_page.run),
+            Route("/runs/{project}/{run}", run_page.run_page),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
             Route("/compare", compare_page.compared),
             Route("/incidents/{incident_id}", pages.incident),
             Route("/rules", rules_page.rules, methods=["GET"]),
-            Route("/rules", rules_page.backtest, methods=["POST"]),
+            Route("/rules", rules_page.try_rules, methods=["POST"]),
             Route("/settings", settings_page.shown),
             Route("/alerts/{alert_id}/ack", forms.acknowledge, methods=["POST"]),
             Route("/alerts/{alert_id}/verdict", forms.verdict, methods=["POST"]),

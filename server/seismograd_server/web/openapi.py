@@ -26,10 +26,12 @@ _COMPARED: dict[str, dict[str, Any]] = {
     "run": {"type": "array", "items": _TEXT},
     "align": {"type": "string", "enum": ["step", "progress"]},
 }
-_STEPS = {"optimizer": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE}
+_RANGE = {"first_step": _WHOLE, "last_step": _WHOLE}
+_STEPS = {"optimizer": _WHOLE, **_RANGE}
 # What each handler reads of the query, by its name.
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
-    "fleet": {"project": _TEXT, "before": _WHOLE},
+    "fleet": {"project": _TEXT, "state": _RUN_STATES, "search": _TEXT, "before": _WHOLE},
+    "run_page": {**_RANGE, "latest": _WHOLE, "first_layer": _TEXT, "last_layer": _TEXT},
     "runs": {"project": _TEXT, "state": _RUN_STATES, "limit": _WHOLE, "before": _WHOLE},
     "series": {**_STEPS, "points": _WHOLE},
     "layers": {**_STEPS, "columns": _WHOLE, "quantity": _LAYER_QUANTITIES, "rank": _WHOLE},
@@ -85,6 +87,7 @@ _BODIES = {
     "/api/v1/silences": _body(["by", "seconds"], {"seconds": {"type": "number"}, **_ABOUT}),
     "/api/v1/silences/{silence_id}/expire": _body(["by"], {"by": _NAME}),
     "/api/v1/runs/{project}/{run}/directives": _body(["kind", "by"], _DIRECTIVE),
+    "/rules": _body(["rules"], {"rules": _TEXT, "search": _TEXT}, _FORM),
     "/alerts/{alert_id}/ack": _body(["by"], _PERSON, _FORM),
     "/alerts/{alert_id}/verdict": _body(["verdict", "by"], _VERDICT, _FORM),
     "/silences": _body(["by", "hours"], {"hours": {"type": "number"}, **_ABOUT}, _FORM),

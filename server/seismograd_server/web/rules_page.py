@@ -59,7 +59,7 @@ class RulesPage:
         now = self._in_force()
         return self._page(now, _Trial(now.text, ""), None, [])
 
-    async def backtest(self, request: Request) -> Response:
+    async def try_rules(self, request: Request) -> Response:
         """POST /rules: what the rules of the form would have found in the latest runs, beside what was found."""
         fields = await fields_of(request, _FORM_BYTES)
         trial = _Trial(fields.get("rules", "").replace("\r\n", "\n"), fields.get("search", ""))

@@ -71,7 +71,7 @@ class RunPage:
         self._clock = clock
         self._clip_panels = ClipPanels(clip_advice)
 
-    async def run(self, request: Request) -> Response:
+    async def run_page(self, request: Request) -> Response:
         """GET /runs/{project}/{run}: one run, live. Steps first_step to last_step, or the `latest` so many."""
         key = key_of(request)
         asked = number_of(request, "first_step"), number_of(request, "last_step"), number_of(request, "latest")

@@ -13,9 +13,10 @@ from starlette.routing import Mount, Route
 
 from seismograd_server.web.alerts_api import AlertsApi
 from seismograd_server.web.api import Api
+from seismograd_server.web.fleet_page import FleetPage
 from seismograd_server.web.incidents_api import IncidentsApi
 from seismograd_server.web.openapi import describe
-from seismograd_server.web.pages import Pages
+from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
 from tests.support.reading import Stocked
 
@@ -65,12 +66,13 @@ def test_operations_have_ids_of_their_own(document: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("kind", [Api, AlertsApi, IncidentsApi, SeriesApi, Pages])
+@pytest.mark.parametrize("kind", [Api, AlertsApi, FleetPage, IncidentsApi, RunPage, SeriesApi])
 def test_every_parameter_that_a_handler_reads_is_described(kind: type, document: dict[str, Any]) -> None:
     described = {
         name: {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
         for path, name in (
             ("/", "fleet"),
+            ("/runs/{project}/{run}", "run_page"),
             ("/api/v1/runs", "runs"),
             ("/api/v1/runs/{project}/{run}/series", "series"),
             ("/api/v1/runs/{project}/{run}/layers", "layers"),
