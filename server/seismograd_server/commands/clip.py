@@ -73,13 +73,14 @@ def _print_recommendation(answer: dict[str, Any]) -> None:
 
 
 def _print_quantiles(quantiles: list[dict[str, Any]]) -> None:
+    shares = [f"{100 * each['share']:g} %" for each in quantiles]
     output.table(
-        ["share of steps", *(share(each["share"]) for each in quantiles)],
+        ["share of steps", *shares],
         [
             ["norm below", *(figure(each["norm"]) for each in quantiles)],
             ["octaves from the median", *(octaves(each["octaves"]) for each in quantiles)],
         ],
-        right=[share(each["share"]) for each in quantiles],
+        right=shares,
     )
 
 

@@ -215,6 +215,7 @@ def test_a_clip_threshold_is_recommended_with_what_others_would_have_done(progra
     assert shown.exit_code == 0, shown.output
     assert "Recommended: " in shown.output
     assert "(recommended)" in shown.output
+    assert "99.9 %" in shown.output
     assert "from the onset" in shown.output
     values = json.loads(program("clip", "mt/exploding", "--at", "0.5", "--at", "4", "--json").output)
     assert [each["threshold"] for each in values["thresholds"]] == [0.5, 4.0]

@@ -210,7 +210,7 @@ def _tenths(judged: _Judged) -> tuple[tuple[Tenth, ...], Int64]:
     first, last = int(judged.steps[0]), int(judged.steps[-1])
     # Edges in whole numbers of any size: a step may be near the end of int64.
     edges = [first + (last + 1 - first) * part // _TENTHS for part in range(_TENTHS + 1)]
-    place = np.searchsorted(np.array(edges[1:], np.int64), judged.steps, side="right")
+    place = np.searchsorted(np.array(edges[1:-1], np.int64), judged.steps, side="right")
     overall = float(np.log2(np.median(judged.norm)))
     found = []
     for tenth in range(_TENTHS):
