@@ -23,6 +23,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _INFO = ("name", "framework", "strategy", "dtype", "attempt")
 _STATES = [(state, f',seismograd_run_state="{state.value}"') for state in RunState]
 _SIGNATURES = [(f',signature="{signature.value}"', signature) for signature in Signature]
+_ARMED = Visibility.ARMED  # to look it up in its class costs more than to compare
 
 # A series of one run in a family: its labels beyond `project` and `run` as they stand on the page, and its value.
 Series = tuple[str, float]
@@ -90,14 +91,14 @@ def _skipped(view: RunView) -> Iterable[Series]:
 
 def _signatures(view: RunView) -> list[tuple[str, Signature]]:
     """Those that fire, that the run has had, or that are armed, with their labels."""
-    had = view.tally.signatures
-    armed = {status.signature for status in view.statuses if status.visibility is Visibility.ARMED}
-    return [each for each in _SIGNATURES if each[1] in armed or each[1] in view.active or each[1].value in had]
+    shown: set[str] = {status.signature for status in view.statuses if status.visibility is _ARMED}
+    shown.update(view.active, view.tally.signatures)
+    return [each for each in _SIGNATURES if each[1] in shown]
 
 
 def _signatures_total(view: RunView) -> Iterable[Series]:
     counts = view.tally.signatures
-    return [(labels, counts.get(each.value, 0)) for labels, each in _signatures(view)]
+    return [(labels, counts.get(each, 0)) for labels, each in _signatures(view)]
 
 
 def _signature_active(view: RunView) -> Iterable[Series]:

@@ -63,15 +63,14 @@ def shown_layers(levels: LayerLevels | None, choice: LayerChoice | None) -> list
     """The layers to export, the largest norm first; a layer whose norm is not known is not among them."""
     if levels is None or choice is None:
         return []
-    known = np.flatnonzero(~np.isnan(levels.norms))
+    norms, usual = levels.norms, levels.usual
+    order = np.argsort(-norms, kind="stable")  # NaN last
     if choice.pattern:
         matches = re.compile(choice.pattern).search
-        known = known[[matches(levels.names[index]) is not None for index in known.tolist()]]
-    order = np.argsort(-levels.norms[known], kind="stable")[: min(choice.most, LAYERS_PER_RUN)]
-    shown = known[order]
+        order = order[[matches(levels.names[index]) is not None for index in order.tolist()]]
+    shown = order[: min(choice.most, LAYERS_PER_RUN)]
     return [
-        ShownLayer(levels.names[index], norm, norm / usual if usual > 0 else None)
-        for index, norm, usual in zip(
-            shown.tolist(), levels.norms[shown].tolist(), levels.usual[shown].tolist(), strict=True
-        )
+        ShownLayer(levels.names[index], norm, norm / usually if usually > 0 else None)
+        for index, norm, usually in zip(shown.tolist(), norms[shown].tolist(), usual[shown].tolist(), strict=True)
+        if norm == norm  # noqa: PLR0124 (NaN is not: a call for each layer costs more than the rest)
     ]

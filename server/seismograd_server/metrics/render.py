@@ -17,9 +17,10 @@ from seismograd_server.metrics.families import (
     Family,
     Head,
     Scalar,
+    Series,
     label_value,
 )
-from seismograd_server.metrics.layers import shown_layers
+from seismograd_server.metrics.layers import ShownLayer, shown_layers
 from seismograd_server.model import RunView, Snapshot
 
 _NONFINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
@@ -62,28 +63,36 @@ def _samples(family: Scalar | Family, views: Mapping[str, RunView]) -> list[str]
             for identity, view in views.items()
             if (value := read(view)) is not None
         ]
-    return [
-        f"{name}{{{identity}{labels}}} {_number(value)}"
-        for identity, view in views.items()
-        for labels, value in family.read(view)
-    ]
+    lines: list[str] = []
+    ends: dict[Series, str] = {}  # most series of such a family end like those of other runs
+    for identity, view in views.items():
+        begin = f"{name}{{{identity}"
+        found = [
+            ends.get(series) or ends.setdefault(series, f"{series[0]}}} {_number(series[1])}")
+            for series in family.read(view)
+        ]
+        if found:
+            lines.append(begin + f"\n{begin}".join(found))
+    return lines
 
 
 def _layers(views: Mapping[str, RunView], limits: ExportLimits) -> tuple[list[str], list[str]]:
     """The samples of the two families of layers."""
-    norms: dict[str, str] = {}
-    deviations: dict[str, str] = {}
+    norms: list[str] = []
+    deviations: list[str] = []
     written: dict[str, str] = {}  # runs of one model share their layers' names
     for identity, view in views.items():
-        for name, norm, deviation in shown_layers(view.layers, limits.layers):
-            layer = written.get(name) or written.setdefault(name, f',layer="{label_value(name)}"}} ')
-            labels = identity + layer
-            if labels in norms:
-                continue
-            norms[labels] = f"{LAYER_NORM.name}{{{labels}{_number(norm)}"
-            if deviation is not None:
-                deviations[labels] = f"{LAYER_DEVIATION.name}{{{labels}{_number(deviation)}"
-    return list(norms.values()), list(deviations.values())
+        layers: dict[str, ShownLayer] = {}
+        for each in shown_layers(view.layers, limits.layers):
+            end = written.get(each.name) or written.setdefault(each.name, f',layer="{label_value(each.name)}"}} ')
+            layers.setdefault(end, each)  # names that only differ invisibly would give a series twice
+        begin = f"{LAYER_NORM.name}{{{identity}"
+        norms += [f"{begin}{end}{_number(each.norm)}" for end, each in layers.items()]
+        begin = f"{LAYER_DEVIATION.name}{{{identity}"
+        deviations += [
+            f"{begin}{end}{_number(each.deviation)}" for end, each in layers.items() if each.deviation is not None
+        ]
+    return norms, deviations
 
 
 def _identity(view: RunView) -> str:
