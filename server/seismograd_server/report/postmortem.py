@@ -10,14 +10,17 @@ from seismograd_server.display.text import file_stem
 from seismograd_server.errors import UsageError
 from seismograd_server.model import Alert, DetectorStatus, Run, RunKey, Severity, Snapshot, Verdict
 from seismograd_server.reading.history import History, Series
+from seismograd_server.reading.incidents import read_incident
 from seismograd_server.reading.runs import Window, read_history
 from seismograd_server.report.build import build
 from seismograd_server.report.compare.comparer import RunComparer
 from seismograd_server.report.contents import Report
 from seismograd_server.report.contents import Verdict as Outcome
 from seismograd_server.report.focus import find_focus
+from seismograd_server.report.incident import build_incident
 from seismograd_server.report.nearest import Nearest, nearest_healthy
 from seismograd_server.report.render_html import content_security_policy, render_html
+from seismograd_server.report.render_incident import incident_html, incident_markdown, incident_report_json
 from seismograd_server.report.render_json import render_json
 from seismograd_server.report.render_markdown import render_markdown
 from seismograd_server.store.database import Database
@@ -27,6 +30,8 @@ FORMATS = ("html", "md", "json")
 _WELL = frozenset({Outcome.HEALTHY, Outcome.NO_DATA})
 # The latest runs of a project are those that are most like its latest failure.
 _RUNS_LOOKED_AT, _ALERTS_LOOKED_AT = 200, 2000
+# Runs of an incident that are looked into, a second or so each at most: what is common to them is common to the others.
+_RUNS_OF_AN_INCIDENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,7 @@ class PostmortemWriter:
             UsageError: another format.
             StorageError: the store failed.
         """
-        if file_format not in FORMATS:
-            raise UsageError(f"format: {file_format[:40]!r} is none of {', '.join(FORMATS)}")
+        _check(file_format)
         report = self.report(key, now)
         name = f"postmortem-{file_stem(key.project)}-{file_stem(key.run)}"
         if file_format == "json":
@@ -67,6 +71,26 @@ class PostmortemWriter:
         if file_format == "md":
             return ReportDocument(_bytes(render_markdown(report)), "text/markdown; charset=utf-8", f"{name}.md")
         page = render_html(report, self._run_url(key))
+        return ReportDocument(_bytes(page), "text/html; charset=utf-8", f"{name}.html", content_security_policy())
+
+    def incident(self, incident_id: str, file_format: str, now: float) -> ReportDocument:
+        """Give the report of runs that exploded together, likewise. Blocks.
+
+        Raises:
+            NotFoundError: there is no such incident.
+            UsageError: another format.
+            StorageError: the store failed.
+        """
+        _check(file_format)
+        incident = read_incident(self._database, incident_id)
+        reports = {each.key: build(self._history(each.key), now) for each in incident.members[:_RUNS_OF_AN_INCIDENT]}
+        report = build_incident(incident, reports, now)
+        name = f"incident-{file_stem(incident_id)}"
+        if file_format == "json":
+            return ReportDocument(_bytes(incident_report_json(report)), "application/json", f"{name}.json")
+        if file_format == "md":
+            return ReportDocument(_bytes(incident_markdown(report)), "text/markdown; charset=utf-8", f"{name}.md")
+        page = incident_html(report)
         return ReportDocument(_bytes(page), "text/html; charset=utf-8", f"{name}.html", content_security_policy())
 
     def report(self, key: RunKey, now: float) -> Report:
@@ -107,6 +131,11 @@ class PostmortemWriter:
         if not self._external_url:
             return ""
         return f"{self._external_url}/runs/{quote(key.project, safe='')}/{quote(key.run, safe='')}"
+
+
+def _check(file_format: str) -> None:
+    if file_format not in FORMATS:
+        raise UsageError(f"format: {file_format[:40]!r} is none of {', '.join(FORMATS)}")
 
 
 def _bytes(text: str) -> bytes:

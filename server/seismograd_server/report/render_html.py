@@ -50,6 +50,11 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def template(name: str) -> jinja2.Template:
+    """A template of the reports."""
+    return _environment().get_template(name)
+
+
 @functools.cache
 def page_css() -> str:
     """The style sheet of a report."""
@@ -67,38 +72,36 @@ def render_html(report: Report, run_url: str = "") -> str:
     """The page. `run_url` leads to the live page; empty, or not http(s), leaves the link out."""
     moments = Moments(report.focus.onset, report.focus.failure)
     marks = _marks(report)
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            report=report,
-            name=printable(str(report.key)),
-            project=printable(report.key.project),
-            run=printable(report.key.run),
-            policy=Markup(content_security_policy()),  # noqa: S704 - made here, of letters and quotes that HTML keeps
-            css=Markup(page_css()),  # noqa: S704 - a file of this package
-            written=timestamp(report.written_at),
-            summary=[printable(sentence) for sentence in report.summary],
-            norm_chart=_drawn(norm_chart(report.whole, marks, moments, "norm") if report.whole else ""),
-            loss_chart=_drawn(loss_chart(report.whole, marks, moments, "loss") if report.whole else ""),
-            legend=_drawn(_legend(report)),
-            around_chart=_drawn(_around(report, marks, moments)),
-            heat_chart=_drawn(heat_chart(report.heatmap, moments, "heat") if report.heatmap else ""),
-            heat_note=_heat_note(report),
-            rises=[_RiseRow.of(rise) for rise in report.rises[:_SHOWN_RISES]],
-            rank_charts=_rank_charts(report.ranks, moments),
-            rank_note=_rank_note(report.ranks),
-            clip_rows=threshold_rows(report.clip),
-            clip_drift=drift_sentence(report.clip),
-            clip_distribution=distribution_sentence(report.clip),
-            timeline=[_EventRow.of(event) for event in report.timeline],
-            alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
-            asked=asked_rows(report.directives),
-            recorded=recorded_rows(report.recorded),
-            differences=difference_rows(report.nearest) if report.nearest else (),
-            footer=_footer(report),
-            link=run_url if urlsplit(run_url).scheme in {"http", "https"} else "",
-        )
+    return template(
+        "page.html"
+    ).render(
+        report=report,
+        name=printable(str(report.key)),
+        project=printable(report.key.project),
+        run=printable(report.key.run),
+        policy=Markup(content_security_policy()),  # noqa: S704 - made here, of letters and quotes that HTML keeps
+        css=Markup(page_css()),  # noqa: S704 - a file of this package
+        written=timestamp(report.written_at),
+        summary=[printable(sentence) for sentence in report.summary],
+        norm_chart=_drawn(norm_chart(report.whole, marks, moments, "norm") if report.whole else ""),
+        loss_chart=_drawn(loss_chart(report.whole, marks, moments, "loss") if report.whole else ""),
+        legend=_drawn(_legend(report)),
+        around_chart=_drawn(_around(report, marks, moments)),
+        heat_chart=_drawn(heat_chart(report.heatmap, moments, "heat") if report.heatmap else ""),
+        heat_note=_heat_note(report),
+        rises=[_RiseRow.of(rise) for rise in report.rises[:_SHOWN_RISES]],
+        rank_charts=_rank_charts(report.ranks, moments),
+        rank_note=_rank_note(report.ranks),
+        clip_rows=threshold_rows(report.clip),
+        clip_drift=drift_sentence(report.clip),
+        clip_distribution=distribution_sentence(report.clip),
+        timeline=[_EventRow.of(event) for event in report.timeline],
+        alerts=[_alert_row(entry) for entry in report.alerts[:_SHOWN_ALERTS]],
+        asked=asked_rows(report.directives),
+        recorded=recorded_rows(report.recorded),
+        differences=difference_rows(report.nearest) if report.nearest else (),
+        footer=_footer(report),
+        link=run_url if urlsplit(run_url).scheme in {"http", "https"} else "",
     )
 
 

@@ -23,9 +23,9 @@ _CLIP_HEAD = ("threshold", "steps clipped", "mean coefficient", "of the path lef
 def render_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown; names and reasons are escaped."""
     parts = [
-        f"# {_safe(str(report.key))}: {_safe(report.headline)}",
-        " ".join(_safe(sentence) for sentence in report.summary),
-        _table(("", "", ""), [(fact.label, fact.value, fact.note) for fact in report.facts]),
+        f"# {escaped_cell(str(report.key))}: {escaped_cell(report.headline)}",
+        " ".join(escaped_cell(sentence) for sentence in report.summary),
+        markdown_table(("", "", ""), [(fact.label, fact.value, fact.note) for fact in report.facts]),
     ]
     if report.causes:
         parts.append("## Likely causes")
@@ -36,63 +36,67 @@ def render_markdown(report: Report) -> str:
     if report.clip.steps:
         parts.append("## Clipping")
         said = report.clip.recommendation.reason, distribution_sentence(report.clip), drift_sentence(report.clip)
-        parts.append(_safe(" ".join(each for each in said if each)))
-        parts.append(_table(_CLIP_HEAD, threshold_rows(report.clip)))
+        parts.append(escaped_cell(" ".join(each for each in said if each)))
+        parts.append(markdown_table(_CLIP_HEAD, threshold_rows(report.clip)))
     parts.append("## Timeline")
     parts.append(
         "\n".join(
-            f"- {'start' if event.step is None else f'step {event.step:,}'}: **{_safe(event.title)}**"
-            + (f" ({_safe(event.detail)})" if event.detail else "")
+            f"- {'start' if event.step is None else f'step {event.step:,}'}: **{escaped_cell(event.title)}**"
+            + (f" ({escaped_cell(event.detail)})" if event.detail else "")
             for event in report.timeline
         )
     )
     if report.rises:
         parts.append("## Which layer came first")
         parts.append(
-            _table(("order", "layer", "step", "octaves"), [_rise(rise) for rise in report.rises[:_SHOWN_RISES]])
+            markdown_table(("order", "layer", "step", "octaves"), [_rise(rise) for rise in report.rises[:_SHOWN_RISES]])
         )
     parts.append("## Alerts")
     parts.append("\n".join(_alerts(report)) or "No detector raised an alert.")
     if report.directives:
         parts.append("## Asked of the job")
-        parts.append(_table(("what", "by", "when", "why", "what came of it"), asked_rows(report.directives)))
+        parts.append(markdown_table(("what", "by", "when", "why", "what came of it"), asked_rows(report.directives)))
     if report.recorded:
         parts.append("## What the flight recorders held")
         head = ("rank", "steps", "largest norm", "layer", "first NaN or Inf")
-        parts.append(_table(head, recorded_rows(report.recorded)))
+        parts.append(markdown_table(head, recorded_rows(report.recorded)))
     if report.nearest is not None:
         parts.append("## Beside the nearest healthy run")
-        parts.append(_safe(" ".join([f"{report.nearest.key}.", report.nearest.reason, *report.nearest.partings])))
-        parts.append(_table(("what", "healthy run", "this run"), difference_rows(report.nearest)))
+        parts.append(
+            escaped_cell(" ".join([f"{report.nearest.key}.", report.nearest.reason, *report.nearest.partings]))
+        )
+        parts.append(markdown_table(("what", "healthy run", "this run"), difference_rows(report.nearest)))
     if report.configuration:
         parts.append("## Configuration")
-        parts.append(_table(("key", "value"), report.configuration))
+        parts.append(markdown_table(("key", "value"), report.configuration))
     limits = [*report.gaps, *(f"Not seen: {spot}" for spot in report.blind)]
     parts.append("## What this report cannot tell")
-    parts.append("\n".join(f"- {_safe(limit)}" for limit in limits) or "No gap in the data is known.")
+    parts.append("\n".join(f"- {escaped_cell(limit)}" for limit in limits) or "No gap in the data is known.")
     parts.append(f"*Written by seismograd, {timestamp(report.written_at)}.*")
     return "\n\n".join(parts) + "\n"
 
 
-def _safe(text: str) -> str:
+def escaped_cell(text: str) -> str:
+    """Text in which nothing is markup."""
     return _MARKUP.sub(r"\\\1", printable(text))
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table; its cells are escaped."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines.extend("| " + " | ".join(_safe(cell) for cell in row) + " |" for row in rows)
+    lines.extend("| " + " | ".join(escaped_cell(cell) for cell in row) + " |" for row in rows)
     return "\n".join(lines)
 
 
 def _advice(report: Report, place: int) -> str:
     advice = report.advice[place]
-    numbers = "; ".join(f"{_safe(label)}: {_safe(value)}" for label, value in advice.numbers)
-    return f"**{_safe(advice.title)}.** {_safe(advice.reason)}" + (f" ({numbers})" if numbers else "")
+    numbers = "; ".join(f"{escaped_cell(label)}: {escaped_cell(value)}" for label, value in advice.numbers)
+    return f"**{escaped_cell(advice.title)}.** {escaped_cell(advice.reason)}" + (f" ({numbers})" if numbers else "")
 
 
 def _cause(place: int, cause: Cause) -> str:
-    evidence = "; ".join(f"{_safe(label)}: {_safe(value)}" for label, value in cause.evidence)
-    return f"{place}. **{_safe(cause.title)}** ({cause.word})" + (f": {evidence}" if evidence else "")
+    evidence = "; ".join(f"{escaped_cell(label)}: {escaped_cell(value)}" for label, value in cause.evidence)
+    return f"{place}. **{escaped_cell(cause.title)}** ({cause.word})" + (f": {evidence}" if evidence else "")
 
 
 def _rise(rise: LayerRise) -> tuple[str, str, str, str]:
@@ -104,10 +108,10 @@ def _alerts(report: Report) -> list[str]:
     lines = []
     for entry in report.alerts:
         alert = entry.alert
-        evidence = "; ".join(f"{_safe(label)} {_safe(value)}" for label, value in evidence_rows(alert))
+        evidence = "; ".join(f"{escaped_cell(label)} {escaped_cell(value)}" for label, value in evidence_rows(alert))
         lines.append(
             f"- **{entry.number}. {signature_name(alert.signature)}** "
             f"(`{alert.signature.value}`, {alert.severity.label}, step "
-            f"{alert.opened_step:,}, {alert.state.value}): {_safe(alert.reason)} ({evidence})"
+            f"{alert.opened_step:,}, {alert.state.value}): {escaped_cell(alert.reason)} ({evidence})"
         )
     return lines

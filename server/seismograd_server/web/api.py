@@ -27,7 +27,7 @@ from seismograd_server.store.database import Database
 from seismograd_server.web.answers import LARGEST_PAGE, Turns, choice_of, json_answer, key_of, limit_of, number_of
 from seismograd_server.web.bodies import directive_of, small_body
 from seismograd_server.web.links import run_path
-from seismograd_server.web.settings import Ask, Postmortem, WebSettings
+from seismograd_server.web.settings import Ask, Document, Postmortem, WebSettings
 
 _log = structlog.get_logger("seismograd.web")
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
@@ -166,11 +166,19 @@ class Api:
         """GET .../postmortem?format=html|md|json: the report as a file."""
         key = key_of(request)
         file_format = request.query_params.get("format") or "html"
-        document = await self._turns(lambda: self._postmortem(key, file_format, self._clock()))
-        headers = {"content-disposition": f'inline; filename="{document.file_name}"'}
-        if document.content_security_policy:
-            headers["content-security-policy"] = document.content_security_policy
-        return Response(document.body, media_type=document.media_type, headers=headers)
+        return _file(await self._turns(lambda: self._postmortem(key, file_format, self._clock())))
+
+    async def incident_postmortem(self, request: Request) -> Response:
+        """GET .../postmortem?format=html|md|json: the report of runs that exploded together, as a file."""
+        incident_id, file_format = request.path_params["incident_id"], request.query_params.get("format") or "html"
+        return _file(await self._turns(lambda: self._postmortem.incident(incident_id, file_format, self._clock())))
+
+
+def _file(document: Document) -> Response:
+    headers = {"content-disposition": f'inline; filename="{document.file_name}"'}
+    if document.content_security_policy:
+        headers["content-security-policy"] = document.content_security_policy
+    return Response(document.body, media_type=document.media_type, headers=headers)
 
 
 def view_of(snapshot: Snapshot, run_id: int) -> RunView | None:

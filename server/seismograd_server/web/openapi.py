@@ -45,6 +45,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "incidents": {"state": _ALERT_STATES, "limit": _WHOLE, "before": _TEXT},
     "precision": {"project": _TEXT},
     "silences": {"active": _TEXT, "limit": _WHOLE},
+    "incident_postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},
     "postmortem": {"format": {"type": "string", "enum": ["html", "md", "json"]}},
 }
 _NAME = {"type": "string", "maxLength": 200}

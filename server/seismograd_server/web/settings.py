@@ -74,6 +74,9 @@ class Postmortem(Protocol):
     def __call__(self, key: RunKey, file_format: str, now: float) -> Document:
         """Give the report as "html", "md" or "json". Blocks. Raises NotFoundError, UsageError, StorageError."""
 
+    def incident(self, incident_id: str, file_format: str, now: float) -> Document:
+        """Give the report of an incident, likewise."""
+
 
 class ClipAdvice(Protocol):
     """Studies the clipping of a run; `seismograd_server.report.ClipAdviser` is the one there is."""

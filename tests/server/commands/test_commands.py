@@ -239,7 +239,11 @@ def test_a_post_mortem_takes_its_format_from_the_file_or_the_option(program: Pro
     assert json.loads(program("postmortem", "exploding", "--format", "json").output)["verdict"] == "exploded"
     assert program("postmortem", "exploding", "-o", "-", "--format", "md").output.startswith("# mt/exploding")
     values = json.loads(program("postmortem", "exploding", "-o", "x.html", "--json").output)
-    assert values == {"project": "mt", "run": "exploding", "format": "html", "path": "x.html", "bytes": values["bytes"]}
+    named = {"project": "mt", "run": "exploding", "incident": ""}
+    assert values == {**named, "format": "html", "path": "x.html", "bytes": values["bytes"]}
+    assert program("postmortem").exit_code == 2
+    assert "name a run, or an incident" in program("postmortem", "exploding", "--incident", "x").stderr
+    assert "no alert" in program("postmortem", "--incident", "0" * 24).stderr
 
 
 def test_a_post_mortem_that_cannot_be_written_names_the_file(program: Program) -> None:

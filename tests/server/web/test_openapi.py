@@ -80,6 +80,7 @@ def test_every_parameter_that_a_handler_reads_is_described(kind: type, document:
             ("/api/v1/runs/{project}/{run}/postmortem", "postmortem"),
             ("/api/v1/alerts", "_alerts"),
             ("/api/v1/incidents", "incidents"),
+            ("/api/v1/incidents/{incident_id}/postmortem", "incident_postmortem"),
             ("/api/v1/precision", "precision"),
             ("/api/v1/silences", "silences"),
         )
