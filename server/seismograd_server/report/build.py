@@ -5,27 +5,33 @@ from __future__ import annotations
 from seismograd_server.display.curves import CurveData, curve_data, curves_of_buckets
 from seismograd_server.display.heat import Heatmap, heatmap, octaves_above_median
 from seismograd_server.display.text import plural
-from seismograd_server.model import Resolution, RunState, Severity
+from seismograd_server.model import Resolution, RunState, Severity, Signature
 from seismograd_server.reading.history import History
 from seismograd_server.report import layers as layer_order
 from seismograd_server.report.advice import Case, advise
 from seismograd_server.report.causes import diagnose
 from seismograd_server.report.clip.study import study
-from seismograd_server.report.contents import Focus, LayerRise, RankView, Report, Verdict
+from seismograd_server.report.configuration import settings
+from seismograd_server.report.contents import Cause, Focus, LayerRise, RankView, Report, Verdict
 from seismograd_server.report.facts import configuration, key_facts, last_good_checkpoint, number_alerts, timeline
 from seismograd_server.report.focus import doubling_steps, find_focus, healthy_norms
 from seismograd_server.report.gaps import blind_spots, data_gaps
+from seismograd_server.report.nearest import Nearest
 from seismograd_server.report.ranks import compare_ranks
 from seismograd_server.report.summary import Story, headline, summarise, verdict_of
 
+# Findings about one rank. Of any other, the leading rank is the one whose numbers were largest: one always is.
+_OF_ONE_RANK = frozenset({Signature.RANK_OUTLIER, Signature.REPLICA_DESYNC, Signature.NONFINITE})
 
-def build(history: History, now: float, focus: Focus | None = None) -> Report:
+
+def build(history: History, now: float, focus: Focus | None = None, nearest: Nearest | None = None) -> Report:
     """The report of a run, finished or still going.
 
     Args:
         history: what was read; `layers` and `rank_window` cover the focus.
         now: Unix seconds, for ages.
         focus: where to look closely, when the caller already found it (`find_focus`) to know what to read.
+        nearest: the healthy run of the project that is most like this one, when it was looked for.
     """
     series = history.series
     focus = focus or find_focus(series, history.alerts)
@@ -39,10 +45,24 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
     depth = None if history.layers is None else layer_order.depth_growth(history.layers, focus.onset)
     clip = study(series, focus.onset, closed=None if history.whole is None else int(history.whole.steps.sum()))
     case = Case(
-        series, focus, verdict, healthy, history.alerts, history.layers, rises, ranks, checkpoint, doubling, depth, clip
+        series,
+        focus,
+        verdict,
+        healthy,
+        history.alerts,
+        history.layers,
+        rises,
+        ranks,
+        checkpoint,
+        doubling,
+        depth,
+        clip,
+        settings(history.run),
+        nearest,
     )
     advice = advise(case)
-    where = _where(focus, rises, ranks)
+    causes = diagnose(case)
+    where = _where(focus, rises, ranks, blamed=case.blames_rank)
     first_try = advice[0].title if advice else ""
     return Report(
         key=history.run.key,
@@ -50,7 +70,7 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
         written_at=now,
         verdict=verdict,
         headline=headline(history, verdict, focus),
-        summary=summarise(history, Story(verdict, focus, healthy, doubling, where, first_try), now),
+        summary=summarise(history, Story(verdict, focus, healthy, doubling, where, first_try, _likely(causes)), now),
         focus=focus,
         healthy=healthy,
         facts=key_facts(history, focus, healthy, doubling, checkpoint),
@@ -65,9 +85,10 @@ def build(history: History, now: float, focus: Focus | None = None) -> Report:
         directives=tuple(reversed(history.directives)),
         recorded=history.recorded,
         configuration=configuration(history),
-        causes=diagnose(case),
+        causes=causes,
         advice=advice,
         clip=clip,
+        nearest=nearest,
         gaps=data_gaps(history),
         blind=blind_spots(history, focus, healthy, verdict),
     )
@@ -97,14 +118,19 @@ def _layers(history: History, focus: Focus) -> tuple[Heatmap | None, tuple[Layer
     return heatmap(window, octaves, [rise.name for rise in rises], history.nonfinite), rises
 
 
-def _where(focus: Focus, rises: tuple[LayerRise, ...], ranks: RankView | None) -> str:
+def _likely(causes: tuple[Cause, ...]) -> str:
+    """The likeliest cause, when the data say that it is likely."""
+    return causes[0].title if causes and causes[0].word == "likely" else ""
+
+
+def _where(focus: Focus, rises: tuple[LayerRise, ...], ranks: RankView | None, *, blamed: bool) -> str:
     """The place an incident came from, as a phrase; the detector's word where the data show no order."""
     layer = rises[0].name if rises else None
     evidence = None if focus.lead is None else focus.lead.evidence
     if layer is None and evidence is not None:
         layer = evidence.leading_layer
-    rank = None if ranks is None else ranks.suspect
-    if rank is None and evidence is not None:
+    rank = None if ranks is None or not blamed else ranks.suspect
+    if rank is None and evidence is not None and focus.lead is not None and focus.lead.signature in _OF_ONE_RANK:
         rank = evidence.leading_rank
     together = sum(1 for rise in rises if rise.step == rises[0].step) - 1 if rises else 0
     place = f"layer {layer}" if layer else ""

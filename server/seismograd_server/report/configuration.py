@@ -27,7 +27,7 @@ class Difference:
 def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
     """In what runs differ: configuration, tags, surroundings. Secrets are not compared."""
     kinds: tuple[tuple[str, list[Mapping[str, str]]], ...] = (
-        ("configuration", [dict(flattened("", _configuration(run))) for run in runs]),
+        ("configuration", [settings(run) for run in runs]),
         ("tag", [run.tags for run in runs]),
         ("surroundings", [_surroundings(run) for run in runs]),
     )
@@ -39,6 +39,11 @@ def differences(runs: Sequence[Run]) -> tuple[Difference, ...]:
                 shown = tuple(None if value is None else _shortened(value) for value in values)
                 found.append(Difference(kind, key, shown))
     return tuple(found)
+
+
+def settings(run: Run) -> dict[str, str]:
+    """The configuration by its flat keys, as it was given: for decisions, not for people to see."""
+    return dict(flattened("", _configuration(run)))
 
 
 def _surroundings(run: Run) -> dict[str, str]:

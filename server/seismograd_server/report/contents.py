@@ -141,6 +141,8 @@ class CauseKind(enum.StrEnum):
     BAD_BATCH = "bad_batch"  # or shard, or machine, of a rank
     WEIGHT_CORRUPTION = "weight_corruption"
     PRECISION_OVERFLOW = "precision_overflow"
+    WEIGHT_GROWTH = "weight_growth"  # as of a weight decay below zero
+    CHANGED_SETTING = "changed_setting"  # what a healthy run was given otherwise
     LOOSE_CLIPPING = "loose_clipping"  # or none
     TARGET_OUTLIER = "target_outlier"
     BOOTSTRAPPED_TARGETS = "bootstrapped_targets"

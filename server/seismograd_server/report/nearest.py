@@ -14,6 +14,8 @@ from seismograd_server.report.configuration import Difference, differences
 
 # A run that has made fewer steps has shown nothing yet.
 _LEAST_STEPS = 50
+# Runs that differ in more are not the same experiment with one thing changed.
+_MOST_SETTINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Nearest:
     candidates: int
     differences: tuple[Difference, ...]
     partings: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[Difference, ...]:
+        """Those of the configuration that differ, when they are few enough to be a trace; otherwise none."""
+        found = tuple(each for each in self.differences if each.kind == "configuration")
+        return found if len(found) <= _MOST_SETTINGS else ()
 
     @property
     def reason(self) -> str:

@@ -15,7 +15,6 @@ from seismograd_server.reading.runs import Window, read_history
 from seismograd_server.report.build import build
 from seismograd_server.report.compare.comparer import RunComparer
 from seismograd_server.report.contents import Report
-from seismograd_server.report.contents import Verdict as Outcome
 from seismograd_server.report.focus import find_focus
 from seismograd_server.report.incident import build_incident
 from seismograd_server.report.nearest import Nearest, nearest_healthy
@@ -26,8 +25,6 @@ from seismograd_server.report.render_markdown import render_markdown
 from seismograd_server.store.database import Database
 
 FORMATS = ("html", "md", "json")
-# Of these there is nothing to explain.
-_WELL = frozenset({Outcome.HEALTHY, Outcome.NO_DATA})
 # The latest runs of a project are those that are most like its latest failure.
 _RUNS_LOOKED_AT, _ALERTS_LOOKED_AT = 200, 2000
 # Runs of an incident that are looked into, a second or so each at most: what is common to them is common to the others.
@@ -95,8 +92,10 @@ class PostmortemWriter:
 
     def report(self, key: RunKey, now: float) -> Report:
         """What the post-mortem says. Blocks. Raises NotFoundError, StorageError."""
-        report = build(self._history(key), now)
-        return report if report.verdict in _WELL else replace(report, nearest=self._nearest(report.run))
+        history = self._history(key)
+        focus = find_focus(history.series, history.alerts)
+        well = focus.onset is None and focus.failure is None
+        return build(history, now, focus, None if well else self._nearest(history.run))
 
     def _nearest(self, run: Run) -> Nearest | None:
         """The healthy run of the project that is most like this one, and where the two part."""

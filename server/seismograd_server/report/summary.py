@@ -90,6 +90,7 @@ class Story:
         doubling: steps in which the norm doubled; None = it did not.
         where: "layer x" or "rank 3" or both, as a phrase; empty = unknown.
         next_step: the first thing to try, as a title; empty = nothing.
+        likely: the likely cause, as a title; empty = none is.
     """
 
     verdict: Verdict
@@ -98,6 +99,7 @@ class Story:
     doubling: float | None
     where: str
     next_step: str
+    likely: str = ""
 
 
 def summarise(history: History, story: Story, now: float) -> tuple[str, str, str]:
@@ -109,7 +111,7 @@ def summarise(history: History, story: Story, now: float) -> tuple[str, str, str
     return (
         _what(history, story),
         _whence(history, story.focus, story.where),
-        _what_next(history, story.verdict, story.next_step, now),
+        _what_next(history, story, now),
     )
 
 
@@ -187,6 +189,10 @@ def _what(history: History, story: Story) -> str:
     return f"{seen_as}."
 
 
+def _small(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -237,9 +243,11 @@ def _seconds_between(history: History, first: int, last: int) -> float | None:
     return seconds if seconds > 0 else None
 
 
-def _what_next(history: History, verdict: Verdict, next_step: str, now: float) -> str:
+def _what_next(history: History, story: Story, now: float) -> str:
     state = f"The run {_state_phrase(history, now)}"
-    if not next_step:
+    if story.likely:
+        state += f"; likely cause: {_small(story.likely)}"
+    if not story.next_step:
         return f"{state}."
-    lead_in = "should it return, try first" if verdict is Verdict.ALERTED else "what to try first"
-    return f"{state}; {lead_in}: {next_step[:1].lower()}{next_step[1:]}."
+    lead_in = "should it return, try first" if story.verdict is Verdict.ALERTED else "what to try first"
+    return f"{state}; {lead_in}: {_small(story.next_step)}."

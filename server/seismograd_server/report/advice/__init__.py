@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from seismograd_server.report.advice import clipping, places, rates
+from seismograd_server.report.advice import clipping, places, rates, settings
 from seismograd_server.report.advice.case import Case
 from seismograd_server.report.contents import Advice, Verdict
 
@@ -27,9 +27,11 @@ def advise(case: Case) -> tuple[Advice, ...]:
         return (small,) if small else ()
     rules: tuple[Callable[[Case], Advice | None], ...] = (
         places.suspect_rank,
+        settings.mend_decay,
         places.resume,
         rates.undo_rate_jump,
         rates.warm_up,
+        settings.as_the_healthy_run,
         rates.lower_rate,
         clipping.clip,
         clipping.clip_hides_growth,

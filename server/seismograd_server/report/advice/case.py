@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from seismograd_server.model import Alert, Checkpoint, Signature
 from seismograd_server.reading.history import LayerWindow, Series
 from seismograd_server.report.clip.types import ClipStudy
 from seismograd_server.report.contents import Focus, Healthy, LayerRise, RankView, Verdict
+from seismograd_server.report.nearest import Nearest
 
 # Local norms of equal shards seldom differ by two; at four times, one rank is another case than the rest.
 _RANK_APART = 4.0
+# What optimizers, trainers and people call it.
+_DECAY_NAMES = frozenset({"weight_decay", "weightdecay", "wd", "l2", "l2_penalty"})
 _NOT_EXPLOSIVE = frozenset({Signature.VANISHING, Signature.DEAD_LAYER, Signature.STALLED})
 
 
@@ -31,6 +34,8 @@ class Case:
     doubling: float | None
     depth: tuple[float, float, int] | None  # factor per layer, goodness of fit, layers
     clip: ClipStudy
+    given: Mapping[str, str] = field(default_factory=dict)  # the configuration, by flat keys
+    nearest: Nearest | None = None
 
     @property
     def is_explosive(self) -> bool:
@@ -45,6 +50,21 @@ class Case:
             return False
         named = any(alert.signature is Signature.RANK_OUTLIER for alert in self.alerts)
         return named or (self.ranks.suspect_ratio or 0.0) >= _RANK_APART
+
+    @property
+    def negative_decay(self) -> tuple[str, float] | None:
+        """The weight decay below zero that was given, under its name."""
+        for key, text in self.given.items():
+            name = key.rsplit(".", maxsplit=1)[-1].lower()
+            if name not in _DECAY_NAMES:
+                continue
+            try:
+                value = float(text)
+            except ValueError:
+                continue
+            if value < 0:
+                return key, value
+        return None
 
     @property
     def onset_row(self) -> int:

@@ -87,6 +87,8 @@ def lower_rate(case: Case) -> Advice | None:
     if not len(known) or case.focus.onset is None or case.blames_rank or undo_rate_jump(case) is not None:
         # A rate just raised is to be put back, not lowered from there; one rank's data are no matter of the rate.
         return None
+    if case.negative_decay is not None:
+        return None  # its growth is not the rate's
     rate = float(known[-1])
     ratio = update_ratio_at_onset(case.layers, case.focus.onset)
     if ratio is not None and ratio > _UPDATE_RATIO_LIMIT:

@@ -156,6 +156,33 @@ def precision(case: Case, signs: Signs) -> Cause | None:
     return Cause(CauseKind.PRECISION_OVERFLOW, weight, "Numbers did not fit into their format", tuple(evidence))
 
 
+def weight_growth(case: Case, signs: Signs) -> Cause | None:
+    """Something other than the gradient makes the weights larger at every step."""
+    given, growth = case.negative_decay, signs.weight_growth
+    if given is None and growth is None:
+        return None
+    evidence: Evidence = []
+    if given is not None:
+        evidence.append((given[0], figure(given[1])))
+    if growth is not None:
+        evidence.append(("all weight matrices grew alike, by", f"{share(growth)} a step"))
+    title = "The weight decay is below zero, so that the weights grow at every step"
+    if given is None:
+        title = "All weights grow at the same rate, as under a weight decay below zero"
+    return Cause(CauseKind.WEIGHT_GROWTH, 0.94 if given is not None else 0.91, title, tuple(evidence))
+
+
+def changed_setting(case: Case, signs: Signs) -> Cause | None:  # noqa: ARG001 (one form for all hypotheses)
+    """A healthy run of the project was given otherwise, and in little else."""
+    if case.nearest is None or not case.nearest.settings or case.blames_rank:
+        return None
+    evidence = [
+        (each.key, f"{each.values[1] or '–'} (healthy: {each.values[0] or '–'})") for each in case.nearest.settings
+    ]
+    title = f"A setting in which the healthy run {case.nearest.key.run} differs"
+    return Cause(CauseKind.CHANGED_SETTING, 0.6, title, tuple(evidence))
+
+
 def loose_clipping(case: Case, signs: Signs) -> Cause | None:
     """Nothing bounded the update: not a cause by itself, but what would have held it."""
     if case.healthy is None or (signs.clip is not None and signs.clip <= 3.0 * case.healthy.high):
@@ -204,6 +231,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     outlier_target,
     corrupted_weights,
     precision,
+    weight_growth,
+    changed_setting,
     loose_clipping,
     bootstrapped_targets,
 )

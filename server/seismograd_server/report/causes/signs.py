@@ -27,6 +27,11 @@ _JUMP_OCTAVES = 0.6
 _APART_OCTAVES = 0.5
 # Fewer steps than this are no level that a step could jump from.
 _LEAST_BEFORE = 5
+# Weights that grow by half a percent a step double within 140 steps: no training does that before it explodes.
+_GROWTH = 0.005
+# Rates of growth that scatter by less than a quarter are one rate.
+_ALIKE = 0.25
+_LEAST_SAMPLES, _LEAST_SPAN, _LEAST_MATRICES = 3, 8, 3
 # The largest number of float16; a norm of many elements may be well below or above it when the first one overflows.
 _HALF_OCTAVES = math.log2(65504.0)
 _HALF_BELOW, _HALF_ABOVE = 3.0, 4.0
@@ -49,6 +54,8 @@ class Signs:
         first_norm: the norm of the first steps.
         clip: the threshold in force; None = nobody clipped.
         precision: the share of steps that a loss scaler skipped; NaN = there is none.
+        weight_growth: share by which the norms of all weight matrices grew alike at every step before the onset; None =
+            they did not, or not enough was sampled.
         came_broken: whether non-finite gradients came from an ordinary norm, or from one as large as float16 holds.
     """
 
@@ -64,6 +71,7 @@ class Signs:
     first_norm: float
     clip: float | None
     precision: float
+    weight_growth: float | None
     came_broken: bool
 
     @property
@@ -103,6 +111,7 @@ def read_signs(case: Case) -> Signs:
         first_norm=_median(series.norm[:3]),
         clip=case.clip.in_force,
         precision=float(series.skipped.mean()) if scaled.any() else math.nan,
+        weight_growth=None if layers is None else _weight_growth(layers, onset),
         came_broken=_came_broken(case, row),
     )
 
@@ -156,6 +165,23 @@ def _weight_jump(window: LayerWindow, onset: int) -> tuple[str, float, bool] | N
             return window.names[leader], float(moved[leader]), False
         return None  # that is the explosion itself
     return None
+
+
+def _weight_growth(window: LayerWindow, onset: int) -> float | None:
+    """Growth that all matrices share is no learning: gradients of different layers never agree so well."""
+    norms = window.weight_norms[window.steps <= onset].astype(np.float64)
+    steps = window.steps[window.steps <= onset]
+    rows = np.flatnonzero(np.isfinite(norms).any(axis=1))
+    if len(rows) < _LEAST_SAMPLES or steps[rows[-1]] - steps[rows[0]] < _LEAST_SPAN:
+        return None
+    matrices = ["bias" not in name and "norm" not in name for name in window.names]
+    first, last = norms[rows[0]][matrices], norms[rows[-1]][matrices]
+    usable = np.isfinite(first) & np.isfinite(last) & (first > 0) & (last > 0)
+    if usable.sum() < _LEAST_MATRICES:
+        return None
+    growth = np.log(last[usable] / first[usable]) / float(steps[rows[-1]] - steps[rows[0]])
+    usual, apart = float(np.median(growth)), float(np.ptp(np.percentile(growth, [10, 90])))
+    return math.expm1(usual) if usual >= _GROWTH and apart <= _ALIKE * usual else None
 
 
 def _bias_gap(window: LayerWindow, onset: int) -> float:
