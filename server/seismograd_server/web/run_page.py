@@ -126,11 +126,8 @@ class RunPage:
         firing = [alert for alert in shown if alert.state is AlertState.FIRING]
         moments = Moments(onset=min((alert.since_step for alert in firing), default=None))
         data = self._curves(run, steps, moments)
-        # Known when all of the range has been tried.
-        damage = damaged_steps(self._database.damage.of_run(run.run_id))
-        damaged = [damage_sentence(run.key, first, last) for first, last in damage]
         if data is None:
-            return {**empty, "damaged": damaged}
+            return {**empty, "damaged": self._damaged(run)}
         marks = [
             Mark(alert.opened_step, number, alert.severity.label, f"{alert.signature.value}: {alert.reason}")
             for number, alert in _marked(shown)
@@ -148,8 +145,12 @@ class RunPage:
             "loss_scale_chart": drawn(loss_scale_chart(data, marks, moments, "loss-scale")),
             "ranks_chart": drawn(self._ranks(run, steps, moments, worst)),
             **self._layers(run, steps, moments, layers),
-            "damaged": damaged,
+            "damaged": self._damaged(run),  # known when all of the range has been tried
         }
+
+    def _damaged(self, run: Run) -> list[str]:
+        found = damaged_steps(self._database.damage.of_run(run.run_id))
+        return [damage_sentence(run.key, first, last) for first, last in found]
 
     def _curves(self, run: Run, steps: StepRange, moments: Moments) -> CurveData | None:
         read = read_curves(self._database, run.run_id, 0, steps.first, steps.last)
