@@ -142,10 +142,11 @@ def test_whatever_comes_and_goes_the_limit_holds_and_refusals_are_never_needless
     with Database.open("sqlite://", owner="test") as database:
         pipeline, now = limited(database, room * ONE_RUN + 1000), NOW
         live: dict[int, SyntheticRun] = {}
+        ended = 0  # a process that has said farewell and opens again is over all the same: each comes once
         for what, number in story:
             now += 2.0
             if what == "open":
-                run = run_of(pipeline, f"run-{number}")
+                run = live.get(number) or run_of(pipeline, f"run-{number}-{ended}")
                 try:
                     run.open(now)
                 except LimitError:
@@ -156,6 +157,7 @@ def test_whatever_comes_and_goes_the_limit_holds_and_refusals_are_never_needless
                     assert len(live) <= room
             elif what == "close" and number in live:
                 live.pop(number).close(now)
+                ended += 1
             else:
                 pipeline.detect(now)
             assert counted(pipeline, now) <= room * ONE_RUN + 1000
