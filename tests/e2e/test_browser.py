@@ -27,6 +27,7 @@ COMPARED = "/compare?run=mt/healthy&run=mt/exploding"
 PAGES = [
     "/",
     RUN,
+    f"{RUN}/postmortem",
     f"{RUN}?first_step=120&last_step=199",
     "/runs/mt/healthy",
     "/compare",
@@ -214,6 +215,25 @@ def test_other_rules_are_tried_on_stored_runs_and_bad_ones_are_explained(
     page.get_by_role("button", name="Judge them again").click()
     expect(page.get_by_text("did you mean")).to_be_visible()
     seen.complaints = [each for each in seen.complaints if "400" not in each]
+    seen.assert_clean()
+
+
+def test_a_saved_report_reads_its_charts_out_without_any_server(
+    served: SeismogradServer, visit: Begin, tmp_path: Path
+) -> None:
+    saved = tmp_path / "postmortem.html"
+    saved.write_text(served.page(f"{RUN}/postmortem", "text/html"))
+    seen = visit("")
+    page = seen.open(saved.as_uri())
+    chart(page).hover()
+    told = page.locator("figure", has=chart(page)).locator(".readout")
+    expect(told).to_contain_text(re.compile(r"step \d+ · gradient norm [\d.]"))
+    chart(page).focus()
+    before = told.inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(told).not_to_have_text(before)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
     seen.assert_clean()
 
 

@@ -1,4 +1,4 @@
-"""The style sheet that pages and reports share."""
+"""The style sheet and the script that pages and reports share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from pathlib import Path
 def shared_css() -> str:
     """Colours, severities and charts as CSS."""
     return (Path(__file__).parent / "look.css").read_text(encoding="utf-8")
+
+
+@cache
+def readout_script() -> str:
+    """The script by which charts tell what is under the pointer."""
+    return (Path(__file__).parent / "readout.js").read_text(encoding="utf-8")
 
 
 def key_swatch(css_class: str) -> str:

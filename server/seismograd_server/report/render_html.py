@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, nothing fetched, one inline style sheet named by its hash in the policy."""
+"""A report as one HTML page: nothing is fetched; its one style sheet and one script are named by hash in the policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from seismograd_server.display.charts import Mark, Moments, loss_chart, norm_chart, ranks_chart
 from seismograd_server.display.heat_chart import LEFT as HEATMAP_LEFT
 from seismograd_server.display.heat_chart import heat_chart
-from seismograd_server.display.look import key_swatch, shared_css
+from seismograd_server.display.look import key_swatch, readout_script, shared_css
 from seismograd_server.display.numbers import clock_time, figure, octaves, times, timestamp
 from seismograd_server.display.text import plural, printable
 from seismograd_server.model import Alert, AlertState, Severity
@@ -63,9 +63,14 @@ def page_css() -> str:
 
 @functools.cache
 def content_security_policy() -> str:
-    """The policy of a report: nothing but its own style sheet, known by its hash."""
-    digest = base64.b64encode(hashlib.sha256(page_css().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    """The policy of a report: nothing but its own style sheet and script, known by their hashes."""
+    style, script = _digest(page_css()), _digest(readout_script())
+    allowed = f"style-src 'sha256-{style}'; script-src 'sha256-{script}'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def render_html(report: Report, run_url: str = "") -> str:
@@ -81,6 +86,7 @@ def render_html(report: Report, run_url: str = "") -> str:
         run=printable(report.key.run),
         policy=Markup(content_security_policy()),  # noqa: S704 - made here, of letters and quotes that HTML keeps
         css=Markup(page_css()),  # noqa: S704 - a file of this package
+        script=Markup(readout_script()),  # noqa: S704 - likewise
         written=timestamp(report.written_at),
         summary=[printable(sentence) for sentence in report.summary],
         norm_chart=_drawn(norm_chart(report.whole, marks, moments, "norm") if report.whole else ""),

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from seismograd_server.display.look import shared_css
+from seismograd_server.display.look import readout_script, shared_css
 from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Snapshot
 from seismograd_server.pipeline.people import People
@@ -160,6 +160,7 @@ def create_app(
             Route("/api/v1/silences", alerts.silence, methods=["POST"]),
             Route("/api/v1/silences/{silence_id}/expire", alerts.end_silence, methods=["POST"]),
             Route("/static/look.css", _look),
+            Route("/static/readout.js", _readout),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         middleware=[
@@ -182,6 +183,11 @@ def create_app(
 async def _look(_request: Request) -> Response:
     """GET /static/look.css: the style sheet that the pages share with the report."""
     return Response(shared_css(), media_type="text/css", headers={"cache-control": "max-age=3600"})
+
+
+async def _readout(_request: Request) -> Response:
+    """GET /static/readout.js: the script that the pages share with the report."""
+    return Response(readout_script(), media_type="text/javascript", headers={"cache-control": "max-age=3600"})
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seismograd_server.display.look import readout_script
 from seismograd_server.model import (
     BY_ALERT,
     Addressee,
@@ -160,26 +161,32 @@ def test_a_hostile_name_is_escaped_in_markdown_and_encodable_in_json(name: str) 
     assert json.loads(render_json(report))["project"] == name
 
 
-def test_the_page_holds_no_script_and_fetches_nothing() -> None:
+def test_the_page_fetches_nothing_and_its_only_script_is_the_one_that_reads_charts_out() -> None:
     page = render_html(build(exploding_history(), NOW), "https://example.org/run")
     elements = parsed(page)
-    assert not {tag for tag, _ in elements.found} & {"script", "img", "link", "iframe", "object", "embed", "base"}
+    assert not {tag for tag, _ in elements.found} & {"img", "link", "iframe", "object", "embed", "base"}
+    assert page.count("<script") == 1
+    assert page.split("<script>", 1)[1].split("</script>", 1)[0] == readout_script()
+    assert "</" not in readout_script(), "nothing in it ends it early"
     for tag, attributes in elements.found:
         assert "style" not in attributes, tag
         assert not [name for name in attributes if name.startswith("on")], tag
         assert tag == "a" or "href" not in attributes
 
 
-def test_the_policy_allows_the_pages_own_style_sheet_and_nothing_else() -> None:
+def test_the_policy_allows_the_pages_own_style_sheet_and_script_and_nothing_else() -> None:
     page = render_html(build(exploding_history(), NOW))
     policy = next(
         attributes["content"]
         for tag, attributes in parsed(page).found
         if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     )
-    css = page.split("<style>", 1)[1].split("</style>", 1)[0]
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    own = {}
+    for tag in ("style", "script"):
+        text = page.split(f"<{tag}>", 1)[1].split(f"</{tag}>", 1)[0]
+        own[tag] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    allowed = f"style-src 'sha256-{own['style']}'; script-src 'sha256-{own['script']}'"
+    assert policy == f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def test_a_link_that_is_no_web_address_is_left_out() -> None:

@@ -20,6 +20,7 @@ from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
 
 Connect = Callable[..., httpx.AsyncClient]
+SCRIPTS = ["/static/readout.js", "/static/seismograd.js"]
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     '"><script>alert(1)</script>',
@@ -161,7 +162,7 @@ def test_a_hostile_run_name_is_text_and_its_links_lead_to_it(stocked: Stocked, c
     assert response.status_code == 200
     run = Page(response.text)
     assert not {"img", "iframe"} & set(fleet.tags + run.tags)
-    assert fleet.scripts == run.scripts == ["/static/seismograd.js"]
+    assert fleet.scripts == run.scripts == SCRIPTS
     assert not [key for key, _ in fleet.attributes + run.attributes if key.startswith("on")]
     assert "49" not in response.text.split("<h1>")[1].split("</h1>")[0]
     report = get(app, connect, urljoin(f"http://localhost{path}", f"{path}/postmortem"))
@@ -174,7 +175,7 @@ def test_a_hostile_run_name_is_text_and_its_links_lead_to_it(stocked: Stocked, c
 def test_a_hostile_unknown_name_is_harmless_in_the_error_page(stocked: Stocked, connect: Connect, name: str) -> None:
     response = get(stocked.app(), connect, f"/runs/mt/{segment(name)}")
     assert response.status_code == 404
-    assert Page(response.text).scripts == ["/static/seismograd.js"]
+    assert Page(response.text).scripts == SCRIPTS
     assert "\u202e" not in response.text
 
 

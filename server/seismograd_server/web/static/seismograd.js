@@ -3,17 +3,15 @@
 // live pages load themselves again. With it they change in place, and charts tell what is under the pointer.
 //
 // A page has parts (data-part). The same address is fetched again, and parts that have changed are put in place of the
-// old ones, unless somebody is just writing in them. The server draws; nothing is computed here but places.
+// old ones, unless somebody is just writing in them. What charts say of themselves is in readout.js, which comes first.
 
 const PATIENCE_MILLISECONDS = 15000; // as long as the slowest page may take
 const RETRY_SECONDS = 5; // between tries while the server does not answer
 const FEWEST_UNITS = 6; // of a drawing's width; a shorter drag is a click
-const cursor = { step: null, dragFrom: null, svg: null };
-
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const status = document.getElementById("status");
-let shown = new Map(all("[data-part]").map((part) => [part.dataset.part, part.outerHTML]));
+const shown = new Map(); // what was put in place of each part last, as it came
 let timer = null;
+let journeys = 0; // ranges asked for so far
 
 // ------------------------------------------------------------------------------------------------ in place of loading
 
@@ -58,14 +56,16 @@ function focusKey(element) {
 }
 
 async function go(address, remember = true) {
+  const mine = ++journeys;
   document.getElementById("content").classList.add("busy");
   try {
     const { ok, page } = await fetchPage(address);
+    if (mine !== journeys) return; // somebody has gone on meanwhile, and that answer may have come first
     if (!ok) throw new Error(page.querySelector("main p")?.textContent ?? "refused");
     if (remember) history.pushState(null, "", address);
     swap(page, true);
   } catch {
-    location.assign(address); // the browser says best what is wrong
+    if (mine === journeys) location.assign(address); // the browser says best what is wrong
   } finally {
     document.getElementById("content").classList.remove("busy");
   }
@@ -75,10 +75,10 @@ async function refresh() {
   let seconds = Number(document.body.dataset.refresh);
   if (!seconds) return;
   if (!document.hidden && cursor.dragFrom === null) {
-    const address = location.href;
+    const [address, before] = [location.href, journeys];
     try {
       const { ok, page } = await fetchPage(address);
-      if (address === location.href) {
+      if (address === location.href && before === journeys) {
         if (ok) swap(page, false);
         else document.body.dataset.refresh = "";
         say(ok ? "" : (page.querySelector("main p")?.textContent ?? "The server refused to show this again."));
@@ -96,84 +96,7 @@ function say(trouble) {
   status.classList.toggle("failing", trouble !== "");
 }
 
-// ------------------------------------------------------------------------------------------------------------- charts
-
-const data = new WeakMap();
-
-function readout(svg) {
-  if (!data.has(svg)) data.set(svg, JSON.parse(svg.dataset.readout));
-  return data.get(svg);
-}
-
-const stepAt = ({ plot: [left, right], range: [low, high] }, x) =>
-  low + ((Math.min(Math.max(x, left), right) - left) / (right - left)) * (high - low);
-const placeOf = ({ plot: [left, right], range: [low, high] }, step) => left + ((step - low) / (high - low)) * (right - left);
-
-function unitsAt(svg, event) {
-  const box = svg.getBoundingClientRect();
-  return ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
-}
-
-function nearest(steps, step) {
-  let low = 0;
-  let high = steps.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (steps[middle] < step) low = middle + 1;
-    else high = middle;
-  }
-  return low > 0 && step - steps[low - 1] < steps[low] - step ? low - 1 : low;
-}
-
-function figure(value) {
-  if (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3)) {
-    const [mantissa, exponent] = value.toExponential(2).split("e");
-    const raised = [...String(Number(exponent))].map((each) => (each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each])).join("");
-    return `${Number(mantissa)} × 10${raised}`;
-  }
-  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
-}
-
-function told(values, steps, index) {
-  const same = [index - 1, index, index + 1].filter((each) => steps[each] === steps[index]);
-  const known = same.map((each) => values[each]).filter((value) => value !== null);
-  if (!known.length) return null;
-  const [low, high] = [Math.min(...known), Math.max(...known)];
-  return low === high ? figure(low) : `${figure(low)} to ${figure(high)}`;
-}
-
-const part = (name, attributes) => {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-};
-
-function drawCursor() {
-  for (const svg of all("svg.chart[data-readout]")) {
-    all(".cursor, .selection", svg).forEach((each) => each.remove());
-    const output = svg.closest("figure").querySelector(".readout");
-    if (cursor.step === null) {
-      output.replaceChildren();
-      continue;
-    }
-    const { plot, range, steps, curves } = readout(svg);
-    if (cursor.step < range[0] || cursor.step > range[1] || !steps.length) continue;
-    const index = nearest(steps, cursor.step);
-    const place = placeOf({ plot, range }, steps[index]);
-    svg.append(part("path", { class: "cursor", d: `M${place} ${plot[2]}V${plot[3]}` }));
-    const pieces = Object.entries(curves).map(([name, values]) => [name, told(values, steps, index)]);
-    const words = pieces.filter(([, value]) => value !== null).map(([name, value]) => `${name} ${value}`);
-    const bold = document.createElement("b");
-    bold.textContent = `step ${steps[index].toLocaleString("en")}`;
-    output.replaceChildren(bold, words.length ? ` · ${words.join(" · ")}` : "");
-    if (cursor.dragFrom !== null) {
-      const from = placeOf({ plot, range }, cursor.dragFrom);
-      const to = placeOf({ plot, range }, cursor.step);
-      const box = { x: Math.min(from, to), width: Math.abs(to - from), y: plot[2], height: plot[3] - plot[2] };
-      svg.append(part("rect", { class: "selection", ...box }));
-    }
-  }
-}
+// ------------------------------------------------------------------------------------------------------------- ranges
 
 function rangeAddress(first, last) {
   const address = new URL(location.href);
@@ -186,31 +109,17 @@ function rangeAddress(first, last) {
 const follow = (key) => all(`[data-range="${key}"]`)[0]?.click();
 
 function onKey(event) {
-  const svg = event.target.closest?.("svg.chart[data-readout]");
-  if (!svg || event.ctrlKey || event.metaKey || event.altKey) return;
-  const { steps } = readout(svg);
+  if (!chartAt(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
   const keys = { "+": "narrower", "=": "narrower", "-": "wider", Home: "whole", End: "latest" };
-  const arrow = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (keys[event.key]) follow(keys[event.key]);
-  else if (arrow && event.shiftKey) follow(arrow < 0 ? "earlier" : "later");
-  else if (arrow) {
-    const index = cursor.step === null ? (arrow < 0 ? steps.length : -1) : nearest(steps, cursor.step);
-    let next = index + arrow;
-    while (steps[next] === steps[index]) next += arrow; // a bucket stands there twice
-    if (steps[next] !== undefined) cursor.step = steps[next];
-    drawCursor();
-  } else if (event.key === "Escape") {
-    Object.assign(cursor, { step: null, dragFrom: null });
-    drawCursor();
-  } else return;
+  const shifted = { ArrowLeft: "earlier", ArrowRight: "later" };
+  const wanted = keys[event.key] ?? (event.shiftKey ? shifted[event.key] : undefined);
+  if (!wanted) return;
+  follow(wanted);
   event.preventDefault();
 }
 
 function enhance(root) {
-  for (const svg of all("svg.chart[data-readout]", root)) {
-    svg.setAttribute("tabindex", "0");
-    svg.closest("figure").querySelector(".readout")?.setAttribute("aria-live", "polite");
-  }
+  readable(root);
   const name = localStorage.getItem("by");
   for (const field of all('input[name="by"]', root)) {
     if (name && !field.value) field.value = field.defaultValue = name;
@@ -219,15 +128,8 @@ function enhance(root) {
 
 // ------------------------------------------------------------------------------------------------------------- events
 
-document.addEventListener("pointermove", (event) => {
-  const svg = cursor.svg ?? event.target.closest?.("svg.chart[data-readout]");
-  const step = svg ? stepAt(readout(svg), unitsAt(svg, event)) : null;
-  if (step === cursor.step || (!svg && document.activeElement?.matches("svg.chart"))) return;
-  cursor.step = step;
-  drawCursor();
-});
 document.addEventListener("pointerdown", (event) => {
-  const svg = event.target.closest?.("svg.chart[data-readout]");
+  const svg = chartAt(event.target);
   if (!svg || event.button !== 0 || event.pointerType === "touch") return;
   Object.assign(cursor, { svg, dragFrom: stepAt(readout(svg), unitsAt(svg, event)) });
   event.preventDefault(); // no text is selected
@@ -241,7 +143,7 @@ document.addEventListener("pointerup", () => {
   drawCursor();
   if (moved >= FEWEST_UNITS) go(rangeAddress(dragFrom, step));
 });
-document.addEventListener("dblclick", (event) => event.target.closest?.("svg.chart[data-readout]") && follow("whole"));
+document.addEventListener("dblclick", (event) => chartAt(event.target) && follow("whole"));
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[data-swap]");
@@ -266,6 +168,5 @@ document.addEventListener("visibilitychange", () => {
 });
 window.addEventListener("popstate", () => go(location.href, false));
 
-document.documentElement.classList.add("scripting");
 enhance(document);
 timer = setTimeout(refresh, 1000 * Number(document.body.dataset.refresh || 0));
