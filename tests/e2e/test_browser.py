@@ -218,6 +218,32 @@ def test_other_rules_are_tried_on_stored_runs_and_bad_ones_are_explained(
     seen.assert_clean()
 
 
+def test_the_page_and_the_report_of_an_incident_are_accessible_and_lead_to_its_runs(
+    tmp_path: Path, start_seismograd: Callable[..., SeismogradServer], visit: Begin
+) -> None:
+    folder = tmp_path / "incident"
+    folder.mkdir()
+    with Database.open(f"sqlite:///{folder / 'seismograd.db'}", owner="tests") as database:
+        store, started = Stocked(database, new_pipeline(database)), time.time() - 200.0
+        for name in ("one", "two", "three"):
+            norms, losses = exploding_norms(90, 70), exploding_losses(90, 70)
+            store.add(name, norms=norms, losses=losses, started=started)
+    seen = visit(start_seismograd(data_dir=folder).http)
+    page = seen.open("/")
+    page.get_by_role("link", name="3 runs fired runaway").click()
+    for button in ("", "Compare its runs", "Post-mortem"):
+        if button:
+            page.get_by_role("link", name=button).click()
+        page.wait_for_load_state("networkidle")
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{page.url}: {found.generate_report()}"
+        for name in ("one", "two", "three"):
+            expect(page.locator("main")).to_contain_text(name)
+        if button == "Compare its runs":
+            page.go_back()
+    seen.assert_clean()
+
+
 def test_a_saved_report_reads_its_charts_out_without_any_server(
     served: SeismogradServer, visit: Begin, tmp_path: Path
 ) -> None:
