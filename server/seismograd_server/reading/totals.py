@@ -27,7 +27,8 @@ class Totals:
         unknown_norms: whose norm is not known.
         spacing: the usual distance between neighbours; 1 = every step is recorded, 0 = there are no two.
         missing: numbers between the first step and the last one under which there is none.
-        longest_gap, longest_gap_after: the longest stretch of them, and the step before it.
+        longest_gap, longest_gap_after: the longest stretch of them, and the step before it; of a long run with a step
+            only every so many numbers, one of a few steps within a bucket may not be seen (it is in `missing`).
         partial: that closed without all ranks.
         partial_at_least: whether there may be more of these.
         first_partial: the first of them; -1 = there is none.

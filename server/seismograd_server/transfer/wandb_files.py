@@ -87,7 +87,8 @@ def _put_history(log: Log, history: Any) -> None:
     step = history.step.num if history.HasField("step") else row.get("_step")
     if not isinstance(step, int):
         return
-    measures = {name: value for name, value in row.items() if not name.startswith("_")}
+    # W&B writes a step's items in no order: by name, the same log always gives the same run.
+    measures = {name: value for name, value in sorted(row.items()) if not name.startswith("_")}
     log.put_row(step, measures, number_of(row.get("_timestamp")))
 
 

@@ -164,8 +164,10 @@ def test_what_is_counted_of_a_long_run_is_what_counting_every_step_gives(told: T
     own, true = totals_of(found.series, RANKS, found.whole), totals_of(every, RANKS)
     assert (own.partial <= true.partial) if own.partial_at_least else (own.partial == true.partial)
     assert own.first_partial == true.first_partial
-    for name in ("steps", "broken", "unknown_norms", "spacing", "missing", "longest_gap", "usual_pause"):
+    for name in ("steps", "broken", "unknown_norms", "spacing", "missing", "usual_pause"):
         assert getattr(own, name) == getattr(true, name), name
+    # Where only every third number has a step, a bucket that lacks one may look like any other.
+    assert own.longest_gap == true.longest_gap or (told.apart > 1 and own.longest_gap < true.longest_gap)
     if true.longest_pause > 100.0:
         assert own.longest_pause == true.longest_pause
         assert own.longest_pause_after == true.longest_pause_after
