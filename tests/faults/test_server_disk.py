@@ -117,7 +117,7 @@ def test_a_server_whose_disk_fails_to_sync_exits_and_the_next_one_has_all_that_w
     failing_lives: Lives, unharmed: Outcome, tmp_path: Path
 ) -> None:
     fleet = shippers(3)
-    exits = []
+    exits: list[int] = []
     while not all(shipper.done for shipper in fleet):
         # The first never gets a commit through; chance alone may let a later one go on to the end.
         failure = (errno.EIO, 0.2 if exits else 1.0)

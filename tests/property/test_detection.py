@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seismograd_server.detect.facts import facts_of
-from seismograd_server.detect.watch import Observation, RunWatch
+from seismograd_server.detect.watch import Observation, RunWatch, foresee_blocks
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, Quantity, RecordFlag, ReplicaGap, Severity
 from seismograd_server.transfer.trace_blocks import slice_block
 from tests.support.closed import StepByStep, layout, noisy, run_of
@@ -188,7 +188,7 @@ def test_steps_taken_in_at_once_leave_what_steps_looked_at_one_by_one_leave(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.one_of(runs(), long_runs()), min_size=2, max_size=4), st.integers(0, 2**32 - 1))
+@given(st.lists(st.one_of(runs(), long_runs()), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
 def test_runs_looked_at_together_are_what_each_is_alone(many: list[ClosedBlock], seed: int) -> None:
     generator = np.random.default_rng(seed)
     alone = [StepByStep() for _ in many]
@@ -201,8 +201,9 @@ def test_runs_looked_at_together_are_what_each_is_alone(many: list[ClosedBlock],
             for start, run in zip(starts, many, strict=True)
         ]
         blocks = [slice_block(*each) for each in zip(many, starts, stops, strict=True)]
-        for number, facts in enumerate(facts_of(blocks)):
-            told[number].append(watches[number].look(facts))
+        facts = facts_of(blocks)
+        for number, foreseen in enumerate(foresee_blocks(watches, facts)):
+            told[number].append(watches[number].look(facts[number], foreseen))
         starts = stops
     for watch, observations, other, twin in zip(watches, told, alone, expected, strict=True):
         found = together(observations)

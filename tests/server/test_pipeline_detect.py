@@ -10,6 +10,7 @@ import pytest
 
 from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.nonfinite import NonfiniteDetector
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import AlertState, RunState, Severity, Signature, StepBatch, Transition
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
@@ -313,10 +314,10 @@ def test_a_run_that_cannot_be_judged_at_all_does_not_stop_the_others(
     sick = SyntheticRun(pipeline, name="sick", launch="sick", world_size=1).open()
     look = RunWatch.look
 
-    def broken(watch: RunWatch, facts: Facts) -> Observation:
+    def broken(watch: RunWatch, facts: Facts, foreseen: Stretch | None = None) -> Observation:
         if facts.steps[0] >= 16 and watch is not healthy_watch():
             raise ZeroDivisionError("a mistake of ours")
-        return look(watch, facts)
+        return look(watch, facts, foreseen)
 
     def healthy_watch() -> RunWatch:
         engine = pipeline._fleet.get(1)

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 # Enough for a median that one bad epoch's worth of batches cannot move, short enough to follow a warm-up.
 _WINDOW = 64
+_MIDDLE = (_WINDOW - 1) // 2  # place of the median, the lower one of two
 # A spread below a fifth of an octave (15 %) would make rounding and batch order look like events.
 _LEAST_SPREAD = 0.2
 # Quantiles of the normal distribution that turn interquartile range and upper decile into a standard deviation. The
@@ -62,7 +67,7 @@ class Baseline:
                 return centers
             centers.append(center)
             self.accept(value)
-        filled, ordered, middle = len(centers), self.ordered, (_WINDOW - 1) // 2
+        filled, ordered, middle = len(centers), self.ordered, _MIDDLE
         passing = self.latest + values[filled:]
         # Spelt out, because this loop is what a healthy run costs.
         for oldest, value in zip(passing, values[filled:], strict=False):
@@ -101,6 +106,44 @@ class Baseline:
         quartiles = self.ordered[(3 * count) // 4] - self.ordered[count // 4]
         upper = self.ordered[(9 * count) // 10] - self.center()
         return max(self.least_spread, quartiles / _QUARTILES_TO_SIGMA, upper / _UPPER_DECILE_TO_SIGMA)
+
+
+def follow_all(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> list[tuple[Baseline, list[float]]]:
+    """What `accept_all` makes of copies of some baselines, each with values of its own.
+
+    To sort every window of all of them costs a fraction of following one value after the other.
+
+    Returns:
+        for each, the baseline afterwards and the center before each value.
+    """
+    followed: list[tuple[Baseline, list[float]]] = []
+    flat: list[float] = []
+    starts, counts = [], []
+    for baseline, own in zip(baselines, values, strict=True):
+        if own and baseline.full():
+            starts.append(len(flat))
+            counts.append(len(own))
+            flat += baseline.latest
+            flat += own
+    if starts:
+        windows = np.array(counts) + 1  # the last one is what the next value would meet
+        ends = np.cumsum(windows)
+        rows = np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + windows, windows)
+        ordered = sliding_window_view(np.array(flat), _WINDOW)[rows]
+        ordered.sort(axis=1)
+        centers: list[float] = ordered[:, _MIDDLE].tolist()
+        latest = zip(starts, counts, ends.tolist(), ordered[ends - 1].tolist(), strict=True)
+    for baseline, own in zip(baselines, values, strict=True):
+        if not own:
+            followed.append((baseline, []))
+        elif baseline.full():
+            start, count, end, last = next(latest)
+            window = flat[start + count : start + count + _WINDOW]
+            followed.append((Baseline(baseline.least_spread, window, last), centers[end - count - 1 : end - 1]))
+        else:
+            other = baseline.copy()
+            followed.append((other, other.accept_all(own)))
+    return followed
 
 
 # Half a record is forgotten in this many steps: long against the bursts of an overfitted run, short against training,

@@ -121,22 +121,22 @@ class ClipSaturationDetector:
 
     def skip(self, stretch: Stretch) -> None:
         """Steps are counted; looks that were not saturated leave nothing behind."""
-        facts, start, stop = stretch.facts, stretch.start, stretch.start + stretch.count
-        self.seen_clipping = self.seen_clipping or not all(map(math.isnan, facts.clips[start:stop]))
+        start, stop = stretch.start, stretch.start + stretch.count
+        self.seen_clipping = self.seen_clipping or stretch.facts.knows_clipping(start, stop)
         for row, _ in self._looks(stretch):
             self.steps = self.clipped = 0
             self._forget()
             start = stretch.start + row + 1
         self.steps += stop - start
-        self.clipped += facts.clipped[stop] - facts.clipped[start]
+        self.clipped += stretch.facts.clipped(start, stop)
 
     def _looks(self, stretch: Stretch) -> Iterator[tuple[int, bool]]:
         """The looks within a stretch, counted from its start, and whether clipping will have been saturated."""
-        sums, start, steps, clipped = stretch.facts.clipped, stretch.start, self.steps, self.clipped
+        start, steps, clipped = stretch.start, self.steps, self.clipped
         row = max(0, self.config.every_steps - steps - 1)
         while row < stretch.count:
             stop = stretch.start + row + 1
-            clipped, steps = clipped + sums[stop] - sums[start], steps + stop - start
+            clipped, steps = clipped + stretch.facts.clipped(start, stop), steps + stop - start
             yield row, clipped >= self.config.clipped_share * steps
             start, steps, clipped, row = stop, 0, 0, row + self.config.every_steps
 

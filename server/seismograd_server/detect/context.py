@@ -106,6 +106,10 @@ class Context:
         """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""
         return sorted(self.first_losses)[len(self.first_losses) // 2] if self.first_losses else math.nan
 
+    def untrained_level(self) -> float:
+        """log2 of it; NaN = not known."""
+        return octaves(self.untrained_loss())
+
     def lately_untrained(self) -> float:
         """Octaves by which the loss of the latest few steps lies above the untrained one; NaN = not known."""
         if len(self.last_losses) < _LATELY_STEPS:

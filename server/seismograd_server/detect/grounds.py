@@ -250,7 +250,7 @@ def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> boo
     Calm means a baseline, no open excursion, and a norm less than `CALM_OCTAVES` above its baseline, so that three
     grounds are left: `overwriting` by a loss that is lost, `slowly` and `rising`.
     """
-    untrained = octaves(context.untrained_loss()) - _ROUNDING_OCTAVES
+    untrained = stretch.untrained - _ROUNDING_OCTAVES
     lost = (
         octaves(max([*context.last_losses, *stretch.losses], default=UNKNOWN)) - untrained >= config.untrained_octaves
     )

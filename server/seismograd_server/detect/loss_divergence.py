@@ -88,7 +88,7 @@ class LossDivergenceDetector:
             threshold=finite(from_octaves(untrained + limit)),
         )
 
-    def idle(self, stretch: Stretch, context: Context) -> int:
+    def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until the usual loss is high enough for any of it."""
         if self.severity != Severity.NONE or self.forgotten_steps:
             return 0
@@ -100,8 +100,8 @@ class LossDivergenceDetector:
         config, rounding = self.config, 1e-9
         low = min(config.untrained_octaves, config.forgotten_octaves) - rounding
         small = min(config.best_octaves, config.learnt_octaves) - rounding
-        high = octaves(worst) - octaves(context.untrained_loss()) >= low and octaves(worst) - octaves(best) >= small
-        return 0 if high else stretch.count
+        level = octaves(worst)
+        return 0 if level - stretch.untrained >= low and level - octaves(best) >= small else stretch.count
 
     def skip(self, stretch: Stretch) -> None:
         """The best is remembered."""

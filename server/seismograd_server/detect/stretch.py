@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import sub
 
-from seismograd_server.detect.baseline import Baseline
+from seismograd_server.detect.baseline import Baseline, follow_all
 from seismograd_server.detect.context import FAR_OCTAVES, UNTRAINED_STEPS, WARM_UP_STEPS, Context
-from seismograd_server.detect.facts import Facts
+from seismograd_server.detect.facts import Facts, octaves
+from seismograd_server.detect.updates import clipped
+from seismograd_server.detect.weights import are_steady
 from seismograd_server.model import Float32, Layout
 
 # Less than what is far from usual, so that a calm step can neither open an excursion nor count as a ground by its norm.
@@ -35,6 +39,8 @@ class Stretch:
     loss_rows: list[int]  # steps of known loss, counted from the start
     losses: list[float]  # of these steps
     loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
+    untrained: float  # log2 of the untrained loss; NaN = not known
+    steady: bool = False  # it is known that no weights change by much from sample to sample
 
     @property
     def layout(self) -> Layout:
@@ -74,17 +80,52 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
         return None
     losses = [facts.losses[row] for row in rows]
     loss, loss_centers = _follow_loss(context, losses)
-    return Stretch(
-        facts=facts,
-        start=start,
-        count=count,
-        norm=norm,
-        centers=centers,
-        loss=loss,
-        loss_rows=[row - start for row in rows],
-        losses=losses,
-        loss_centers=loss_centers,
+    rows = [row - start for row in rows]
+    return Stretch(facts, start, count, norm, centers, loss, rows, losses, loss_centers, context.untrained_level())
+
+
+def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) -> list[Stretch | None]:
+    """Foresee whole blocks of different runs: what `foresee` would say of each. None = it says less, so ask it."""
+    calm = [
+        number
+        for number, (context, each) in enumerate(zip(contexts, facts, strict=True))
+        if 0 < each.count <= most
+        and each.sound_until(0) == each.count
+        and _is_calm(context, each)
+        and (_knows_losses(context) or not each.rows_of_loss(0, each.count))
+    ]
+    rows = [facts[number].rows_of_loss(0, facts[number].count) for number in calm]
+    losses = [
+        facts[number].losses if len(own) == facts[number].count else [facts[number].losses[row] for row in own]
+        for number, own in zip(calm, rows, strict=True)
+    ]
+    norms = follow_all([contexts[number].norm for number in calm], [facts[number].levels for number in calm])
+    usual_losses = follow_all([contexts[number].loss for number in calm], losses)
+    steady = are_steady(
+        [contexts[number].weights for number in calm],
+        [facts[number].block for number in calm],
+        [facts[number].sampled for number in calm],
     )
+    found: list[Stretch | None] = [None] * len(facts)
+    for place, number in enumerate(calm):
+        each, (norm, centers), (loss, loss_centers) = facts[number], norms[place], usual_losses[place]
+        if max(map(sub, each.levels, centers)) < CALM_OCTAVES:
+            loss_centers.append(loss.center())
+            untrained = contexts[number].untrained_level()
+            found[number] = Stretch(
+                each,
+                0,
+                each.count,
+                norm,
+                centers,
+                loss,
+                rows[place],
+                losses[place],
+                loss_centers,
+                untrained,
+                steady[place],
+            )
+    return found
 
 
 def _follow_loss(context: Context, losses: list[float]) -> tuple[Baseline, list[float]]:
@@ -126,7 +167,7 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
     context.excursion.remember_all(facts.steps[start:stop], levels)
     context.layers.accept_all(stretch.layer_norms)
     _take_in_losses(context, stretch)
-    _take_in_samples(context, facts, start, stop)
+    _take_in_samples(context, facts, start, stop, steady=stretch.steady)
     _take_in_ranks(context, facts, start, stop)
 
 
@@ -149,16 +190,19 @@ def _take_in_losses(context: Context, stretch: Stretch) -> None:
     context.loss = stretch.loss
 
 
-def _take_in_samples(context: Context, facts: Facts, start: int, stop: int) -> None:
+def _take_in_samples(context: Context, facts: Facts, start: int, stop: int, *, steady: bool) -> None:
     sampled, behind = facts.sampled[bisect_left(facts.sampled, start) : bisect_left(facts.sampled, stop)], start
+    columns = facts.columns
     for row in sampled:
-        step = facts.step(row)
-        context.updates.wait(row - behind)
-        context.updates.look(step)
-        context.updates.accept(step)
+        context.updates.wait(row + 1 - behind)
+        at = facts.start + row
+        if math.isfinite(ratio := float(columns.ratios[at])):
+            gradient, rate = clipped(columns.levels[at], float(columns.clips[at])), float(columns.rates[at])
+            context.updates.sample(ratio, float(columns.update_levels[at]), octaves(rate), gradient)
+            context.updates.usual.accept(ratio)
         behind = row + 1
     context.updates.wait(stop - behind)
-    context.weights.look_all(facts.block, sampled, start, stop)
+    context.weights.look_all(facts.block, sampled, start, stop, steady=steady)
 
 
 def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:

@@ -101,7 +101,7 @@ class UpdateOvershootDetector:
         facts = stretch.facts
         place = bisect_left(facts.sampled, stretch.start)
         for row in facts.sampled[place : bisect_left(facts.sampled, stretch.start + stretch.count)]:
-            if facts.ratios[row] >= self.config.overshoot_ratio:
+            if facts.columns.ratios[facts.start + row] >= self.config.overshoot_ratio:
                 return row - stretch.start
         return stretch.count
 

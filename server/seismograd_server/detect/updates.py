@@ -46,18 +46,30 @@ class Updates:
 
     def look(self, step: Step) -> None:
         """Take in a step's sample, if there is one, and otherwise grow older."""
-        self.age += 1
-        self.steps += 1
-        if not math.isfinite(step.ratio) or step.skipped:
-            return
-        surplus = step.update_level - octaves(step.learning_rate) - clipped_level(step)
+        self.wait(1)
+        if math.isfinite(step.ratio) and not step.skipped:
+            surplus = self.sample(step.ratio, step.update_level, octaves(step.learning_rate), clipped_level(step))
+            if self.steps == 1 and math.isfinite(surplus):
+                self.first = surplus if _layers_agree(step) else math.inf
+
+    def sample(self, ratio: float, level: float, rate: float, gradient: float) -> float:
+        """Take in the sample of this step, the ratio being finite, the others NaN where not known.
+
+        Args:
+            ratio: of update over weight norm.
+            level: of the update.
+            rate: the learning rate.
+            gradient: what the optimizer was given.
+
+        Returns:
+            by how much the update is larger than learning rate x gradient; not finite where that cannot be told.
+        """
+        surplus = level - rate - gradient
         if math.isfinite(surplus):
             self.samples += 1
             self.unexplained += not -_PLAIN_OCTAVES < surplus < _MOMENTUM_OCTAVES
-            if self.steps == 1:
-                self.first = surplus if _layers_agree(step) else math.inf
-        self.ratio, self.weight, self.age = step.ratio, step.update_level - step.ratio, 0
-        self.rate = octaves(step.learning_rate)
+        self.ratio, self.weight, self.rate, self.age = ratio, level - ratio, rate, 0
+        return surplus
 
     def wait(self, steps: int) -> None:
         """Grow older by steps without a sample."""
@@ -108,4 +120,9 @@ def _layers_agree(step: Step) -> bool:
 
 def clipped_level(step: Step) -> float:
     """log2 of the norm that the optimizer was given."""
-    return step.level + (octaves(step.clip_coefficient) if step.clip_coefficient < 1.0 else 0.0)
+    return clipped(step.level, step.clip_coefficient)
+
+
+def clipped(level: float, coefficient: float) -> float:
+    """What clipping leaves of a level."""
+    return level + octaves(coefficient) if coefficient < 1.0 else level

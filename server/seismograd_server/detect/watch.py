@@ -3,8 +3,8 @@
     ClosedBlock --facts--> Step --(each signature, in the light of the Context)--> Finding
                              `--> Context learns, after the detectors have looked
 
-Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`). The effect is the
-same, to the last bit of the state.
+Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`), and what is usual
+is followed for many runs at once (`foresee_blocks`). The effect is the same, to the last bit of the state.
 
 A pure state machine: the same steps give the same findings, however the stream was cut into blocks and wherever it was
 saved and restored in between.
@@ -13,6 +13,7 @@ saved and restored in between.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
 from seismograd_server.detect.stalled import StalledConfig, StalledDetector
 from seismograd_server.detect.state import StateError, fill, pack, unpack
-from seismograd_server.detect.stretch import foresee, take_in
+from seismograd_server.detect.stretch import Stretch, foresee, foresee_all, take_in
 from seismograd_server.detect.update_overshoot import UpdateOvershootConfig, UpdateOvershootDetector
 from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
@@ -46,6 +47,8 @@ STATE_VERSION = 2
 # Calm steps are foreseen so far: from there on longer is no faster. After a step that had to be looked at, only so far.
 _REACH_STEPS = 512
 _LEAST_REACH_STEPS = 16
+# So many runs are foreseen together at least: for fewer, numpy's calls cost more than they save.
+_WORTH_RUNS = 4
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
 # with a detector class, a line here, and its thresholds in `WatchConfig`.
@@ -123,14 +126,14 @@ class RunWatch:
         """Look at the next closed steps of the run. Never raises because of a detector: see `Observation.failures`."""
         return self.look(Facts(block))
 
-    def look(self, facts: Facts) -> Observation:
-        """The same, with the facts of the block."""
+    def look(self, facts: Facts, foreseen: Stretch | None = None) -> Observation:
+        """The same, with the facts of the block, and what has been foreseen of the whole of it (`foresee_blocks`)."""
         findings: list[Finding] = []
         failures: list[tuple[Signature, str]] = []
         baseline = [math.nan] * facts.count
         row, reach = 0, _REACH_STEPS
         while row < facts.count:
-            passed = self._pass_by(facts, row, reach, baseline)
+            passed = self._pass_by(facts, row, reach, baseline, None if row else foreseen)
             if not passed:
                 baseline[row] = self._context.baseline()
                 self._look_at(facts.step(row), findings, failures)
@@ -139,13 +142,20 @@ class RunWatch:
         self._context.reading = Reading()  # of one step, so that it is no part of the state between blocks
         return Observation(tuple(findings), np.array(baseline), tuple(failures))
 
-    def _pass_by(self, facts: Facts, row: int, reach: int, baseline: list[float]) -> int:
+    def learnt(self) -> Context | None:
+        """What the steps so far have taught; None = every step must be looked at, because some detector has failed."""
+        return None if self._quarantined else self._context
+
+    def _pass_by(
+        self, facts: Facts, row: int, reach: int, baseline: list[float], stretch: Stretch | None = None
+    ) -> int:
         """Take in the steps from this row on of which it is certain that nothing is to be told, all at once.
 
         Returns:
             how many, at most `reach`; 0 = the next one must be looked at.
         """
-        stretch = None if self._quarantined else foresee(self._context, facts, row, reach)
+        if stretch is None and not self._quarantined:
+            stretch = foresee(self._context, facts, row, reach)
         if stretch is None:
             return 0
         steps = stretch.count
@@ -229,3 +239,18 @@ class RunWatch:
         why = f"{type(error).__name__} at step {step.step}: {error}"
         self._quarantined[detector.signature] = why
         return detector.signature, why
+
+
+def foresee_blocks(watches: Sequence[RunWatch], facts: Sequence[Facts]) -> list[Stretch | None]:
+    """What `RunWatch.look` may be given with the facts of some blocks, cut from the same columns; None = nothing.
+
+    A watch may come several times: of all but its first block nothing is foreseen.
+    """
+    contexts = {id(watch): (number, watch.learnt()) for number, watch in reversed(list(enumerate(watches)))}
+    known = sorted((number, context) for number, context in contexts.values() if context is not None)
+    found: list[Stretch | None] = [None] * len(facts)
+    if len(known) >= _WORTH_RUNS:
+        stretches = foresee_all([context for _, context in known], [facts[each] for each, _ in known], _REACH_STEPS)
+        for (number, _), stretch in zip(known, stretches, strict=True):
+            found[number] = stretch
+    return found

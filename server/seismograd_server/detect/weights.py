@@ -7,6 +7,8 @@ moved by something else, and is the place to look at first: the gradients of the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,9 +46,13 @@ class WeightMemory:
         if not math.isnan(step.ratio):
             self._sample(step.block, step.row)
 
-    def look_all(self, block: ClosedBlock, sampled: list[int], start: int, stop: int) -> None:
-        """The same for the steps from `start` to `stop` of a block, some of which were sampled."""
-        if sampled and self._is_steady(block.weight_norms[sampled]):  # the usual case: only the last one is kept
+    def look_all(self, block: ClosedBlock, sampled: list[int], start: int, stop: int, *, steady: bool = False) -> None:
+        """The same for the steps from `start` to `stop` of a block, some of which were sampled.
+
+        `steady` says that it is known to be so (`are_steady`); if it is not, that is found out here.
+        """
+        steady = steady or are_steady([self], [block], [sampled])[0]
+        if sampled and steady:  # the usual case: only the last one is kept
             self.wait(stop - start)
             self._keep(block, sampled[-1])
             self.age = stop - 1 - sampled[-1]
@@ -57,14 +63,6 @@ class WeightMemory:
             self._sample(block, row)
             behind = row + 1
         self.wait(stop - behind)
-
-    def _is_steady(self, weights: Float32) -> bool:
-        """Whether no tensor changes by much between samples, weights float32[k, l], and the one in memory."""
-        if weights.shape[1] != len(self.weights):
-            return False
-        with np.errstate(invalid="ignore"):
-            before = np.concatenate((self.weights[None], weights[:-1]))
-            return not np.count_nonzero(np.abs(weights - before) > _LEAST_CHANGE * before)
 
     def _sample(self, block: ClosedBlock, row: int) -> None:
         weights, updates = block.weight_norms[row], block.update_norms[row]
@@ -95,3 +93,33 @@ class WeightMemory:
     def forget(self) -> None:
         """The weights may be others now: the run was restarted or rewound."""
         self.weights, self.suspect, self.suspect_for = _nothing(), "", 0
+
+
+def are_steady(
+    memories: Sequence[WeightMemory], blocks: Sequence[ClosedBlock], sampled: Sequence[list[int]]
+) -> list[bool]:
+    """Whether no tensor changes by much between the sample in memory and those of a block, for each of some runs."""
+    steady = [True] * len(memories)
+    by_width: dict[int, list[int]] = {}
+    for number, (memory, block, rows) in enumerate(zip(memories, blocks, sampled, strict=True)):
+        if rows:
+            steady[number] = len(memory.weights) == block.weight_norms.shape[1]
+            by_width.setdefault(len(memory.weights) if steady[number] else 0, []).append(number)
+    by_width.pop(0, None)
+    for width, numbers in by_width.items():
+        samples: list[Float32] = []
+        ends = []
+        for number in numbers:
+            samples += [memories[number].weights, *(blocks[number].weight_norms[row] for row in sampled[number])]
+            ends.append(len(samples) - 1)
+        weights = np.concatenate(samples).reshape(-1, width)
+        with np.errstate(invalid="ignore"):
+            changes = np.abs(weights[1:] - weights[:-1]) > _LEAST_CHANGE * weights[:-1]
+        if np.count_nonzero(changes):
+            changed = np.flatnonzero(changes.any(axis=1)).tolist()
+            first = 0
+            for number, end in zip(numbers, ends, strict=True):
+                # Between two runs there is nothing to compare.
+                steady[number] = bisect_left(changed, first) == bisect_left(changed, end)
+                first = end + 1
+    return steady

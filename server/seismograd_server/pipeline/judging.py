@@ -10,6 +10,7 @@ from itertools import islice
 from seismograd_server.alerts import lifecycle
 from seismograd_server.alerts.silencing import lasting_silences
 from seismograd_server.detect.facts import facts_of
+from seismograd_server.detect.watch import foresee_blocks
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.correlating import correlate, findings_of_time
@@ -53,12 +54,14 @@ class Job:
 def take_turns(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool) -> list[Job]:
     """Let the runs that are due close and look at their steps, in turn, until there is enough to write."""
     jobs = _close(fleet, settings, now, hurry=hurry)
-    facts = iter(facts_of([each.block for job in jobs for each in job.closed]))
+    facts = facts_of([each.block for job in jobs for each in job.closed])
+    foreseen = foresee_blocks([job.engine.series[each.optimizer].watch for job in jobs for each in job.closed], facts)
+    to_judge = zip(facts, foreseen, strict=True)
     judged = []
     for job in jobs:
-        own = list(islice(facts, len(job.closed)))
+        own = list(islice(to_judge, len(job.closed)))
         try:
-            job.judged = [job.engine.judge(*each) for each in zip(job.closed, own, strict=True)]
+            job.judged = [job.engine.judge(closed, *each) for closed, each in zip(job.closed, own, strict=True)]
         except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
             fleet.give_up(job.engine.run_id, error)
         else:

@@ -13,6 +13,7 @@ from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
 from seismograd_server.detect.facts import Facts
+from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
 from seismograd_server.model import (
     Catalog,
@@ -205,9 +206,9 @@ class Series:
         ready, self._ready = self._ready, []
         return ready + self._close(now, everything=everything, most=most)
 
-    def observe(self, facts: Facts) -> Observation:
-        """Let the detectors look at a block, and fold it into the tally."""
-        block, observation = facts.block, self.watch.look(facts)
+    def observe(self, facts: Facts, foreseen: Stretch | None = None) -> Observation:
+        """Let the detectors look at a block, and fold it into the tally; `foreseen` as for `RunWatch.look`."""
+        block, observation = facts.block, self.watch.look(facts, foreseen)
         self.tally = tallies.fold(self.tally, block, observation.baseline)
         if block.count:
             self.latest_layers = block.layout, block.layer_norms[-1].copy()  # a view would keep the block in memory

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd_server.detect.baseline import Baseline, Record
+from seismograd_server.detect.baseline import Baseline, Record, follow_all
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -25,6 +25,22 @@ def test_center_and_spread_are_those_of_the_sorted_window(values: list[float]) -
         quartiles = (window[3 * count // 4] - window[count // 4]) / 1.349
         upper = (window[9 * count // 10] - window[(count - 1) // 2]) / 1.2816
         assert baseline.spread() == max(0.2, quartiles, upper)
+
+
+@given(st.lists(st.tuples(st.lists(VALUES, max_size=100), st.lists(VALUES, max_size=70)), max_size=5))
+def test_baselines_followed_together_are_what_each_is_alone(many: list[tuple[list[float], list[float]]]) -> None:
+    baselines = []
+    for before, _ in many:
+        baselines.append(Baseline())
+        baselines[-1].accept_all([value + 0.0 for value in before])  # no negative zeros, as in the columns of facts
+    values = [[value + 0.0 for value in after] for _, after in many]
+
+    followed = follow_all(baselines, values)
+
+    for baseline, own, (after, centers) in zip(baselines, values, followed, strict=True):
+        alone = baseline.copy()
+        assert centers == alone.accept_all(own)
+        assert after == alone
 
 
 def test_without_values_there_is_no_center() -> None:

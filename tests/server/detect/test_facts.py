@@ -14,7 +14,8 @@ from seismograd_server.detect.facts import Facts, facts_of
 from seismograd_server.model import ClosedBlock, RecordFlag, unknown32
 from tests.support.closed import layout, noisy, run_of
 
-PLAIN = [name for name in Facts.__slots__ if name not in {"block", "clipped"}]
+PLAIN = ("count", "steps", "times", "levels", "losses", "sampled", "rank_norms", "rank_losses", "of_ranks")
+TOLD = ("longest_pause", "all_present", "knows_scales")
 
 
 @st.composite
@@ -54,9 +55,13 @@ def blocks(draw: st.DrawFn) -> ClosedBlock:
 
 
 def shown(facts: Facts) -> str:
-    """Everything but the block, as text: NaN equals itself there. Of sums, only differences mean something."""
-    columns = {name: getattr(facts, name) for name in PLAIN if name != "_all_finite"}
-    return repr([columns, [total - facts.clipped[0] for total in facts.clipped]])
+    """Everything but the block, as text: NaN equals itself there."""
+    columns = {name: getattr(facts, name) for name in (*PLAIN, *TOLD)}
+    asked = [
+        (facts.sound_until(row), facts.rows_of_loss(row, facts.count), facts.clipped(row, facts.count))
+        for row in range(facts.count)
+    ]
+    return repr([columns, asked, facts.knows_clipping(0, facts.count)])
 
 
 @settings(deadline=None)
@@ -83,7 +88,7 @@ def test_each_fact_of_a_step_is_what_its_columns_say(block: ClosedBlock) -> None
         assert repr(facts.levels[row]) == repr(math.log2(norm) if 0.0 < norm < math.inf else math.nan)
         assert (facts.rows_of_loss(row, row + 1) == [row]) == bool(block.loss_known[row])
         clipped += bool(block.clip_coefficient[row] < 1.0)
-        assert facts.clipped[row + 1] - facts.clipped[0] == clipped
+        assert facts.clipped(0, row + 1) == clipped
         both = [
             (float(update), float(weight))
             for update, weight in zip(block.update_norms[row], block.weight_norms[row], strict=True)
@@ -92,8 +97,8 @@ def test_each_fact_of_a_step_is_what_its_columns_say(block: ClosedBlock) -> None
         assert (row in facts.sampled) == bool(both)
         if both:
             update, weight = (math.sqrt(sum(pair[place] ** 2 for pair in both)) for place in range(2))
-            assert math.isclose(facts.ratios[row], math.log2(update / weight), rel_tol=1e-9, abs_tol=1e-9)
-            assert math.isclose(facts.update_levels[row], math.log2(update), rel_tol=1e-9, abs_tol=1e-9)
+            assert math.isclose(facts.step(row).ratio, math.log2(update / weight), rel_tol=1e-9, abs_tol=1e-9)
+            assert math.isclose(facts.step(row).update_level, math.log2(update), rel_tol=1e-9, abs_tol=1e-9)
     pauses = [float(after) - float(before) for before, after in zip(block.times, block.times[1:], strict=False)]
     assert all(not pause > facts.longest_pause for pause in pauses)
     assert facts.knows_scales == (not np.isnan(block.loss_scale).all())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seismograd_server.detect.watch import RunWatch
+from seismograd_server.detect.weights import WeightMemory, are_steady
 from seismograd_server.model import ClosedBlock, Signature
 from tests.support.closed import LAYERS, findings_of, noisy, run_of
 
@@ -67,3 +71,31 @@ def test_after_a_restart_the_weights_may_be_others() -> None:
 def cut(block: ClosedBlock, start: int, stop: int) -> ClosedBlock:
     names = [name for name in ClosedBlock.__dataclass_fields__ if isinstance(getattr(block, name), np.ndarray)]
     return replace(block, **{name: getattr(block, name)[start:stop] for name in names})
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_what_is_steady_among_many_runs_is_what_is_steady_alone(seed: int, runs: int) -> None:
+    generator = np.random.default_rng(seed)
+    memories, blocks, sampled = [], [], []
+    for _ in range(runs):
+        memory = WeightMemory()
+        walk = np.cumprod(generator.choice([1.0, 1.05, 1.2, np.nan], (8, 3), p=[0.6, 0.3, 0.05, 0.05]), axis=0)
+        block = run_with(np.resize(walk, (STEPS, 3)))
+        if generator.random() < 0.9:
+            memory.look_all(block, [0], 0, 1)
+        memories.append(memory)
+        blocks.append(block)
+        sampled.append(sorted(generator.choice(np.arange(1, 8), generator.integers(0, 4), replace=False).tolist()))
+
+    together = are_steady(memories, blocks, sampled)
+
+    assert together == [
+        are_steady([memory], [block], [rows])[0] for memory, block, rows in zip(memories, blocks, sampled, strict=True)
+    ]
+    for found, memory, block, rows in zip(together, memories, blocks, sampled, strict=True):
+        samples = [memory.weights, *(block.weight_norms[row] for row in rows)]
+        moved = [
+            len(memory.weights) == 0 or bool((np.abs(after - before) > np.float32(0.1) * before).any())
+            for before, after in pairwise(samples)
+        ]
+        assert found == (not any(moved))

@@ -1,0 +1,146 @@
+"""The columns of closed blocks, one block behind the other: what numpy can say of all their steps at once. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seismograd_server.model import (
+    Bool,
+    ClosedBlock,
+    Float32,
+    Float64,
+    RecordFlag,
+    UInt16,
+    is_unknown,
+    unknown,
+)
+
+_SKIPPED = np.uint16(RecordFlag.SKIPPED_BY_SCALER | RecordFlag.SKIPPED_BY_USER)
+
+
+class Columns:
+    """The columns of some blocks, one block behind the other; numbers that stand for rows count from the first one."""
+
+    __slots__ = (
+        "all_finite",
+        "clipped",
+        "clips",
+        "flags",
+        "levels",
+        "longest_pauses",
+        "loss_known",
+        "losses",
+        "norms",
+        "of_loss",
+        "of_scale",
+        "rates",
+        "ratios",
+        "sampled",
+        "starts",
+        "steps",
+        "times",
+        "unsound",
+        "update_levels",
+    )
+
+    def __init__(self, blocks: Sequence[ClosedBlock]) -> None:
+        """Join them."""
+
+        def joined(of: Callable[[ClosedBlock], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            return _joined([of(block) for block in blocks])
+
+        self.starts = [0, *accumulate(block.count for block in blocks)]  # of each block, and the end of the last
+        norms, times = joined(lambda at: at.global_norm), joined(lambda at: at.times)
+        # Zero has one sign only: which of two equal losses is the median must not be seen.
+        losses = joined(lambda at: at.loss) + 0.0
+        # As plain numbers what every step is asked for, as arrays what few are.
+        self.steps: list[int] = joined(lambda at: at.steps).tolist()
+        self.times: list[float] = times.tolist()
+        self.longest_pauses = _longest_pauses(times, self.starts)
+        self.norms: list[float] = norms.tolist()
+        self.levels = [math.log2(norm) if 0.0 < norm < math.inf else math.nan for norm in self.norms]
+        self.losses: list[float] = losses.tolist()
+        self.loss_known: Bool = joined(lambda at: at.loss_known)
+        self.of_loss = _rows_where(self.loss_known)
+        self.flags: UInt16 = joined(lambda at: at.flags)
+        self.clips: Float64 = joined(lambda at: at.clip_coefficient)
+        self.clipped: list[int] = [0, *(self.clips < 1.0).cumsum().tolist()]
+        self.rates: Float64 = joined(lambda at: at.learning_rate)
+        self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
+        self.ratios, self.update_levels = update_ratios(blocks)
+        self.sampled = [] if is_unknown(self.ratios) else _rows_where(~np.isnan(self.ratios))
+        self.all_finite = not any(np.count_nonzero(block.nonfinite) for block in blocks)
+        # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
+        unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)
+        unsound |= self.loss_known & ~np.isfinite(losses)
+        self.unsound = _rows_where(
+            unsound if self.all_finite else unsound | joined(lambda at: at.nonfinite).any(axis=1)
+        )
+
+
+def _longest_pauses(times: Float64, starts: Sequence[int]) -> list[float]:
+    """Of each block, the most seconds between two of its steps; NaN = some time is not finite."""
+    with np.errstate(invalid="ignore"):
+        pauses = np.diff(times, prepend=times[:1])
+    filled = [number for number, (start, stop) in enumerate(pairwise(starts)) if start < stop]
+    first = [starts[number] for number in filled]
+    pauses[first] = 0.0  # nothing is known of what was before
+    longest = [0.0] * (len(starts) - 1)
+    if filled:
+        for number, pause in zip(filled, np.maximum.reduceat(pauses, first).tolist(), strict=True):
+            longest[number] = pause
+    return longest
+
+
+def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _rows_where(true: Bool) -> list[int]:
+    """Rows that are True; cheap where it is none or all."""
+    count = np.count_nonzero(true)
+    if not count:
+        return []
+    rows: list[int] = list(range(count)) if count == len(true) else np.flatnonzero(true).tolist()
+    return rows
+
+
+def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
+    """Two float64[n]: log2 of the whole model's update over weight norm, and of its update norm; NaN = not sampled.
+
+    Layers that were not sampled count in neither. Rows are summed one by one in memory order, so that neither the way
+    a stream was cut nor what it is looked at with can change the last bit.
+    """
+    by_width: dict[int, list[tuple[int, ClosedBlock]]] = {}
+    count = 0
+    for block in blocks:
+        if not is_unknown(block.update_norms):  # most blocks are short and have no sample
+            by_width.setdefault(block.update_norms.shape[1], []).append((count, block))
+        count += block.count
+    if not by_width:
+        return unknown(count), unknown(count)
+    ratios, levels = np.full(count, np.nan), np.full(count, np.nan)
+    for group in by_width.values():
+        updates = _joined([block.update_norms for _, block in group])
+        sampled = np.flatnonzero(~np.isnan(updates).all(axis=1))  # few: the rest is done for these alone
+        updates, weights = updates[sampled], _joined([block.weight_norms for _, block in group])[sampled]
+        both = ~(np.isnan(updates) | np.isnan(weights))
+        rows = _joined([np.arange(start, start + block.count) for start, block in group])[sampled]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            update, weight = _total(updates, both), _total(weights, both)
+            known = both.any(axis=1)
+            levels[rows] = np.where(known, np.log2(update), np.nan)
+            ratios[rows] = np.where(known, np.log2(update / np.where(weight > 0.0, weight, np.nan)), np.nan)
+    return ratios, levels
+
+
+def _total(norms: Float32, known: Bool) -> Float64:
+    squares = np.square(np.where(known, norms, 0.0).astype(np.float64))
+    total: Float64 = np.sqrt(np.ascontiguousarray(squares).sum(axis=1))
+    return total
