@@ -27,8 +27,8 @@ demo: install ## Watch a real model explode, with alert and post-mortem (ARGS="-
 system-packages: ## Install the Debian packages that tests use (Prometheus, Alertmanager, PostgreSQL, Chromium, libfiu), when root
 	@tests/support/system-packages
 
-test: install system-packages ## Run every test (ARGS are passed to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: install system-packages ## Run every test, on every core (ARGS are passed to pytest)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 check: install ## Lint, types, architecture, drift of generated code
 	$(BIN)/ruff check .
