@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from seismograd_server.detect.state import NUMBERS, SETTING
+
 # Enough for a median that one bad epoch's worth of batches cannot move, short enough to follow a warm-up.
 _WINDOW = 64
 _MIDDLE = (_WINDOW - 1) // 2  # place of the median, the lower one of two
@@ -36,8 +38,12 @@ class Baseline:
     """
 
     least_spread: float = _LEAST_SPREAD
-    latest: list[float] = field(default_factory=list)
-    ordered: list[float] = field(default_factory=list)
+    latest: list[float] = field(default_factory=list, metadata=NUMBERS)
+    ordered: list[float] = field(default_factory=list, metadata=SETTING)
+
+    def derive(self) -> None:
+        """Sort what has been restored."""
+        self.ordered = sorted(self.latest)
 
     def __len__(self) -> int:
         return len(self.latest)
@@ -88,7 +94,7 @@ class Baseline:
     def restart(self, values: list[float]) -> None:
         """Forget, and begin again with these: the level has moved for good."""
         self.latest = values[-_WINDOW:]
-        self.ordered = sorted(self.latest)
+        self.derive()
 
     def center(self) -> float:
         """Median (the lower one of two); NaN = nothing accepted yet."""

@@ -14,6 +14,7 @@ from seismograd_server.detect.excursion import Excursion
 from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
+from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.updates import Updates
 from seismograd_server.detect.weights import WeightMemory
 
@@ -88,7 +89,7 @@ class Context:
     excursion: Excursion = field(default_factory=Excursion)
     layers: LayerMemory = field(default_factory=LayerMemory)
     ranks: RankMemory = field(default_factory=RankMemory)
-    reading: Reading = field(default_factory=Reading)
+    reading: Reading = field(default_factory=Reading, metadata=SETTING)  # of the step that is looked at
 
     def armed(self) -> bool:
         """Whether there is a baseline to judge by."""

@@ -15,7 +15,7 @@ import numpy as np
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.facts import Step
 from seismograd_server.detect.ranks import on_host
-from seismograd_server.detect.state import SETTING
+from seismograd_server.detect.state import NUMBERS, SETTING
 from seismograd_server.detect.stretch import Stretch
 from seismograd_server.model import (
     Bool,
@@ -58,7 +58,7 @@ class StalledDetector:
 
     config: StalledConfig = field(default=StalledConfig(), metadata=SETTING)
     last_step: int = 0
-    times: list[float] = field(default_factory=list)  # of the latest steps, by the run's own clock
+    times: list[float] = field(default_factory=list, metadata=NUMBERS)  # of the latest steps, by the run's own clock
     since_step: int = 0
     absent_for: Int64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [r] steps; empty = none is
     told: int = 0  # absent ranks at the last finding

@@ -1,4 +1,4 @@
-"""Detector state to bytes and back: dataclasses of plain values and arrays, as compressed JSON with a version.
+"""Detector state to bytes and back: plain values as compressed JSON, and behind it the arrays as they are.
 
 No pickle: what a database holds may never run code. The same state gives the same bytes, so that checkpoints can be
 compared.
@@ -9,19 +9,25 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
+import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import numpy as np
 
-_MAGIC = b"SGW1"
-# The level changes nothing but size and time: for these arrays 1 is nearly as small as 9 and several times faster.
+# Then the length of the JSON, the JSON, the arrays. Until 0.1.0 it was SGW1: arrays in the JSON.
+_MAGIC, _FORMER = b"SGW2", b"SGW1"
+_LENGTH = struct.Struct("<I")
+# The level changes nothing but size and time: 1 is nearly as small as 9 and several times faster.
 _COMPRESSION_LEVEL = 1
 
 # Metadata of a field that is no state: because it comes from the configuration, so that a change of it must take effect
-# at once, or because it is empty whenever a state is saved.
+# at once, because it is empty whenever a state is saved, or because `derive` makes it of the others.
 SETTING: Final = {"saved": False}
+# Metadata of a list of numbers that is long: it is written as an array.
+NUMBERS: Final = {"numbers": True}
 
 
 class StateError(ValueError):
@@ -30,9 +36,24 @@ class StateError(ValueError):
 
 def pack(document: Mapping[str, Any]) -> bytes:
     """Write a tree of plain values, lists, mappings, dataclasses and arrays as bytes."""
+    arrays: list[bytes] = []
+    written = 0
+
+    def plain(value: Any) -> Any:
+        """What JSON can hold of an array, a number of numpy or a dataclass, one level deep."""
+        nonlocal written
+        if isinstance(value, np.generic):
+            return value.item()
+        if not isinstance(value, np.ndarray):
+            return {each.name: _plain_field(each, getattr(value, each.name)) for each in _saved_fields(type(value))}
+        arrays.append(np.ascontiguousarray(value).tobytes())
+        written += len(arrays[-1])
+        return {"__array__": value.dtype.str, "shape": list(value.shape), "at": written - len(arrays[-1])}
+
     # A state is hundreds of plain numbers: those the encoder writes by itself, and asks only about what it cannot hold.
-    text = json.dumps(document, separators=(",", ":"), default=_plain)
-    return _MAGIC + zlib.compress(text.encode(), _COMPRESSION_LEVEL)
+    text = json.dumps(document, separators=(",", ":"), default=plain).encode()
+    text = zlib.compress(text, _COMPRESSION_LEVEL)
+    return b"".join((_MAGIC, _LENGTH.pack(len(text)), text, *arrays))
 
 
 def unpack(data: bytes) -> dict[str, Any]:
@@ -41,55 +62,65 @@ def unpack(data: bytes) -> dict[str, Any]:
     Raises:
         StateError: the bytes are damaged or of another format.
     """
-    if data[: len(_MAGIC)] != _MAGIC:
+    magic = data[: len(_MAGIC)]
+    if magic not in (_MAGIC, _FORMER):
         raise StateError("detector state: unknown format; start the detectors afresh")
     try:
-        document = json.loads(zlib.decompress(data[len(_MAGIC) :]))
-        return cast("dict[str, Any]", _revive(document))
-    except (zlib.error, ValueError, TypeError, KeyError) as error:
+        start = len(_MAGIC)
+        stop = len(data)
+        if magic == _MAGIC:
+            stop = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
+            start += _LENGTH.size
+        document = json.loads(zlib.decompress(data[start:stop]))
+        return cast("dict[str, Any]", _revive(document, data[stop:]))
+    except (zlib.error, struct.error, ValueError, TypeError, KeyError) as error:
         raise StateError(f"detector state: damaged ({error}); start the detectors afresh") from error
 
 
-def _plain(value: Any) -> Any:
-    """Turn an array, a number of numpy or a dataclass into what JSON can hold, one level deep.
-
-    Raises:
-        TypeError: it is none of them.
-    """
-    if isinstance(value, np.ndarray):
-        raw = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return {"__array__": value.dtype.str, "shape": list(value.shape), "data": raw}
-    if isinstance(value, np.generic):
-        return value.item()
-    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value) if _is_saved(each)}
+def _plain_field(field: dataclasses.Field[Any], value: Any) -> Any:
+    return np.asarray(value, dtype=np.float64) if field.metadata.get("numbers") else value
 
 
 def fill(target: Any, saved: Mapping[str, Any]) -> None:
     """Give a freshly made dataclass the values that `pack` took from another one of its class.
 
     Fields that the saved state does not have keep their fresh value, so that a newer program reads an older state.
-    Lists stay lists; a field that holds a dataclass is filled in place.
+    Lists stay lists; a field that holds a dataclass is filled in place. Then `derive`, where there is such a method,
+    makes what is not saved.
     """
-    for each in dataclasses.fields(target):
-        if each.name not in saved or not _is_saved(each):
+    for each in _saved_fields(type(target)):
+        if each.name not in saved:
             continue
-        current = getattr(target, each.name)
+        current, value = getattr(target, each.name), saved[each.name]
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
-            fill(current, saved[each.name])
+            fill(current, value)
         else:
-            setattr(target, each.name, saved[each.name])
+            setattr(
+                target, each.name, value.tolist() if isinstance(current, list) and hasattr(value, "tolist") else value
+            )
+    if derive := getattr(target, "derive", None):
+        derive()
 
 
-def _is_saved(field: dataclasses.Field[Any]) -> bool:
-    return bool(field.metadata.get("saved", True))
+_fields: dict[type, tuple[dataclasses.Field[Any], ...]] = {}
 
 
-def _revive(value: Any) -> Any:
+def _saved_fields(kind: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    if kind not in _fields:
+        _fields[kind] = tuple(each for each in dataclasses.fields(kind) if each.metadata.get("saved", True))
+    return _fields[kind]
+
+
+def _revive(value: Any, arrays: bytes) -> Any:
     if isinstance(value, list):
-        return [_revive(item) for item in value]
+        return [_revive(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
-    if "__array__" in value:
-        flat = np.frombuffer(base64.b64decode(value["data"]), dtype=np.dtype(value["__array__"]))
-        return flat.reshape(value["shape"]).copy()  # a buffer's view could not be written to
-    return {key: _revive(item) for key, item in value.items()}
+    if "__array__" not in value:
+        return {key: _revive(item, arrays) for key, item in value.items()}
+    dtype, shape = np.dtype(value["__array__"]), value["shape"]
+    if "at" in value:
+        flat = np.frombuffer(arrays, dtype, math.prod(shape), value["at"])
+    else:
+        flat = np.frombuffer(base64.b64decode(value["data"]), dtype)
+    return flat.reshape(shape).copy()  # a buffer's view could not be written to

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -184,31 +185,23 @@ class _Shape:
     """What a layout says of its layers.
 
     Attributes:
-        layout: the layout.
         scales: float64[l], by how many octaves a layer's norm exceeds its root mean square.
         order: int64[l], the layers from the first to the last in forward order, as far as that is known.
     """
 
-    layout: Layout
     scales: Float64
     order: Int64
 
 
-# Of the latest few layouts, by identity: to hash one takes as long as to look at it.
-_shapes: dict[int, _Shape] = {}
-_SHAPES_KEPT = 256
-
-
 def _shape(layout: Layout) -> _Shape:
-    found = _shapes.get(id(layout))
-    if found is None or found.layout is not layout:
-        if len(_shapes) >= _SHAPES_KEPT:
-            _shapes.clear()
-        depths = np.asarray(layout.depths, dtype=np.int64)
-        order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(depths))
-        scales = 0.5 * np.log2(np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64)))
-        found = _shapes[id(layout)] = _Shape(layout, scales, order)
-    return found
+    return _shape_of(layout.numels, layout.depths)
+
+
+@lru_cache(maxsize=256)  # runs of one model share what it is made of
+def _shape_of(numels: tuple[int, ...], depths: tuple[int, ...]) -> _Shape:
+    forward = np.asarray(depths, dtype=np.int64)
+    order = np.argsort(forward, kind="stable") if (forward >= 0).all() else np.arange(len(forward))
+    return _Shape(0.5 * np.log2(np.maximum(1.0, np.asarray(numels, dtype=np.float64))), order)
 
 
 def _uneven(levels: Float64, layout: Layout, limit: float) -> Found | None:

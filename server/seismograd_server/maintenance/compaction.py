@@ -20,7 +20,7 @@ from seismograd_server.maintenance.tiers import Group, Sizes, Tiers
 from seismograd_server.model import RecordKind, StepBatch
 from seismograd_server.store.blocks import StepChunk, encode_block, join_chunks, narrow
 from seismograd_server.store.codec import encode_dense
-from seismograd_server.store.compacting import RunStanding, SeriesPosition, StoredRow, Stretch
+from seismograd_server.store.compacting import ROWS_LISTED, RunStanding, SeriesPosition, StoredRow, Stretch
 from seismograd_server.store.database import Database
 from seismograd_server.store.mantissa import EXACT_BITS
 from seismograd_server.store.merging import Window, merge
@@ -153,8 +153,9 @@ class Compaction:
 
     def _groups(self, what: str, page: Callable[[int], list[StoredRow]], *, at_rest: bool) -> Iterator[Group]:
         tiers, after = Tiers(self._settings.sizes, at_rest=at_rest), 0
-        while rows := page(after):
-            after = rows[-1].row_id
+        more = True
+        while more and (rows := page(after)):
+            after, more = rows[-1].row_id, len(rows) == ROWS_LISTED
             yield from tiers.add([row for row in rows if (what, row.row_id) not in self._damaged])
         yield from tiers.finish()
 

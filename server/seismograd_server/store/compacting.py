@@ -21,7 +21,7 @@ from seismograd_server.store.steps import CHUNK_COLUMNS, decode_row
 # Runs looked at in one short transaction.
 _RUNS = 256
 # Rows listed at a time; bounds the memory of whoever lists.
-_ROWS = 1024
+ROWS_LISTED = 1024
 # Bytes of a closed step that nothing was logged of: its number, time, norm, flags and source. Only the first and the
 # last step of a block are listed, so that this tells how many it has at most where steps are far apart.
 _LEAST_PLAIN, _LEAST_DENSE = 27, 8
@@ -136,7 +136,7 @@ class CompactionRepository:
         return [SeriesPosition(*row) for row in rows]
 
     def segments(self, stretch: Stretch, after: int) -> list[StoredRow]:
-        """The next segments of a stretch behind `after`, by id."""
+        """The next segments of a stretch behind `after`, by id; fewer than `ROWS_LISTED` = these were the last."""
         columns = segments.c
         statement = select(
             columns.segment_id,
@@ -165,11 +165,11 @@ class CompactionRepository:
                 dense=row.encoding == ENCODING_DENSE,
                 settled=bool(row.settled),
             )
-            for row in self._connection.execute(statement.order_by(columns.segment_id).limit(_ROWS))
+            for row in self._connection.execute(statement.order_by(columns.segment_id).limit(ROWS_LISTED))
         ]
 
     def blocks(self, run_id: int, optimizer: int, *, after: int, through: int) -> list[StoredRow]:
-        """The next blocks of closed steps behind `after` and up to `through`, by ordinal."""
+        """The next blocks of closed steps behind `after` and up to `through`, by ordinal; fewer: as for segments."""
         columns = closed_blocks.c
         statement = (
             select(
@@ -184,7 +184,7 @@ class CompactionRepository:
             .where(columns.run_id == run_id, columns.optimizer == optimizer)
             .where(columns.ordinal > after, columns.ordinal <= through)
             .order_by(columns.ordinal)
-            .limit(_ROWS)
+            .limit(ROWS_LISTED)
         )
         return [
             StoredRow(

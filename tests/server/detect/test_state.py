@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from seismograd_server.detect.baseline import Baseline
 from seismograd_server.detect.state import StateError, fill, pack, unpack
 
 
@@ -51,7 +53,25 @@ def test_equal_states_have_equal_bytes() -> None:
     assert pack({"a": Outer(1)}) != pack({"a": Outer(2)})
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"SGW1", b"SGW1damaged", pack({"a": 1})[:-3]])
+def test_what_the_former_format_holds_is_read() -> None:
+    text = b'{"a":{"count":3,"table":{"__array__":"<f4","shape":[1,2],"data":"AACAPwAAAEA="}}}'
+    restored = Outer()
+    fill(restored, unpack(b"SGW1" + zlib.compress(text))["a"])
+    assert restored.count == 3
+    np.testing.assert_array_equal(restored.table, np.array([[1.0, 2.0]], dtype=np.float32))
+
+
+def test_a_long_list_of_numbers_comes_back_as_a_list_and_what_is_derived_is_made_anew() -> None:
+    saved = Baseline()
+    saved.accept_all([3.0, -1.5, 0.1, -0.0, 2.0**-1074])
+    restored = Baseline()
+    fill(restored, unpack(pack({"norm": saved}))["norm"])
+    assert repr(restored) == repr(saved)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04", b"SGW1", b"SGW1damaged", b"SGW2", pack({"a": 1})[:-3], pack({"a": np.ones(9)})[:-3]]
+)
 def test_damaged_bytes_are_refused_with_one_line(data: bytes) -> None:
     with pytest.raises(StateError, match=r"^detector state: .*start the detectors afresh$"):
         unpack(data)
