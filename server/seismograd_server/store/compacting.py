@@ -31,12 +31,15 @@ _IDS = 500
 
 @dataclass(frozen=True, slots=True)
 class RunStanding:
-    """A run, and what tells whether anything of it has changed since one last looked."""
+    """A run, and what tells whether there is more to compact than when one last looked.
+
+    `behind` grows with every checkpoint that leaves more behind it; `running` and `ended_at` say when all may go.
+    """
 
     run_id: int
     project: str
     run: str
-    closed_steps: int
+    behind: int
     running: bool
     ended_at: float | None
 
@@ -107,8 +110,13 @@ class CompactionRepository:
 
     def runs(self, after_run: int) -> list[RunStanding]:
         """The next runs behind one, by id; none = that was the last."""
+        behind = (
+            select(func.coalesce(func.sum(detector_states.c.ordinal), 0))
+            .where(detector_states.c.run_id == runs.c.run_id)
+            .scalar_subquery()
+        )
         rows = self._connection.execute(
-            select(runs.c.run_id, runs.c.project, runs.c.run, runs.c.state, runs.c.closed_steps, runs.c.ended_at)
+            select(runs.c.run_id, runs.c.project, runs.c.run, runs.c.state, runs.c.ended_at, behind.label("behind"))
             .where(runs.c.run_id > after_run)
             .order_by(runs.c.run_id)
             .limit(_RUNS)
@@ -118,7 +126,7 @@ class CompactionRepository:
                 run_id=row.run_id,
                 project=row.project,
                 run=row.run,
-                closed_steps=row.closed_steps,
+                behind=int(row.behind),
                 running=row.state == RunState.RUNNING.value,
                 ended_at=row.ended_at,
             )

@@ -90,11 +90,15 @@ def test_a_merged_block_stands_where_the_last_of_its_sources_stood(
 
 def test_runs_and_their_positions_are_told(database: Database, handles: tuple[int, int]) -> None:
     assert handles
+    with database.read() as transaction:
+        assert [run.behind for run in transaction.compaction.runs(after_run=0)] == [0]
+    saved = [DetectorCheckpoint(1, optimizer, 7, b"state", attempt=1, segment=5) for optimizer in (0, 3)]
     with database.begin() as transaction:
-        transaction.detectors.save_all([DetectorCheckpoint(1, 0, 7, b"state", attempt=1, segment=5)], now=2.0)
+        transaction.detectors.save_all(saved, now=2.0)
     with database.read() as transaction:
         (run,) = transaction.compaction.runs(after_run=0)
-        (position,) = transaction.compaction.positions(run.run_id)
+        position, other = transaction.compaction.positions(run.run_id)
         assert transaction.compaction.runs(after_run=run.run_id) == []
-    assert (run.running, run.closed_steps, run.ended_at) == (True, 0, None)
+    assert (run.running, run.behind, run.ended_at) == (True, 14, None)
     assert (position.ordinal, position.attempt, position.segment) == (7, 1, 5)
+    assert (position.optimizer, other.optimizer) == (0, 3)
