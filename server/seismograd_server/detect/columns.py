@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seismograd_server.detect.ranks import loss_spreads, norm_spreads
 from seismograd_server.model import (
     Bool,
     ClosedBlock,
@@ -38,7 +39,10 @@ class Columns:
         "losses",
         "norms",
         "of_loss",
+        "of_ranks",
         "of_scale",
+        "rank_losses",
+        "rank_norms",
         "rates",
         "ratios",
         "sampled",
@@ -75,6 +79,9 @@ class Columns:
         self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
         self.ratios, self.update_levels = update_ratios(blocks)
         self.sampled = [] if is_unknown(self.ratios) else _rows_where(~np.isnan(self.ratios))
+        self.rank_norms, self.rank_losses = norm_spreads(blocks), loss_spreads(blocks)
+        pairs = zip(self.rank_norms, self.rank_losses, strict=True)
+        self.of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
         self.all_finite = not any(np.count_nonzero(block.nonfinite) for block in blocks)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
         unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)

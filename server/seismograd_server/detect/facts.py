@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seismograd_server.detect.columns import Columns
-from seismograd_server.detect.ranks import Spread, loss_spreads, norm_spreads
+from seismograd_server.detect.ranks import Spread
 from seismograd_server.model import (
     ClosedBlock,
     Float32,
@@ -86,8 +86,6 @@ class Facts:
     """The facts of a block, cut from the columns of many: plain lists, for loops over steps. `step` gathers one's."""
 
     __slots__ = (
-        "_of_ranks",
-        "_spreads",
         "block",
         "columns",
         "count",
@@ -111,8 +109,6 @@ class Facts:
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-        self._spreads: tuple[list[Spread | None], list[Spread | None]] | None = None
-        self._of_ranks: list[int] | None = None
 
     @property
     def longest_pause(self) -> float:
@@ -140,28 +136,13 @@ class Facts:
         return sums[self.start + stop] - sums[self.start + start]
 
     @property
-    def rank_norms(self) -> list[Spread | None]:
-        """How the ranks' local norms lie, step by step."""
-        return self._spread()[0]
-
-    @property
-    def rank_losses(self) -> list[Spread | None]:
-        """How the ranks' losses lie, step by step."""
-        return self._spread()[1]
-
-    @property
     def of_ranks(self) -> list[int]:
         """Rows at which something is known of how the ranks lie."""
-        if self._of_ranks is None:
-            alone = self.block.layout.world_size == 1
-            pairs = () if alone else zip(*self._spread(), strict=True)
-            self._of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
-        return self._of_ranks
+        return _between(self.columns.of_ranks, self.start, self.stop)
 
-    def _spread(self) -> tuple[list[Spread | None], list[Spread | None]]:
-        if self._spreads is None:
-            self._spreads = norm_spreads(self.block), loss_spreads(self.block)
-        return self._spreads
+    def spreads(self, row: int) -> tuple[Spread | None, Spread | None]:
+        """How the ranks' local norms lie at a step, and their losses; None = unknown."""
+        return self.columns.rank_norms[self.start + row], self.columns.rank_losses[self.start + row]
 
     def sound_until(self, row: int) -> int:
         """The first row from this one on that is not sound (see `unsound`); the end if there is none."""
@@ -200,8 +181,8 @@ class Facts:
             learning_rate=float(columns.rates[at]),
             ratio=float(columns.ratios[at]),
             update_level=float(columns.update_levels[at]),
-            rank_norms=self.rank_norms[row],
-            rank_losses=self.rank_losses[row],
+            rank_norms=columns.rank_norms[at],
+            rank_losses=columns.rank_losses[at],
         )
 
 

@@ -118,7 +118,7 @@ class RankOutlierDetector:
             return 0
         rows = stretch.facts.of_ranks
         for row in rows[bisect_left(rows, stretch.start) : bisect_left(rows, stretch.start + stretch.count)]:
-            spread = stretch.facts.rank_norms[row]
+            spread, _ = stretch.facts.spreads(row)
             if spread is not None and spread.highest >= self.config.above_octaves:
                 return row - stretch.start
         return stretch.count
@@ -127,7 +127,7 @@ class RankOutlierDetector:
         """Samples in which nobody stands out are counted."""
         rows = stretch.facts.of_ranks
         known = rows[bisect_left(rows, stretch.start) : bisect_left(rows, stretch.start + stretch.count)]
-        self.others += sum(stretch.facts.rank_norms[row] is not None for row in known)
+        self.others += sum(stretch.facts.spreads(row)[0] is not None for row in known)
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed when local norms of several ranks have been seen."""

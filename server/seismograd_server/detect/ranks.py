@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,19 +122,39 @@ class RankMemory:
         return self.suspect if self.suspect >= 0 else None
 
 
-def norm_spreads(block: ClosedBlock) -> list[Spread | None]:
-    """Spreads of the ranks' local norms in octaves, step by step; None = not sampled, or a rank alone."""
-    if block.rank_norm.shape[1] < 2:
-        return [None] * block.count
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _spreads(np.log2(block.rank_norm), _MOST_OCTAVES)
+def norm_spreads(blocks: Sequence[ClosedBlock]) -> list[Spread | None]:
+    """Spreads of the ranks' local norms in octaves, step by step and block by block; None = not sampled, or alone."""
+
+    def levels(block: ClosedBlock) -> Float64:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log2(block.rank_norm)
+
+    return _spreads_of(blocks, levels, _MOST_OCTAVES)
 
 
-def loss_spreads(block: ClosedBlock) -> list[Spread | None]:
-    """Spreads of the ranks' losses, step by step; None = fewer than two are known."""
-    if block.rank_loss.shape[1] < 2:
-        return [None] * block.count
-    return _spreads(np.where(block.rank_loss_known, block.rank_loss, np.nan), np.inf)
+def loss_spreads(blocks: Sequence[ClosedBlock]) -> list[Spread | None]:
+    """Spreads of the ranks' losses, step by step, block by block; None = fewer than two are known."""
+    return _spreads_of(blocks, lambda block: np.where(block.rank_loss_known, block.rank_loss, np.nan), math.inf)
+
+
+def _spreads_of(
+    blocks: Sequence[ClosedBlock], values_of: Callable[[ClosedBlock], Float64], most: float
+) -> list[Spread | None]:
+    """Blocks of as many ranks are looked at together: `_spreads` costs by the call, not by the step."""
+    by_width: dict[int, list[tuple[int, Float64]]] = {}
+    count = 0
+    for block in blocks:
+        if (ranks := block.ranks_present.shape[1]) > 1:
+            by_width.setdefault(ranks, []).append((count, values_of(block)))
+        count += block.count
+    spreads: list[Spread | None] = [None] * count
+    for group in by_width.values():
+        found = _spreads(np.concatenate([values for _, values in group]), most)
+        begin = 0
+        for start, values in group:
+            spreads[start : start + len(values)] = found[begin : begin + len(values)]
+            begin += len(values)
+    return spreads
 
 
 def deviations(values: Float64) -> Float64:

@@ -207,8 +207,9 @@ def _take_in_samples(context: Context, facts: Facts, start: int, stop: int, *, s
 
 def _take_in_ranks(context: Context, facts: Facts, start: int, stop: int) -> None:
     behind = start
-    for row in facts.of_ranks[bisect_left(facts.of_ranks, start) : bisect_left(facts.of_ranks, stop)]:
-        norms, losses = facts.rank_norms[row], facts.rank_losses[row]
+    known = facts.of_ranks
+    for row in known[bisect_left(known, start) : bisect_left(known, stop)]:
+        norms, losses = facts.spreads(row)
         context.ranks.wait(row - behind)
         context.ranks.look(norms, losses)
         context.ranks.accept(norms, losses)

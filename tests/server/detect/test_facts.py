@@ -14,7 +14,7 @@ from seismograd_server.detect.facts import Facts, facts_of
 from seismograd_server.model import ClosedBlock, RecordFlag, unknown32
 from tests.support.closed import layout, noisy, run_of
 
-PLAIN = ("count", "steps", "times", "levels", "losses", "sampled", "rank_norms", "rank_losses", "of_ranks")
+PLAIN = ("count", "steps", "times", "levels", "losses", "sampled", "of_ranks")
 TOLD = ("longest_pause", "all_present", "knows_scales")
 
 
@@ -58,7 +58,12 @@ def shown(facts: Facts) -> str:
     """Everything but the block, as text: NaN equals itself there."""
     columns = {name: getattr(facts, name) for name in (*PLAIN, *TOLD)}
     asked = [
-        (facts.sound_until(row), facts.rows_of_loss(row, facts.count), facts.clipped(row, facts.count))
+        (
+            facts.sound_until(row),
+            facts.rows_of_loss(row, facts.count),
+            facts.clipped(row, facts.count),
+            facts.spreads(row),
+        )
         for row in range(facts.count)
     ]
     return repr([columns, asked, facts.knows_clipping(0, facts.count)])

@@ -35,7 +35,7 @@ def test_spreads_use_the_known_ranks_of_each_step_only(
 ) -> None:
     block = run_of(np.ones(6), ranks=4, rank_loss=losses)
     object.__setattr__(block, "rank_loss_known", known)
-    for row, spread in enumerate(loss_spreads(block)):
+    for row, spread in enumerate(loss_spreads([block])):
         ranks = np.flatnonzero(known[row])
         if len(ranks) < 2:
             assert spread is None
@@ -50,8 +50,8 @@ def test_spreads_use_the_known_ranks_of_each_step_only(
 
 def test_a_single_rank_has_nobody_to_be_compared_with() -> None:
     block = run_of(np.ones(3), rank_norm=np.ones((3, 1)), rank_loss=np.ones((3, 1)))
-    assert norm_spreads(block) == [None] * 3
-    assert loss_spreads(block) == [None] * 3
+    assert norm_spreads([block]) == [None] * 3
+    assert loss_spreads([block]) == [None] * 3
 
 
 def faulty_run(*, every: int, corrupted: int | None) -> tuple[list[int | None], RunWatch]:
