@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import SupportsFloat
 
 from torch import Tensor
 
 from seismograd.capture.draft import Draft, send
-from seismograd.capture.readback import Readback, Transfer
+from seismograd.capture.readback import Readback, RingFullError, Transfer
 from seismograd.errors import OptionError
 from seismograd.record import Quantity
 
@@ -26,6 +27,11 @@ class Held:
     transfers: list[Moving]
     on_host: bool
 
+    @property
+    def given_up(self) -> bool:
+        """Whether its norms could not set out. It keeps its number and its loss, and is counted as dropped."""
+        return not (self.on_host or self.transfers)
+
     def add(self, logged: Logged, readback: Readback) -> None:
         """What the user says about this step."""
         draft, loss, data = self.draft, logged.loss, logged.data
@@ -35,12 +41,13 @@ class Held:
             draft.logged = True
         if isinstance(loss, float):
             draft.scalars[Quantity.LOSS] = loss
-        if not isinstance(loss, Tensor) and not isinstance(data, Tensor):
+        if self.given_up or not (isinstance(loss, Tensor) or isinstance(data, Tensor)):
             return
         extra = Draft([], draft.source, draft.flags, 0.0, data=data)
         if isinstance(loss, Tensor):
             draft.device_scalars[Quantity.LOSS] = extra.device_scalars[Quantity.LOSS] = loss
-        self.transfers.append(send(readback, extra))
+        with contextlib.suppress(RingFullError):  # then the step goes without it
+            self.transfers.append(send(readback, extra))
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from seismograd.capture.data import data_ids
 from seismograd.capture.draft import Draft, host_values
 from seismograd.capture.parts import Part
-from seismograd.capture.readback import Array, Transfer
+from seismograd.capture.readback import Array, RingFullError, Transfer
 from seismograd.capture.suspicion import Suspicion
 from seismograd.outbox.packing import Heading, PackedRecord, pack_step
 from seismograd.record import (
@@ -96,7 +96,12 @@ class PendingStep:
         return pack_step(self._heading, draft.source, flags, norms, scalars, data_ids=data_ids(draft.data, None))
 
     def resolve(self) -> StepRecord:
-        """The record, finished. On a device that failed, what has not arrived is recorded as not known."""
+        """The record, finished. On a device that failed, what has not arrived is recorded as not known.
+
+        Raises RingFullError when its norms could not set out.
+        """
+        if not self._on_host and not self._transfers:
+            raise RingFullError  # whoever asked counts the record as dropped
         arrived: dict[object, Array | None] = {}
         if self._on_host:
             host_names, tensors = host_values(self._draft)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from seismograd.capture.draft import Draft, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.guard import Guard
-from seismograd.capture.held import Held, Logged, host_or_copy
+from seismograd.capture.held import Held, Logged, Moving, host_or_copy
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.naming import Naming
 from seismograd.capture.oddities import say_what_is_odd
@@ -38,8 +38,6 @@ from seismograd.outbox.extras import HookHealth
 from seismograd.outbox.packing import Heading
 from seismograd.outbox.sender import Sender
 from seismograd.record import RecordFlag
-
-_log = logging.getLogger("seismograd")
 
 # A job that has not logged a loss after any of its first steps logs before them or never: nothing is waited for.
 _STOP_WAITING_AFTER = 20
@@ -75,7 +73,6 @@ class Session:
         self._identity: Identity | None = None
         self._placement = Placement()
         self._naming = Naming(model, options.tied)
-        self._warned_ring = False
         self._share = CaptureShare()
         self._steps_without_loss = 0
         self._logs_after_steps = False
@@ -201,11 +198,10 @@ class Session:
             if series.flattened:
                 draft.flags |= RecordFlag.FLATTENED
         on_host = draft.on_host()
-        try:
-            transfers = [] if on_host else [send(series.readback, draft)]
-        except RingFullError:
-            self._say_ring_full()
-            return
+        transfers: list[Moving] = []
+        with contextlib.suppress(RingFullError):  # the step was made all the same: its record is given up later
+            if not on_host:
+                transfers.append(send(series.readback, draft))
         step = series.numbering.begin_step()
         until = self._sender.sample_until
         if until is not None and step < until:
@@ -254,11 +250,6 @@ class Session:
         seconds = sum(watch.hook_seconds for watch in watches)
         share = self._share.observe(time.perf_counter(), seconds)
         return HookHealth(seconds, sum(watch.hook_calls for watch in watches), share)
-
-    def _say_ring_full(self) -> None:
-        if not self._warned_ring:
-            self._warned_ring = True
-            _log.warning("the device is so far behind that a step's norms were given up; this is said once")
 
     # -------------------------------------------------------------------------------------------- begin and end
 

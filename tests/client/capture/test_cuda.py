@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_steps_are_recorded_without_waiting_for_the_device(
 
     records = watched.records()
 
-    assert records
+    assert [record.step for record in records] == list(range(40))
     for record in records:
         expected = [float(gradient.double().norm()) for gradient in gradients[record.step]]
         np.testing.assert_allclose(record.gradient_norms, expected, rtol=2e-3)  # type: ignore[arg-type]  # there
@@ -151,6 +152,44 @@ def test_a_graph_can_be_captured_under_watch(watch: Watch) -> None:
     torch.cuda.synchronize()
 
     assert [record.step for record in watched.records()] == [0, 1, 2]
+
+
+def test_a_graph_can_be_captured_while_records_of_earlier_steps_are_on_their_way(watch: Watch) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watched = watch(model, optimizer)
+    inputs = torch.ones(16, 64, device="cuda")
+    for _ in range(5):
+        graph, doubled = torch.cuda.CUDAGraph(), torch.zeros(8, device="cuda")
+        optimizer.zero_grad()
+        model(inputs).pow(2).mean().backward()
+        optimizer.step()
+        with torch.cuda.graph(graph):  # another thread that asks for any event would break it off
+            doubled = doubled + doubled
+            time.sleep(0.2)  # the sender asks whether the step has arrived meanwhile
+        graph.replay()
+
+    assert [record.step for record in watched.records()] == list(range(5))
+
+
+def test_a_model_on_two_devices_has_its_norms_and_its_losses(watch: Watch) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two devices")
+    model = nn.ModuleList([nn.Linear(8, 8).to("cuda:0"), nn.Linear(8, 1).to("cuda:1")])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watched = watch(model, optimizer)
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = model[1](model[0](torch.ones(4, 8, device="cuda:0")).to("cuda:1")).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        if step % 3:  # the buffers of the two devices change places, if they are the same
+            watched.monitor.log(loss=loss)
+
+    records = watched.records()
+
+    assert [record.step for record in records] == list(range(60))
+    assert [Quantity.LOSS in record.scalars for record in records] == [bool(step % 3) for step in range(60)]
 
 
 def test_a_scaler_that_skips_has_every_kind_counted(watch: Watch) -> None:
