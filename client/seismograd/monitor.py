@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from seismograd.arguments import callback_of, checkpoint_of, ending_of, watch_of
 from seismograd.capture.collective import any_rank
 from seismograd.capture.session import Session
+from seismograd.capture.untraced import untraced
 from seismograd.directives import Directives
 from seismograd.ending import Ending, describe_error
 from seismograd.guard import Guard
@@ -132,6 +133,7 @@ class Monitor:
 
     # ---------------------------------------------------------------------------------------- the job tells
 
+    @untraced
     def log(
         self,
         *,

@@ -24,6 +24,7 @@ from seismograd.capture.norms import PLAIN, TorchNorm, foreach_multiply, torch_n
 from seismograd.capture.overheard import Overheard
 from seismograd.capture.pieces import is_sharded, local
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
+from seismograd.capture.untraced import untraced
 
 _log = logging.getLogger("seismograd")
 
@@ -51,6 +52,7 @@ class Listening(threading.local):
 listening = Listening()
 
 
+@untraced
 def clip_grad_norm_(
     parameters: Tensors,
     max_norm: float,
@@ -67,6 +69,7 @@ def clip_grad_norm_(
         return _clip_grad_norm(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
+@untraced
 def _clip_grad_norm(
     parameters: Tensors,
     max_norm: float,
@@ -146,6 +149,7 @@ def _host_coefficient(total: float, max_norm: float, dtype: torch.dtype) -> Tens
     return torch.from_numpy(np.asarray(number(max_norm) * (number(1.0) / (number(total) + number(1e-6)))))
 
 
+@untraced
 def _get_total_norm(
     tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
 ) -> Tensor:
@@ -170,6 +174,7 @@ def _get_total_norm(
     return by_torch
 
 
+@untraced
 def _clip_grads_with_norm(
     parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
@@ -183,6 +188,7 @@ def _clip_grads_with_norm(
         watch.after_clip(owners, float(max_norm), _known_total(total_norm))
 
 
+@untraced
 def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     everyone = _listed(parameters)
     watches = () if listening.nested else registry.watches()

@@ -1,4 +1,8 @@
-"""The order in which modules run, seen once in the first forward pass by hooks that remove themselves."""
+"""The order in which modules run, seen once in the first forward pass by hooks that remove themselves.
+
+A model that is compiled is left alone: with the hooks it would be compiled once, and without them a second time. Its
+modules count as running in the order of their registration.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from seismograd.capture.layout import unwrap
 
 
 class ForwardOrder:
-    """Watches the modules that own parameters until `close()`. `places` maps id(module) to its place.
+    """Watches the modules that own parameters until `close()`. `places` maps id(module) to its place, where known.
 
     A copy or a pickle of the model made meanwhile carries a hook that does nothing.
     """
@@ -19,7 +23,7 @@ class ForwardOrder:
     def __init__(self, model: nn.Module | None) -> None:
         self.places: dict[int, int] = {}
         self._handles: list[RemovableHandle] = []
-        for module in () if model is None else unwrap(model).modules():
+        for module in () if model is None or _is_compiled(model) else unwrap(model).modules():
             if (
                 next(module.parameters(recurse=False), None) is not None
                 and type(module).__name__ != "RecursiveScriptModule"
@@ -31,6 +35,14 @@ class ForwardOrder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has got it, or a part of it."""
+    return any(
+        "_orig_mod" in module.__dict__.get("_modules", ()) or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 class _Note:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from seismograd.capture.guard import Guard
 from seismograd.capture.norms import census, norm_of, together
 from seismograd.capture.readback import capturing
+from seismograd.capture.untraced import untraced
 
 LocalSample = tuple[list[int], Tensor]  # columns, and their norms [k] on one device
 
@@ -59,6 +60,7 @@ class LocalNorms:
         self._handles.clear()
         self._columns, self._norms = {}, {}
 
+    @untraced
     def _note(self, parameter: Tensor) -> None:
         began = time.perf_counter()
         self._guard("local norms", self._measure, parameter)

@@ -27,6 +27,7 @@ from seismograd.capture.probes import Probes
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Norms
 from seismograd.capture.suspicion import Suspicion
+from seismograd.capture.untraced import untraced
 from seismograd.record import NormSource, Quantity, RecordFlag
 
 if TYPE_CHECKING:
@@ -103,10 +104,12 @@ class OptimizerWatch:
 
     # ------------------------------------------------------------------------------------ what training calls
 
+    @untraced
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if not self.inert and (self.plain is None or not self.plain.begins(arguments, keywords)):
             self._timed(self._begin, arguments, keywords)
 
+    @untraced
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if self.inert:
             return
@@ -118,11 +121,6 @@ class OptimizerWatch:
         except Exception as error:  # noqa: BLE001 - as in _timed
             self.inert = True
             self._guard.failed("capture", error)
-
-    # torch.compile reads this when it traces a step: the hooks are called as they are, not traced into the graph.
-    for _hook in (_before_step, _after_step):
-        _hook.__dict__["_torchdynamo_disable"] = True
-    del _hook
 
     def holds_alike(self, parameters: list[Tensor]) -> bool:
         """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""

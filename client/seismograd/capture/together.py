@@ -26,6 +26,7 @@ from seismograd.capture.readback import capturing
 from seismograd.capture.registry import Norms
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.suspicion import Suspicion
+from seismograd.capture.untraced import untraced
 from seismograd.record import NormSource, RecordFlag
 
 # Nobody steps more optimizers than this by hand, one parameter each; whoever has more lets the backward pass do it.
@@ -124,10 +125,12 @@ class JointWatch(OptimizerWatch):
     def scaler_ended(self) -> None:
         """No loss scaler can skip what has been stepped already."""
 
+    @untraced
     def _before_step(self, optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if not self.inert and not capturing():
             self._timed(self._begin_member, id(optimizer))
 
+    @untraced
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
         if not self.inert and self._stepped >= self._expected:
             self._timed(self._complete)

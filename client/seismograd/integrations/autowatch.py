@@ -26,6 +26,7 @@ import seismograd
 from seismograd.capture import registry
 from seismograd.capture.clip import ClipInterception
 from seismograd.capture.scaler import ScalerInterception
+from seismograd.capture.untraced import untraced
 from seismograd.integrations.modules import model_of
 from seismograd.options import Options
 
@@ -58,7 +59,6 @@ class Starter:
         self._begun: list[registry.Watch] = []  # those to whom the event under way is passed on
         self._runs = 0
         self._process = -1  # where we are registered; a forked child forgets every watch
-        self._step_untraced = torch.compiler.disable(self._begin_with)
 
     def note(self, optimizer: torch.optim.Optimizer) -> None:
         """A new optimizer. Never raises."""
@@ -71,11 +71,11 @@ class Starter:
         except Exception:  # noqa: BLE001 - somebody else's program
             _log.exception("an optimizer cannot be watched")
 
+    @untraced
     def before_step(self, optimizer: torch.optim.Optimizer, _arguments: object, _keywords: object) -> None:
         """The hook of torch before a step of any optimizer; those of the optimizer itself run after it."""
         if not self.inert:
-            begin_with = self._step_untraced if torch.compiler.is_compiling() else self._begin_with
-            begin_with(optimizer)
+            self._begin_with(optimizer)
 
     def is_of(self, optimizer: object) -> bool:
         """Whether a loss scaler's event is for an optimizer that waits; then its watch begins."""

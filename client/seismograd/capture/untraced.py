@@ -1,0 +1,52 @@
+"""Keeps torch.compile out of our code, wherever the program calls it from.
+
+    @torch.compile
+    def step():
+        optimizer.step()      # our hooks are called as they are, and so is everything that they call
+
+The mark that torch's compiler knows keeps a function out of the graph that it traces. Called then, between two pieces
+of that graph, the function would be compiled by itself, with all that it calls: seconds of compilation, warnings in
+somebody's terminal, and so many variants that the compiler gives up on functions of torch that the program needs.
+`torch.compiler.disable` says no to that as well, but costs a second of imports in programs that compile nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch._C import _dynamo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_frames: Any = _dynamo.eval_frame
+_compiler: Callable[[], object] = _frames.get_eval_frame_callback  # None where nothing is compiled
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, called as it is."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if _compiler() is None:
+            return function(*arguments, **keywords)
+        return _without_compiler()(function, *arguments, **keywords)  # type: ignore[no-any-return]  # what the function gives
+
+    call.__dict__["_torchdynamo_disable"] = True
+    call.__dict__["_torchdynamo_disable_msg"] = "seismograd takes its norms here, outside of the compiled graph"
+    return call
+
+
+@functools.cache
+def _without_compiler() -> Callable[..., Any]:
+    """Made when there is a compiler, so that its import costs nothing."""
+    skip: Any = torch._dynamo.decorators.skip  # noqa: SLF001 - `disable` compiles what calls it
+    skip(untraced(_call))  # all that `untraced` gives are one piece of code
+    return torch.compiler.disable(_call)  # type: ignore[no-any-return]  # of the same type as what it is given
+
+
+def _call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    return function(*arguments, **keywords)

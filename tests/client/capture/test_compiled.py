@@ -1,0 +1,152 @@
+"""Under torch.compile: the same records, the same weights, and not a line of ours compiled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seismograd.record import NormSource, Quantity
+from tests.client.capture.conftest import Watched
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's compiler meets torch's own deprecations
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.clear_compilation_metrics()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled_files() -> set[str]:
+    """Files of which a function was compiled by itself; not that of the wrapper, which says no only once it runs."""
+    files = {str(metrics.co_filename) for metrics in torch._dynamo.utils.get_compilation_metrics()}
+    return {name for name in files if not name.endswith("/untraced.py")}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+class Training:
+    """Trains a model in one way; `step` is what may be compiled."""
+
+    def __init__(self, way: str, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        self.monitor: Watched | None = None
+        self.norms: list[list[float]] = []
+        self.way = way
+        self.step: Callable[[], None] = torch.compile(getattr(self, way), backend="eager")
+
+    def stepping(self) -> None:
+        self.optimizer.step()
+
+    def clipping(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
+        self.optimizer.step()
+
+    def everything(self) -> None:
+        self.optimizer.zero_grad()
+        loss = self.model(torch.ones(4, 6)).pow(2).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.01)
+        self.optimizer.step()
+        if self.monitor is not None:
+            self.monitor.monitor.log(loss=loss)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            if self.way != "everything":
+                self.optimizer.zero_grad()
+                self.model(torch.ones(4, 6)).pow(2).mean().backward()
+                self.norms.append([float(p.grad.norm()) for p in self.model.parameters() if p.grad is not None])
+            self.step()
+
+
+@pytest.mark.parametrize("way", ["stepping", "clipping", "everything"])
+def test_a_compiled_step_is_recorded_without_our_code_being_compiled(watch: Watch, way: str) -> None:
+    unwatched = Training(way, network())
+    unwatched.run(25)
+    training = Training(way, network())
+    watched = training.monitor = watch(training.model, training.optimizer, sample_every=2)
+
+    training.run(25)
+
+    assert not [name for name in compiled_files() if "/seismograd/" in name]
+    records = watched.records()
+    assert [record.step for record in records] == list(range(25))
+    assert {record.source for record in records} == {
+        NormSource.OPTIMIZER_STEP if way == "stepping" else NormSource.CLIP
+    }
+    assert all((Quantity.LOSS in record.scalars) == (way == "everything") for record in records)
+    for record, norms in zip(records, training.norms, strict=False):
+        np.testing.assert_allclose(record.gradient_norms, norms, rtol=1e-6)  # type: ignore[arg-type]  # there
+    for mine, other in zip(training.model.parameters(), unwatched.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(torch.tanh(self.first(inputs)))
+        return result
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.net(inputs) * 2.0
+        return result
+
+
+@pytest.mark.parametrize("how", ["around", "in place", "a part"])
+def test_a_compiled_model_is_compiled_once(watch: Watch, how: str) -> None:
+    graphs = 0
+
+    def counting(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    model: Any = Outer()
+    if how == "around":
+        model = torch.compile(model, backend=counting)
+    else:
+        (model if how == "in place" else model.net).compile(backend=counting)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watched = watch(model, optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.ones(4, 6)).sum().backward()
+        optimizer.step()
+
+    assert len(watched.records()) == 4
+    assert graphs == 1
+    names = [parameter.name for parameter in watched.ledger.catalogs[0].parameters]
+    assert names == ["net.first.weight", "net.first.bias", "net.second.weight", "net.second.bias"]
+
+
+def test_a_copy_of_a_watched_model_can_be_compiled(watch: Watch) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch(model, optimizer)
+    twin = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
+
+    assert torch.equal(twin(torch.ones(1, 6)), model(torch.ones(1, 6)))
