@@ -209,6 +209,7 @@ class Log:
                 full = behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes
                 with self.load.working():
                     behind = self._tick(full=full)
+                self._pipeline.check()  # whoever has met a failed disk first: a call, a form or a chore
             self._tick()
             self._pipeline.stop(self._clock())
         except StorageError as error:

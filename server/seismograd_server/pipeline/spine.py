@@ -193,6 +193,10 @@ class Pipeline:
         self.hear({handle for arrival in arrivals for handle in arrival.handles}, now)
         return receipts
 
+    def check(self) -> None:
+        """Raises StorageError when nothing can ever be written again: this server must exit, and not just refuse."""
+        self._database.check()
+
     def probe(self) -> bool:
         """After an error of the store: whether it can be written now.
 

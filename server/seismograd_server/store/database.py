@@ -104,8 +104,7 @@ class Database:
             raise StorageBusyError(f"database {self.name}: another transaction has not ended for {BUSY_SECONDS:g} s")
         committing = False
         try:
-            if self._refusal:
-                raise StorageError(self._refusal)
+            self.check()
             with self._backend.writer.begin() as connection:
                 self._check_epoch(connection)
                 self._uncertain = False
@@ -140,6 +139,11 @@ class Database:
     def watch(self, on_lost: Callable[[StorageError], None]) -> None:
         """From now on tell, at most once and from another thread, when another server has taken the database over."""
         self._backend.watch(self._epoch, on_lost)
+
+    def check(self) -> None:
+        """Raises StorageError when nothing may be written any more: the disk has failed, or this is closed."""
+        if self._refusal:
+            raise StorageError(self._refusal)
 
     def writable(self) -> bool:
         """Whether a small transaction can be committed now.

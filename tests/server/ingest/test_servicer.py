@@ -332,6 +332,17 @@ def test_a_disk_that_failed_for_good_ends_the_server_rather_than_lose_what_it_ac
     run(story)
 
 
+def test_a_disk_that_failed_before_any_run_was_open_ends_the_server_as_well() -> None:
+    async def story() -> None:
+        async with service() as server:
+            server.database._refusal = "database: the disk could not make a commit durable"
+            with pytest.raises(aio.AioRpcError, match="durable"):
+                await server.open()
+            assert "durable" in str(await server.fatal)
+
+    run(story)
+
+
 def test_alerts_go_down_the_streams_of_their_run_and_no_other() -> None:
     async def story() -> None:
         async with service() as server:
