@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Literal, NoReturn, Protocol
@@ -59,10 +59,17 @@ class Ending:
     def cancel(self) -> None:
         """The run has ended in another way."""
         atexit.unregister(self._end)
+        self._last_word = _nothing  # whoever keeps a hook of ours keeps no sender with it
         if sys.excepthook == self._hook:
             sys.excepthook = self._previous
+        for later in _endings_from(sys.excepthook, "_previous"):
+            if later._previous == self._hook:  # noqa: SLF001 - one of us
+                later._previous = self._previous  # noqa: SLF001 - as above
         if sys.exit == self._exit_hook:
             sys.exit = self._previous_exit
+        for later in _endings_from(sys.exit, "_previous_exit"):
+            if later._previous_exit == self._exit_hook:  # noqa: SLF001 - as above
+                later._previous_exit = self._previous_exit  # noqa: SLF001 - as above
         if self._child_end is not None:
             self._child_end.cancel()
 
@@ -95,6 +102,17 @@ class Ending:
             finish("failed", self._failure)
         else:
             finish("finished", "")
+
+
+def _endings_from(hook: object, previous: str) -> Iterator[Ending]:
+    """The endings whose hooks call each other, from the one that is called first; others' hooks hide what is below."""
+    while isinstance(ending := getattr(hook, "__self__", None), Ending):
+        yield ending
+        hook = getattr(ending, previous)
+
+
+def _nothing(_outcome: Outcome, _reason: str) -> None:
+    pass
 
 
 def _describe_exit(status: object, error: BaseException | None) -> str:

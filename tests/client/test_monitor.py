@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import os
 import socket
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -440,6 +443,28 @@ def test_an_ended_monitor_leaves_no_hook_on_the_interpreter() -> None:
     loop.monitor.finish()
 
     assert sys.excepthook is before
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (1, 2, 0)], ids=str)
+def test_monitors_that_end_in_any_order_leave_no_hook_on_the_interpreter(order: tuple[int, int, int]) -> None:
+    before = sys.excepthook, sys.exit
+    loops = [Loop() for _ in range(3)]
+    for place in order:
+        loops[place].monitor.finish()
+
+    assert (sys.excepthook, sys.exit) == before
+
+
+def test_a_hook_that_somebody_else_keeps_keeps_no_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    kept = sys.excepthook
+    monkeypatch.setattr(sys, "excepthook", functools.partial(kept))
+    sender = weakref.ref(loop.monitor._sender)
+    loop.monitor.finish()
+    del loop
+    gc.collect()
+
+    assert sender() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -136,7 +136,10 @@ class _Delivering:
         self._shipper.quiet = True
 
     def run(self) -> Delivery:
-        error = self._deliver()
+        try:
+            error = self._deliver()
+        finally:
+            self._shipper.hang_up()  # where nobody said goodbye the stream stands still, and three threads with it
         if not error:
             self._folder.remove()
         totals = self._queue.totals()

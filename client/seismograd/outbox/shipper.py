@@ -215,7 +215,7 @@ class Shipper:
     def _fail(self, error: TransportError) -> None:
         """The connection is lost or refused: decide whether, and when, to try again."""
         self.last_error = str(error)
-        self._hang_up()
+        self.hang_up()
         if error.code in _FINAL:
             self._stop(f"the server refuses this run: {error.details or error.code}")
             return
@@ -234,19 +234,20 @@ class Shipper:
 
     def recover(self) -> None:
         """After a turn that raised: nothing is known of the connection any more, so make a new one later."""
-        self._hang_up()
+        self.hang_up()
         self.phase = Phase.BACKING_OFF if self._finish is None else Phase.DONE
         self._not_before = self._clock.monotonic() + self._backoff.next_delay()
 
     def _stop(self, reason: str) -> None:
         self.last_error = reason
-        self._hang_up()
+        self.hang_up()
         self.phase = Phase.STOPPED
         self.settled = True
         self._say("stopped", f"{reason}; nothing more is sent, training goes on", logging.ERROR)
         self._queue.discard_all("rejected")
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Drops the connection, if there is one."""
         self._connection += 1
         self.lane.close()
         self._transport.disconnect()
@@ -309,7 +310,7 @@ class Shipper:
         self._not_before = min(self._not_before, now + 0.1 * finish.timeout_seconds)
 
     def _end(self) -> None:
-        self._hang_up()
+        self.hang_up()
         self.phase = Phase.DONE
 
     def _say(self, kind: str, message: str, level: int = logging.WARNING) -> None:

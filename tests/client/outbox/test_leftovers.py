@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +90,29 @@ def test_what_a_killed_process_had_offered_is_delivered_from_ring_and_spool(
     assert server.ledger.catalogs[0] == make_catalog()
     assert server.ledger.closed == [], "nobody knows how it ended but the server, which hears nothing more"
     assert list(tmp_path.iterdir()) == []
+
+
+def receivers() -> int:
+    """Streams that somebody reads."""
+    return sum(thread.name == "seismograd-receiver" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_delivery_leaves_no_stream_behind(server: RecordingServer, tmp_path: Path, broken_off: bool) -> None:
+    process(NOWHERE, tmp_path, 9000)
+    before = receivers()
+
+    def wait(_seconds: float) -> bool:
+        time.sleep(0.01)
+        return not (broken_off and receivers() > before)
+
+    delivery = deliver(take(tmp_path), lambda _: Options(server=server.address), wait=wait)
+
+    assert delivery.error == ("interrupted" if broken_off else "")
+    until = time.monotonic() + 10.0
+    while receivers() > before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_only_what_the_server_does_not_have_is_sent(server: RecordingServer, tmp_path: Path) -> None:
