@@ -28,7 +28,7 @@ system-packages: ## Install the Debian packages that tests use (Prometheus, Aler
 	@tests/support/system-packages
 
 test: install system-packages ## Run every test, on every core (ARGS are passed to pytest)
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --max-worker-restart=0 $(ARGS)
 
 check: install ## Lint, types, architecture, drift of generated code
 	$(BIN)/ruff check .
