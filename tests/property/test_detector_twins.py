@@ -37,6 +37,7 @@ from tests.support.twins import (
     Told,
     calm,
     episodes,
+    lower_median,
     run_length,
     twins,
     usual,
@@ -164,30 +165,38 @@ def test_updates_overshoot_by_samples_in_a_row(seed: int, every: int) -> None:
 
 
 @twins
-@given(SEEDS, st.sampled_from([1, 7]))
-def test_a_recurrent_gain_has_risen_over_its_lowest_and_still_rises(seed: int, every: int) -> None:
+@given(SEEDS, st.sampled_from([1, 7]), st.sampled_from([0.0, 0.004, 0.02]))
+def test_a_recurrent_gain_has_risen_over_its_lowest_since_anything_was_learnt_and_still_rises(
+    seed: int, every: int, slope: float
+) -> None:
     config, generator = RecurrentGainConfig(), np.random.default_rng(seed)
     walk = np.exp(np.cumsum(generator.normal(0.0, 0.05, STEPS))).astype(np.float32)
     gains = np.full((STEPS, 3), np.nan, dtype=np.float32)
     gains[::every, 1] = walk[::every]
+    loss = 2.0 ** (generator.normal(0.0, 0.1, STEPS) - slope * np.arange(STEPS))
     expected: Told = []
     start, warned = 0, -1  # samples: since when the lowest counts, and at which one it was told
+    best = np.inf
     samples = [float(each) for each in walk[::every]]
     for place, gain in enumerate(samples):
-        if place * every < WINDOW:  # training finds its level until the first window is full
+        step = place * every
+        lately = lower_median(loss[max(0, step - config.losses) : step]) if step >= WARM_UP else np.inf
+        learnt = lately < (best - config.learnt_share * abs(best) if best < np.inf else np.inf)
+        best = lately if learnt else best
+        if step < WINDOW or learnt:  # training finds its level until the first window is full
             start = place
-        lowest = min(samples[start : place + 1])
+        unlearnt = min(samples[start : place + 1])
         if warned >= 0:
-            if gain < max(config.growing, config.fallen * max(samples[warned : place + 1])):
+            if learnt or gain < max(config.growing, config.fallen * max(samples[warned : place + 1])):
                 start, warned = place, -1
                 expected.append((place * every, Severity.NONE))
             continue
         latest = samples[max(0, place + 1 - config.samples) : place + 1]
         rises = len(latest) == config.samples and gain >= config.rising * latest[0]
-        if rises and gain >= max(config.growing, config.risen * lowest):
+        if rises and gain >= max(config.growing, config.risen * unlearnt):
             warned = place
             expected.append((place * every, Severity.WARNING))
-    block = replace(run_of(calm()), sampled={Quantity.SPECTRAL_GAIN: gains})
+    block = replace(run_of(calm(), loss=loss), sampled={Quantity.SPECTRAL_GAIN: gains})
     assert told(findings_of(block), Signature.RECURRENT_GAIN) == expected
 
 

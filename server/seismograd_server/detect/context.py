@@ -39,7 +39,7 @@ _CREEPING_OCTAVES = 1.0
 HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
 # Untrained is the median of so many first losses, before training can have changed much.
 UNTRAINED_STEPS = 10
-# "Lately" in the loss: the median of so many steps.
+# "Lately" in loss and norm: the median of so many steps.
 _LATELY_STEPS = 8
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
 _GRACE_STEPS = 16
@@ -102,6 +102,11 @@ class Context:
     def threshold(self) -> float:
         """Norm above which a step is far from usual; NaN = none yet."""
         return from_octaves(self.norm.center() + self._far_octaves()) if self.armed() else math.nan
+
+    def risen(self) -> float:
+        """Octaves by which the norm of the latest few steps lies above the lowest usual one; NaN = not known yet."""
+        latest = sorted(level for _, level in self.excursion.trail[-_LATELY_STEPS:])
+        return latest[len(latest) // 2] - self.lowest if self.armed() and latest else UNKNOWN
 
     def untrained_loss(self) -> float:
         """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""

@@ -1,8 +1,10 @@
-"""`recurrent_gain`: a recurrent matrix makes its state larger at every time step, and more so from sample to sample.
+"""`recurrent_gain`: a recurrent matrix makes its state larger at every time step, and ever more so, for nothing.
 
 The client ships, for every recurrent matrix, the largest of slope of the activation times singular value over its
 gates: above 1 gradients can grow with the length of the sequence (Pascanu, Mikolov and Bengio 2013). That is necessary
-for an explosion and not sufficient: freshly initialised matrices have a gain slightly above 1. So it must have risen.
+for an explosion and not sufficient: freshly initialised matrices have a gain slightly above 1, and whatever learns to
+remember pays for it with a gain that rises fourfold and more, which saturation and gates take back. So it must have
+risen while nothing was learnt, or the gradient norm with it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from seismograd_server.detect.context import Context
+from seismograd_server.detect.context import WARM_UP_STEPS, Context
 from seismograd_server.detect.evidence import norm_evidence
 from seismograd_server.detect.facts import Step
 from seismograd_server.detect.state import SETTING
@@ -38,9 +40,14 @@ class RecurrentGainConfig:
 
     # A state can grow at all.
     growing: float = 1.0
-    # Fresh matrices begin a little above 1, and those of gated networks settle at up to 2; half as much again as the
-    # lowest since then is what training has made of it.
+    # Half as much again as the lowest: long sequences make a thousandfold norm of that.
     risen: float = 1.5
+    # Something is learnt when the median of so many losses is lower than ever, by a twentieth: a median of a whole
+    # window would lag behind the gain, and less would be the doing of a few batches.
+    losses: int = 16
+    learnt_share: float = 0.05
+    # Norms of models that learn rise by an octave while their gains do.
+    followed_octaves: float = 1.5
     # Still rising: a hundredth over the latest so many samples.
     samples: int = 4
     rising: float = 1.01
@@ -50,7 +57,7 @@ class RecurrentGainConfig:
 
 @dataclass(slots=True)
 class RecurrentGainDetector:
-    """Warns when the largest gain of a recurrent matrix has risen above 1 and goes on rising."""
+    """Warns when the largest gain of a recurrent matrix has risen above 1, goes on rising, and is not worth it."""
 
     signature: ClassVar[Signature] = Signature.RECURRENT_GAIN
 
@@ -58,7 +65,9 @@ class RecurrentGainDetector:
     active: bool = False
     since_step: int = 0
     seen: int = 0
-    lowest: float = math.inf  # the largest gain at its lowest
+    best: float = math.inf  # the loss when something was last learnt
+    unlearnt: float = math.inf  # the largest gain at its lowest since then
+    lowest: float = math.inf  # the same since the first window, or the last warning
     highest: float = -math.inf  # since the warning
     latest: list[float] = field(default_factory=list)  # largest gains at the latest samples
     known: Any = field(default=None, metadata=SETTING)  # (layout, its recurrent matrices)
@@ -74,38 +83,53 @@ class RecurrentGainDetector:
             return None
         gain, matrix = sample
         config = self.config
-        self._take_in(gain, context)
+        learnt, norm_follows = self._take_in(gain, context), context.risen() >= config.followed_octaves
         if self.active:
-            return self._follow(step, gain)
-        risen = gain >= max(config.growing, config.risen * self.lowest)
-        if not risen or len(self.latest) < config.samples or gain < config.rising * self.latest[0]:
+            return self._follow(step, gain, worth_it=learnt and not norm_follows)
+        if gain < config.growing or len(self.latest) < config.samples or gain < config.rising * self.latest[0]:
+            return None
+        for_nothing = len(context.loss) > 0 and gain >= config.risen * self.unlearnt
+        followed = norm_follows and gain >= config.risen * self.lowest
+        if not for_nothing and not followed:
             return None
         self.active, self.since_step, self.highest = True, step.step, gain
         name = step.block.layout.names[matrix]
-        reason = f"{name} makes its state {gain:.2f} x larger at every time step, up from {self.lowest:.2f} x"
+        before = self.lowest if followed else self.unlearnt
+        why = "the gradient norm rises with it" if followed else "nothing is learnt for it"
+        reason = f"{name} makes its state {gain:.2f} x larger at every time step, up from {before:.2f} x, and {why}"
         evidence = replace(
             norm_evidence(step, context),
             value=gain,
-            baseline=self.lowest,
-            threshold=max(config.growing, config.risen * self.lowest),
+            baseline=before,
+            threshold=max(config.growing, config.risen * before),
             leading_layer=name,
         )
         return Finding(self.signature, Severity.WARNING, "", step.step, self.since_step, evidence, reason)
 
-    def _follow(self, step: Step, gain: float) -> Finding | None:
+    def _follow(self, step: Step, gain: float, *, worth_it: bool) -> Finding | None:
         """A sample during a warning: nothing, or the end of it."""
         self.highest = max(self.highest, gain)
-        if gain >= max(self.config.growing, self.config.fallen * self.highest):
+        if not worth_it and gain >= max(self.config.growing, self.config.fallen * self.highest):
             return None
-        self.active, self.lowest = False, gain
-        reason = f"the recurrent gain is {gain:.3g} again"
+        self.active, self.unlearnt, self.lowest = False, gain, gain
+        reason = "the loss falls again" if worth_it else f"the recurrent gain is {gain:.3g} again"
         return Finding(self.signature, Severity.NONE, "", step.step, self.since_step, Evidence(), reason)
 
-    def _take_in(self, gain: float, context: Context) -> None:
+    def _take_in(self, gain: float, context: Context) -> bool:
+        """Remember a sample; tells whether anything has been learnt since the best loss so far."""
         self.seen += 1
-        # Until the norm's first window is full, training finds its level, and gains rise by half in healthy networks.
-        self.lowest = min(self.lowest, gain) if context.norm.full() else gain
         self.latest = [*self.latest[1 - self.config.samples :], gain]
+        losses = sorted(context.loss.latest[-self.config.losses :])
+        usual = losses[(len(losses) - 1) // 2] if len(context.loss) >= WARM_UP_STEPS else math.nan
+        least = self.config.learnt_share * abs(self.best) if self.best < math.inf else 0.0
+        learnt = usual < self.best - least
+        if learnt:
+            self.best = usual
+        # Until the norm's first window is full, training finds its level, and gains rise by half in healthy networks.
+        found = context.norm.full()
+        self.unlearnt = min(self.unlearnt, gain) if found and not learnt else gain
+        self.lowest = min(self.lowest, gain) if found else gain
+        return learnt
 
     def _matrices(self, layout: Layout) -> Int64:
         if self.known is None or self.known[0] is not layout:

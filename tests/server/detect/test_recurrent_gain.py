@@ -16,11 +16,21 @@ from tests.support.networks import Recurrent, train_recurrent
 STEPS = 400
 
 
-def run_with(gain: npt.NDArray[np.float64], every: int = 10) -> ClosedBlock:
-    """The second of three layers is recurrent; a square Linear has a large gain all the time."""
+def run_with(
+    gain: npt.NDArray[np.float64],
+    *,
+    loss: npt.NDArray[np.float64] | None = None,
+    norm: npt.NDArray[np.float64] | None = None,
+    every: int = 10,
+) -> ClosedBlock:
+    """The second of three layers is recurrent; a square Linear has a large gain all the time. Nothing is learnt."""
     gains = np.full((len(gain), 3), np.nan, dtype=np.float32)
     gains[::every, 1], gains[::every, 2] = gain[::every], 50.0
-    return replace(run_of(noisy(len(gain))), sampled={Quantity.SPECTRAL_GAIN: gains})
+    scatter = np.random.default_rng(3).normal(0.0, 0.05, len(gain))
+    losses = (np.ones(len(gain)) if loss is None else loss) * 2.0**scatter
+    norms = noisy(len(gain)) * (1.0 if norm is None else norm)
+    block = run_of(norms) if loss is None and norm is not None else run_of(norms, loss=losses)
+    return replace(block, sampled={Quantity.SPECTRAL_GAIN: gains})
 
 
 def test_a_gain_that_has_risen_above_one_and_rises_warns_and_names_the_matrix() -> None:
@@ -33,6 +43,31 @@ def test_a_gain_that_has_risen_above_one_and_rises_warns_and_names_the_matrix() 
 @pytest.mark.parametrize(("first", "last"), [(0.2, 0.9), (1.15, 1.4), (3.0, 3.0), (3.0, 1.0)])
 def test_a_gain_below_one_or_steady_is_none(first: float, last: float) -> None:
     assert told(findings_of(run_with(np.linspace(first, last, STEPS))), Signature.RECURRENT_GAIN) == []
+
+
+@pytest.mark.parametrize("last", [2.0, 8.0])
+def test_a_gain_that_rises_while_the_model_learns_is_none(last: float) -> None:
+    gain, loss = np.geomspace(1.1, last, STEPS), np.geomspace(3.0, 0.8, STEPS)
+    assert told(findings_of(run_with(gain, loss=loss)), Signature.RECURRENT_GAIN) == []
+
+
+def test_a_gain_that_goes_on_rising_when_no_more_is_learnt_warns_until_the_loss_falls_again() -> None:
+    loss = np.concatenate((np.geomspace(3.0, 1.5, 100), np.full(200, 1.5), np.geomspace(1.5, 0.8, 100)))
+    (began, warning), (ended, over) = told(
+        findings_of(run_with(np.geomspace(1.1, 6.0, STEPS), loss=loss)), Signature.RECURRENT_GAIN
+    )
+    assert (warning, over) == (Severity.WARNING, Severity.NONE)
+    assert 120 < began < 280
+    assert 300 < ended < 350
+
+
+@pytest.mark.parametrize(("rise", "expected"), [(1.0, []), (2.0, []), (16.0, [Severity.WARNING])])
+def test_where_no_loss_is_known_the_norm_must_rise_with_the_gain(rise: float, expected: list[Severity]) -> None:
+    found = told(
+        findings_of(run_with(np.geomspace(1.1, 4.0, STEPS), norm=np.geomspace(1.0, rise, STEPS))),
+        Signature.RECURRENT_GAIN,
+    )
+    assert [severity for _, severity in found][:1] == expected
 
 
 def test_it_is_over_when_the_gain_comes_down() -> None:
