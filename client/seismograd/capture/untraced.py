@@ -12,18 +12,29 @@ somebody's terminal, and so many variants that the compiler gives up on function
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch._C import _dynamo
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_frames: Any = _dynamo.eval_frame
-_compiler: Callable[[], object] = _frames.get_eval_frame_callback  # None where nothing is compiled
+
+def _imported() -> object:
+    """For a torch that does not say whether it compiles: whoever compiles has imported the compiler."""
+    return sys.modules.get("torch._dynamo")
+
+
+# None where nothing is compiled. There is no public name for it; `torch.compiler.is_compiling` tells of tracing only.
+_compiler: Callable[[], object] = getattr(
+    getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None),  # noqa: SLF001 - as above
+    "get_eval_frame_callback",
+    _imported,
+)
 
 
 def untraced(function: Callable[P, R]) -> Callable[P, R]:
@@ -43,8 +54,8 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
 @functools.cache
 def _without_compiler() -> Callable[..., Any]:
     """Made when there is a compiler, so that its import costs nothing."""
-    skip: Any = torch._dynamo.decorators.skip  # noqa: SLF001 - `disable` compiles what calls it
-    skip(untraced(_call))  # all that `untraced` gives are one piece of code
+    with contextlib.suppress(AttributeError):  # without it the wrapper is compiled once, which is all there is to it
+        torch._dynamo.decorators.skip(untraced(_call))  # noqa: SLF001 - all that `untraced` gives are one piece of code
     return torch.compiler.disable(_call)  # type: ignore[no-any-return]  # of the same type as what it is given
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from seismograd.capture import untraced
 from seismograd.record import NormSource, Quantity
 from tests.client.capture.conftest import Watched
 
@@ -114,6 +115,19 @@ class Outer(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.net(inputs) * 2.0
         return result
+
+
+def test_a_torch_that_does_not_say_whether_it_compiles_is_taken_to_where_its_compiler_is(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untraced, "_compiler", untraced._imported)
+    training = Training("clipping", network())
+    watched = watch(training.model, training.optimizer)
+
+    training.run(5)
+
+    assert not [name for name in compiled_files() if "/seismograd/" in name]
+    assert [record.source for record in watched.records()] == [NormSource.CLIP] * 5
 
 
 @pytest.mark.parametrize("how", ["around", "in place", "a part"])
