@@ -34,9 +34,9 @@ _MEMORY_SAMPLES = 32
 _SUSPECT_STEPS = 12
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # frozen, to make one would take three times as long, and every step of every run makes two
 class Spread:
-    """How the ranks of one step lie: deviations from the median of the others."""
+    """How the ranks of one step lie: deviations from the median of the others. Nobody changes it."""
 
     mean: float  # of the absolute deviations
     leader: int  # rank that lies highest
@@ -62,7 +62,8 @@ class Usual:
 
     def shaken(self, spread: Spread) -> bool:
         """Whether the others, too, lie above where they always do."""
-        return spread.others > self.others.center() + _OTHERS_SPREADS * self.others.spread()
+        center = self.others.center()  # half of all lie below it, and need no spread
+        return spread.others > center and spread.others > center + _OTHERS_SPREADS * self.others.spread()
 
 
 @dataclass(slots=True)
