@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,14 @@ class Training:
 
 
 @pytest.fixture
-def start_training(tmp_path: Path) -> Callable[..., Training]:
-    """Call it with a server, the name of a run and options of tests/e2e/train.py.
+def start_training(tmp_path: Path) -> Iterator[Callable[..., Training]]:
+    """Call it with a server, the name of a run and options of tests/e2e/train.py; what a failed test leaves is killed.
 
     With `linger` the script lives on behind its last step until `let_go()`, as a job does that outlives a server; with
     `hold_recovery` it stays in its explosion until `let_recover()`.
     """
+
+    started: list[subprocess.Popen[str]] = []
 
     def start(server: str, run: str, *options: str, linger: bool = False, hold_recovery: bool = False) -> Training:
         script, journal = Path(__file__).parents[1] / "e2e" / "train.py", tmp_path / f"{run}.jsonl"
@@ -113,6 +115,11 @@ def start_training(tmp_path: Path) -> Callable[..., Training]:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        started.append(process)
         return Training(process, journal)
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,8 @@ class _Reader:
         """Write the steps; gives how many."""
         count = 0
         with table_file(target, _STEP_COLUMNS, self._about) as table:
-            for start, end in self._stretches(first, last, _PAGE_STEPS):
-                answer = self._series(start, end, _PAGE_STEPS)
-                if answer["resolution"] != 1 or answer["detail"] == "removed":
-                    self.notes.append(f"of steps {start:,} to {end:,} only summaries are kept: left out")
-                    continue
+            pages = self._stretches(first, last, _PAGE_STEPS)
+            for answer in self._kept(pages, lambda start, end: self._series(start, end, _PAGE_STEPS), "steps"):
                 rows = {name: [_value(each) for each in answer["series"][name]] for name in _STEP_COLUMNS}
                 table.write(rows)
                 count += answer["count"]
@@ -116,12 +113,12 @@ class _Reader:
         count = 0
         with table_file(target, _LAYER_TABLE, self._about) as table:
             width = self._layer_width(first, last)
-            for start, end in self._stretches(first, last, width):
+
+            def asked(start: int, end: int) -> Any:
                 query = {"first_step": start, "last_step": end, "columns": width}
-                answer = self._remote.json("GET", f"{self._path}/layers", params=query)
-                if answer.get("resolution") != 1 or answer["detail"] == "removed":
-                    self.notes.append(f"of the layers of steps {start:,} to {end:,} only summaries are kept: left out")
-                    continue
+                return self._remote.json("GET", f"{self._path}/layers", params=query)
+
+            for answer in self._kept(self._stretches(first, last, width), asked, "the layers of steps"):
                 names = answer["layers"]
                 norms = [_value(each) for row in answer["grad_norm"] for each in row]
                 table.write(
@@ -135,6 +132,27 @@ class _Reader:
                 count += len(norms)
         return count
 
+    def _kept(
+        self, pages: Iterable[tuple[int, int]], ask: Callable[[int, int], Any], what: str
+    ) -> Iterator[dict[str, Any]]:
+        """The answers about every single step that there is; a note says of which there are summaries alone."""
+        gone: list[tuple[int, int]] = []
+        for start, end in pages:
+            answer = ask(start, end)
+            if answer["detail"] == "kept" and answer.get("resolution") == 1:
+                yield answer
+                continue
+            begun = start
+            for each in answer.get("kept", ()):
+                first, last = max(start, each["first_step"]), min(end, each["last_step"])
+                if first <= last and (part := ask(first, last))["detail"] == "kept":
+                    yield part
+                    gone.append((begun, first - 1))
+                    begun = last + 1
+            gone.append((begun, end))
+        for start, end in _joined(gone):
+            self.notes.append(f"of {what} {start:,} to {end:,} only summaries are kept: left out")
+
     def _layer_width(self, first: int | None, last: int | None) -> int:
         """Steps of one answer about layers, for as many as there are."""
         answer = self._remote.json("GET", f"{self._path}/layers", params=_range(first, last) | {"columns": 1})
@@ -146,7 +164,9 @@ class _Reader:
         """Ranges with steps in them, each no wider than `width`: logged steps may be far apart."""
         answer = self._series(first, last, _OVERVIEW_POINTS)
         series = answer["series"]
-        firsts, lasts = series["step"], series.get("last_step", series["step"])
+        # Where only summaries are kept, the first and the last one may be of more steps than were asked for.
+        firsts = [step if first is None else max(first, step) for step in series["step"]]
+        lasts = [step if last is None else min(last, step) for step in series.get("last_step", series["step"])]
         begun: int | None = None
         end = 0
         for start, stop in zip(firsts, lasts, strict=True):
@@ -165,6 +185,17 @@ class _Reader:
 
     def _series(self, first: int | None, last: int | None, points: int) -> Any:
         return self._remote.json("GET", f"{self._path}/series", params=_range(first, last) | {"points": points})
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Rising ranges without the empty ones, those in one that follow one another."""
+    joined: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if joined and start == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        elif start <= end:
+            joined.append((start, end))
+    return joined
 
 
 def _range(first: int | None, last: int | None) -> dict[str, int]:

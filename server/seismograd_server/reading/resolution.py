@@ -5,7 +5,7 @@ Single steps may be deleted before their summaries are: a range of which that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,15 @@ _MOST_SINGLE = {SummaryKind.SERIES: 8192, SummaryKind.LAYERS: 2048}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to read, how many steps to a bucket (1 = every single step), and whether single steps are still there."""
+    """What to read, how many steps to a bucket (1 = every single step), and whether single steps are still there.
+
+    Where they are not all there, `kept` has the ranges of steps, both ends among them, within which they are.
+    """
 
     asked: Asked
     size: int
     detail_kept: bool = True
+    kept: tuple[tuple[int, int], ...] = ()
 
 
 def plan_for(database: Database, asked: Asked, points: int) -> Plan:
@@ -39,16 +43,19 @@ def plan_for(database: Database, asked: Asked, points: int) -> Plan:
     if size >= finest:
         return Plan(asked, size)
     wide = _widened(asked, finest)
-    if all(_kept(database, asked, piece) for piece in _whole(lines, wide, finest)):
+    buckets = [each for piece in _whole(lines, wide, finest) for each in _buckets(database, asked, piece)]
+    if all(there for *_, there in buckets):
         return Plan(asked, size)
-    return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False)
+    kept = _joined((first, last) for first, last, there in buckets if there)
+    return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False, kept=kept)
 
 
 def detail_kept(database: Database, run_id: int, optimizer: int) -> bool:
     """Whether there are single steps behind every stored bucket of a run."""
     asked = Asked(run_id, optimizer, SummaryKind.SERIES)
     lines, finest = lines_of(database, run_id, optimizer), SUMMARY_SIZES[asked.kind][0]
-    return all(_kept(database, asked, piece) for piece in _whole(lines, asked, finest))
+    pieces_of = _whole(lines, asked, finest)
+    return all(there for piece in pieces_of for *_, there in _buckets(database, asked, piece))
 
 
 def size_for(asked: Asked, lines: Sequence[Line], points: int) -> int:
@@ -80,8 +87,8 @@ def _whole(lines: Sequence[Line], asked: Asked, size: int) -> Iterator[Piece]:
         yield from (piece for piece in pieces(stretch, [size]) if piece.size == size)
 
 
-def _kept(database: Database, asked: Asked, piece: Piece) -> bool:
-    """Whether there is something behind every bucket of a piece."""
+def _buckets(database: Database, asked: Asked, piece: Piece) -> Iterator[tuple[int, int, bool]]:
+    """First and last step of every bucket of a piece, and whether there is something behind it."""
     with database.read() as transaction:
         stored = transaction.summaries
         behind = stored.blocks_behind if asked.kind is SummaryKind.SERIES else stored.segments_behind
@@ -91,6 +98,15 @@ def _kept(database: Database, asked: Asked, piece: Piece) -> bool:
         # Extents that began by the bucket's end, less those that ended before it began.
         inside = np.searchsorted(np.sort(firsts), summary.last_steps, side="right")
         inside -= np.searchsorted(np.sort(lasts), summary.first_steps, side="left")
-        if not (inside > 0).all():
-            return False
-    return True
+        yield from zip(summary.first_steps.tolist(), summary.last_steps.tolist(), (inside > 0).tolist(), strict=True)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Rising ranges, those in one that follow one another."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return tuple(joined)

@@ -31,7 +31,6 @@ _MOST_COLUMNS = 1000
 # Numbers in the answer: some five megabytes of JSON. A model of very many layers gets fewer columns.
 _MOST_VALUES = 2**19
 # Whether single steps of the range are still there; where they are not, it is shown by their summaries.
-_DETAIL = {True: "kept", False: "removed"}
 _WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
 _NUMBERS = {
     "time": "times",
@@ -56,6 +55,7 @@ class SeriesApi:
 
         At most `points` rows. At a resolution of 1 the columns are the numbers of each step; above it there are three
         of each number, as `grad_norm_min`, `grad_norm_max`, `grad_norm_mean`, of the steps from `step` to `last_step`.
+        Where single steps have been removed, `kept` names the ranges in which they are still there.
         """
         key, optimizer = key_of(request), number_of(request, "optimizer", 0) or 0
         first, last = range_of(request)
@@ -67,7 +67,7 @@ class SeriesApi:
 
         plan = await self._turns(prepared)
         head: Json = {"project": key.project, "run": key.run, "optimizer": optimizer}
-        head |= {"resolution": plan.size, "detail": _DETAIL[plan.detail_kept]}
+        head |= {"resolution": plan.size, **_detail(plan)}
         if plan.size == 1:
             steps = await self._turns.pages(request, self._steps(plan.asked))
             return await self._turns.json(lambda: {**head, **series_json(joined(steps)), **self._damaged(plan.asked)})
@@ -109,7 +109,7 @@ class SeriesApi:
         run, plan = await self._turns(prepared)
         asked = plan.asked
         head: Json = {"project": key.project, "run": key.run, "layers": [], "steps": [], quantity.value: []}
-        head["detail"] = _DETAIL[plan.detail_kept]
+        head |= _detail(plan)
         if quantity is LayerQuantity.GRAD_NORM:
             parts = await self._turns.pages(request, summary_pages(self._database, asked, plan.size))
             return await self._turns.json(lambda: {**head, **_layers_json(parts, plan.size), **self._damaged(asked)})
@@ -141,6 +141,13 @@ def series_json(series: Series) -> Json:
     columns["loss"] = column(series.loss, series.loss_known)
     columns["nonfinite"] = series.nonfinite.sum(axis=1).tolist()
     return {"count": series.count, "closed_steps": series.count, "thinned": False, "series": columns}
+
+
+def _detail(plan: Plan) -> Json:
+    """Whether single steps are kept, and where some are not, the ranges of those that are."""
+    if plan.detail_kept:
+        return {"detail": "kept"}
+    return {"detail": "removed", "kept": [{"first_step": first, "last_step": last} for first, last in plan.kept]}
 
 
 def _summary_json(parts: Sequence[Summary], size: int) -> Json:

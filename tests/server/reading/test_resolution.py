@@ -57,6 +57,11 @@ def test_a_range_of_which_single_steps_are_gone_is_shown_by_its_summaries(
     forget(old, 700)
     gone = asyncio.run(get(f"{PATH}/series?first_step=70&last_step=130"))
     assert (gone["detail"], gone["resolution"], gone["series"]["step"]) == ("removed", 64, [64, 128])
+    assert gone["kept"] == []
+    amid = asyncio.run(get(f"{PATH}/series?first_step=600&last_step=1000"))
+    assert (amid["detail"], amid["kept"]) == ("removed", [{"first_step": 640, "last_step": 1023}])
+    again = asyncio.run(get(f"{PATH}/series?first_step=640&last_step=1023"))
+    assert (again["detail"], again["series"]["step"]) == ("kept", list(range(700, 1024)))
     assert gone["series"]["grad_norm_max"] == [TOTALS[64:128].max(), TOTALS[128:192].max()]
     layers = asyncio.run(get(f"{PATH}/layers?first_step=300&last_step=310"))
     assert (layers["detail"], layers["resolution"], layers["steps"]) == ("removed", 256, [256])
