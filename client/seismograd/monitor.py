@@ -51,8 +51,9 @@ def watch(
     """Begins to watch the optimizers of a model; every step from now on is recorded.
 
     Args:
-        model: names the parameters; the wrapped model under DDP or FSDP, a pipeline's stage with the names that its
-            layers have in the whole model. None = parameters without names.
+        model: names the parameters; the wrapped model under DDP or FSDP, the compiled one under torch.compile (else it
+            is compiled twice), a pipeline's stage with the names that its layers have in the whole model. None =
+            parameters without names.
         optimizer: one or several; run-level numbers are those of the first. More than four of one parameter each, which
             step inside the backward pass, are watched as one.
         project: groups runs; default `SEISMOGRAD_PROJECT`, else "default".

@@ -78,6 +78,10 @@ def test_every_step_is_recorded_before_the_clip_from_the_first_one_on(trained: t
     Truth(done.norms[way]).assert_are_norms_of(records, ledger)
 
 
+def test_what_compiles_the_program_compiles_nothing_of_ours(trained: tuple[Done, Ledger]) -> None:
+    assert "seismograd" not in trained[0].error  # the compiler names what it breaks its graphs for
+
+
 def test_a_first_step_that_the_scaler_skips_is_recorded_too(trained: tuple[Done, Ledger]) -> None:
     done, ledger = trained
     records = records_of(ledger, "scaled")
