@@ -137,6 +137,7 @@ def long_runs(draw: st.DrawFn) -> ClosedBlock:
     drift = np.linspace(0.0, draw(st.sampled_from([0.0, -12.0, 6.0])), LONG)
     norms = noisy(LONG, seed, octaves=draw(st.sampled_from([0.0, 0.2, 0.8]))) * 2.0**drift
     norms[generator.integers(0, LONG, draw(st.integers(0, 4)))] *= draw(st.sampled_from([6.0, 1000.0, 0.0]))
+    norms[generator.integers(0, LONG) :] *= draw(st.sampled_from([1.0, 1.0, 32.0]))
     losses = draw(st.sampled_from([3.0, 0.0])) + generator.normal(0.0, 0.2, (LONG, ranks))
     losses += np.linspace(0.0, draw(st.sampled_from([0.0, -2.0, 30.0])), LONG)[:, None]
     known = generator.random(LONG) < draw(st.sampled_from([0.0, 0.1, 1.0]))

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 
 from seismograd_server.detect.baseline import Baseline, Record
-from seismograd_server.detect.excursion import Excursion
+from seismograd_server.detect.excursion import Excursion, rise_within
 from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
@@ -36,6 +36,8 @@ _SURVIVED_OCTAVES = 1.5
 _REBASE_STEPS = 64
 _REBASE_UNSEEN_STEPS = 128
 _CREEPING_OCTAVES = 1.0
+# Half of all layers have risen by the same within a factor of two: from batch to batch they differ as much.
+_UNEVEN_OCTAVES = 1.0
 HARMLESS_RATIO = -5.64  # updates of less than two percent of the weights cannot wreck a model within a few steps
 # Untrained is the median of so many first losses, before training can have changed much.
 UNTRAINED_STEPS = 10
@@ -175,7 +177,7 @@ class Context:
             self.held_losses = [*self.held_losses[1 - _REBASE_STEPS :], step.loss]
         if excursion.is_over():
             self._close_excursion(survived=True)
-        elif excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading):
+        elif self._has_other_scale() or (excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading)):
             self._rebase()
             self._close_excursion(survived=True)
 
@@ -207,15 +209,39 @@ class Context:
             return 2 * self.excursion.bad_losses < self.excursion.steps
         return self.excursion.steps >= _REBASE_UNSEEN_STEPS
 
-    def creeps(self) -> bool:
+    def creeps(self, octaves_more: float = _CREEPING_OCTAVES) -> bool:
         """Whether the norm has gone on rising through the held steps: what has changed its scale stays where it is."""
-        third = len(self.held_levels) // 3
-        first, last = sorted(self.held_levels[:third]), sorted(self.held_levels[len(self.held_levels) - third :])
-        return third > 0 and last[third // 2] - first[third // 2] >= _CREEPING_OCTAVES
+        return rise_within(self.held_levels) >= octaves_more
+
+    def _has_other_scale(self) -> bool:
+        """Whether a lifted gradient has stayed where it leapt to, for as long as a first baseline takes."""
+        stays = len(self.held_levels) >= WARM_UP_STEPS and self.lifted() and not self.creeps(_CREEPING_OCTAVES / 2.0)
+        return stays and sorted(self.held_levels)[len(self.held_levels) // 2] - self.norm.center() >= FAR_OCTAVES
+
+    def lifted(self) -> bool:
+        """Where updates are not sampled: whether an excursion has lifted the whole gradient, and the loss by no more.
+
+        Every layer has leapt by the same factor, and stayed: the loss has another scale, or the data are other or
+        noisier. Weights that are being ruined change each layer's share within a few steps.
+        """
+        excursion = self.excursion
+        even = excursion.open and excursion.leapt and excursion.uneven < _UNEVEN_OCTAVES
+        if not even or not self.held_levels or self.updates.samples or self.ranks.leading() is not None:
+            return False
+        if len(self.held_levels) >= WARM_UP_STEPS and self.creeps():
+            return False
+        if not self.held_losses or len(self.held_losses) < len(self.held_levels):
+            return not len(self.loss)
+        factors = [octaves(loss) - level for level, loss in zip(self.held_levels, self.held_losses, strict=True)]
+        usual = octaves(self.loss.center()) - self.norm.center()
+        return sorted(factors)[len(factors) // 2] - usual < _UNEVEN_OCTAVES
 
     def _rebase(self) -> None:
         """Take the held levels for the usual ones, and the change of the loss for a change of its scale."""
+        lifted, before = self.lifted(), self.norm.center()
         self.norm.restart(self.held_levels)
+        if lifted:
+            self.first_levels = [each + self.norm.center() - before for each in self.first_levels]
         self.record.height = max(self.held_levels)
         self.lowest = self.norm.center()
         if self.held_losses and len(self.loss):
@@ -236,7 +262,10 @@ class Context:
             leading = self.layers.leading(step)
             self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
             self.excursion.imbalance = reading.imbalance
+            self.excursion.leapt = self.excursion.level_before() - self.norm.center() < _CREEPING_OCTAVES
             self.held_levels, self.held_losses = [], []
+        if reading.far:
+            self.excursion.uneven = max(self.excursion.uneven, self.layers.unevenness(step))
         self.excursion.follow(
             step.level,
             reading.excess,

@@ -27,6 +27,8 @@ class Excursion:
     bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
     worst_loss: float = -math.inf
     imbalance: float = math.nan  # between the jumps of norm and loss at its first step
+    uneven: float = math.inf  # largest difference between its layers' rises, in far steps; Inf = cannot be told
+    leapt: bool = False  # whether the latest steps before it were as usual
     quiet_steps: int = 0  # in a row, lately
     trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
 
@@ -35,7 +37,7 @@ class Excursion:
         self.open = True
         self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
-        self.worst_loss, self.imbalance = -math.inf, math.nan
+        self.worst_loss, self.imbalance, self.uneven = -math.inf, math.nan, 0.0
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 
     def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool, loss: float) -> None:
@@ -62,6 +64,11 @@ class Excursion:
         """Octaves that the peak has gained since the first two high steps."""
         return self.peak - self.first_level if self.open else 0.0
 
+    def level_before(self) -> float:
+        """Median of the latest levels, without the last one; NaN = there were none."""
+        levels = sorted(level for _, level in self.trail[:-1])
+        return levels[len(levels) // 2] if levels else math.nan
+
     def remember(self, step: int, level: float) -> None:
         """Keep a level for the slope, whether or not an excursion is open."""
         self.trail.append((step, level))
@@ -82,3 +89,10 @@ class Excursion:
         over = sum((step - middle) * (level - mean) for step, level in points)
         under = sum((step - middle) ** 2 for step, _ in points)
         return max(0.0, over / under) if under > 0.0 else 0.0
+
+
+def rise_within(levels: list[float]) -> float:
+    """Octaves from the median of the first third of some levels to that of the last; 0 = fewer than three levels."""
+    third = len(levels) // 3
+    first, last = sorted(levels[:third]), sorted(levels[len(levels) - third :])
+    return last[third // 2] - first[third // 2] if third else 0.0

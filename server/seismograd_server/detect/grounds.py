@@ -275,8 +275,11 @@ def _rescaled(context: Context, config: RunawayConfig) -> bool:
 
     That is a loss which is summed where it was averaged, or targets in other units: an optimizer that normalises its
     updates does not mind. The data of a single rank are no change of scale.
+    Where updates are not sampled, the layers tell.
     """
     reading, excursion = context.reading, context.excursion
+    if context.lifted():
+        return True
     together = max(excursion.imbalance, reading.imbalance) < config.rescaled_octaves  # False when not known
     steady = excursion.growth() < config.growth_octaves and reading.ratio < config.ruinous_ratio
     alike = context.updates.normalised() and context.ranks.leading() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,8 @@ from seismograd_server.model import Float32, Float64
 # Sixteen rows, one every fourth quiet step: half a baseline window, at a cost that a thousand layers do not feel.
 _ROWS = 16
 _EVERY = 4
+# Between fewer layers no quartiles can be told apart.
+_LEAST_LAYERS = 4
 
 
 @dataclass(slots=True)
@@ -104,6 +107,21 @@ class LayerMemory:
         middle = np.maximum(0, (counts - 1) // 2)
         usual: Float64 = ordered[middle, np.arange(layers)]
         return usual
+
+    def unevenness(self, step: Step) -> float:
+        """Octaves between the quartiles of the layers' rises over their usual levels; Inf = cannot be told.
+
+        A loss in another scale, or harder data, lifts the whole gradient. Weights that are being ruined change each
+        layer's share of it, because a layer's gradient passes through the weights of others.
+        """
+        usual = self.usual(len(step.layer_norms))
+        if usual is None:
+            return math.inf
+        with np.errstate(invalid="ignore"):
+            rises = octaves(step.layer_norms) - usual
+        rises = np.sort(rises[np.isfinite(rises)])
+        count = len(rises)
+        return float(rises[(3 * count) // 4] - rises[count // 4]) if count >= _LEAST_LAYERS else math.inf
 
     def leading(self, step: Step) -> tuple[str, float] | None:
         """Name the layer that is furthest above its usual range, and by how many octaves."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from seismograd_server.detect.layers import LayerMemory
-from tests.support.closed import LAYERS, run_of, steps_of
+from tests.support.closed import LAYERS, layout, run_of, steps_of
 
 NORMS = st.one_of(st.floats(2.0**-20, 2.0**20, width=32), st.sampled_from([0.0, np.nan]))
 
@@ -60,3 +60,18 @@ def test_another_number_of_layers_begins_a_new_memory() -> None:
         memory.accept(step)
     assert memory.usual(3) is None
     assert memory.usual(5) is not None
+
+
+def test_layers_that_rise_by_the_same_factor_are_even_and_others_are_not() -> None:
+    usual = np.tile(np.array([1.0, 4.0, 16.0, 2.0, 8.0], dtype=np.float32), (20, 1))
+    memory = remember(usual)
+    names = layout([f"layer.{number}" for number in range(5)])
+
+    def unevenness(factors: list[float]) -> float:
+        norms = (usual[:1] * np.array(factors)).astype(np.float32)
+        return memory.unevenness(next(steps_of(replace(run_of([1.0], layout=names), layer_norms=norms))))
+
+    assert unevenness([32.0] * 5) == 0.0
+    assert unevenness([32.0, 32.0, 32.0, 32.0, 1e6]) == 0.0  # a single layer says nothing about the shape
+    assert unevenness([1.0, 4.0, 16.0, 64.0, 256.0]) == 4.0
+    assert unevenness([32.0, 32.0, 32.0, np.nan, np.nan]) == np.inf  # too few to tell

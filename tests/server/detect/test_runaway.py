@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from seismograd_server.detect.watch import RunWatch
-from seismograd_server.model import Evidence, Finding, Severity, Signature
+from seismograd_server.model import ClosedBlock, Evidence, Finding, Severity, Signature
+from seismograd_server.transfer.trace_blocks import slice_block
 from tests.support.closed import findings_of, layout, noisy, run_of, told, with_ratio
 
 STEPS, ONSET = 300, 200
@@ -226,3 +230,57 @@ def test_a_wild_step_at_the_very_beginning_that_comes_back_at_once_is_no_explosi
     assert told(findings_of(run_of(norms, loss=loss)), Signature.RUNAWAY) == []
     norms[at + 1], loss[at + 1] = 600.0, 1e4
     assert told(findings_of(run_of(norms, loss=loss)), Signature.RUNAWAY)[0] == (at + 1, Severity.CRITICAL)
+
+
+def lifted(octaves: float, *, shares: float = 0.0, more_per_step: float = 0.0) -> ClosedBlock:
+    """Eight layers, each with noise of its own, that leap at the onset; from there on their shares drift apart."""
+    noise = np.random.default_rng(5).normal(0.0, 0.2, (STEPS, 8))
+    after = np.maximum(0, AFTER + 1)[:, None]
+    rise = octaves * (after > 0) + more_per_step * after + shares * np.minimum(after, 4) * np.linspace(-1.0, 1.0, 8)
+    layers = np.asarray(2.0 ** (noise + rise), dtype=np.float32)
+    norms = np.sqrt((layers.astype(np.float64) ** 2).sum(1))
+    return run_of(norms, layout=layout([f"layer.{number}.weight" for number in range(8)]), layer_norms=layers)
+
+
+def with_loss(block: ClosedBlock, factor: npt.NDArray[np.float64] | float) -> ClosedBlock:
+    return replace(block, loss=losses(factor), loss_known=np.ones(STEPS, dtype=np.bool_))
+
+
+@pytest.mark.parametrize("knows_loss", [True, False])
+def test_a_loss_that_is_summed_from_now_on_is_one_warning_that_is_soon_over(knows_loss: bool) -> None:
+    block = with_loss(lifted(5.0), 32.0) if knows_loss else lifted(5.0)
+    watch = RunWatch()
+    found = findings_of(block, watch)
+    assert told(found, Signature.RUNAWAY) == []
+    spikes = told(found, Signature.SPIKE)
+    assert [severity for _, severity in spikes] == [Severity.WARNING, Severity.NONE]
+    assert spikes[1][0] <= ONSET + 32
+    after = watch.observe(slice_block(block, STEPS - 1, STEPS)).baseline[0]
+    assert after == pytest.approx(2.0**5.0 * np.sqrt(8.0), rel=0.4)
+
+
+def test_a_smaller_batch_lifts_every_layer_and_not_the_loss() -> None:
+    assert told(findings_of(with_loss(lifted(2.8), 1.0)), Signature.RUNAWAY) == []
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(with_loss(lifted(5.0, shares=0.5), 32.0), id="the layers' shares drift apart"),
+        pytest.param(with_loss(lifted(5.0), 1024.0), id="the loss rises by the norm's square"),
+        pytest.param(with_loss(lifted(3.0, more_per_step=0.1), 8.0), id="the norm goes on rising"),
+    ],
+)
+def test_what_is_more_than_another_scale_is_critical(block: ClosedBlock) -> None:
+    found = told(findings_of(block), Signature.RUNAWAY)
+    assert found
+    assert found[0][1] is Severity.CRITICAL
+    assert found[0][0] <= ONSET + 40
+
+
+def test_another_scale_is_found_whatever_the_cuts_between_blocks() -> None:
+    block = with_loss(lifted(5.0), 32.0)
+    watch = RunWatch()
+    cuts = [0, 150, ONSET - 1, ONSET, ONSET + 3, ONSET + 19, ONSET + 21, STEPS]
+    in_parts = [each for a, b in itertools.pairwise(cuts) for each in findings_of(slice_block(block, a, b), watch)]
+    assert in_parts == findings_of(block)
