@@ -265,7 +265,7 @@ class Context:
             self.excursion.leapt = self.excursion.level_before() - self.norm.center() < _CREEPING_OCTAVES
             self.held_levels, self.held_losses = [], []
         if reading.far:
-            self.excursion.uneven = max(self.excursion.uneven, self.layers.unevenness(step))
+            self.excursion.shape(self.layers.unevenness(step))
         self.excursion.follow(
             step.level,
             reading.excess,

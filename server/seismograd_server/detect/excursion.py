@@ -27,7 +27,8 @@ class Excursion:
     bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
     worst_loss: float = -math.inf
     imbalance: float = math.nan  # between the jumps of norm and loss at its first step
-    uneven: float = math.inf  # largest difference between its layers' rises, in far steps; Inf = cannot be told
+    uneven: float = math.inf  # how far its layers' rises have differed, in two far steps in a row; Inf = cannot be told
+    uneven_before: float = 0.0  # in the latest far step
     leapt: bool = False  # whether the latest steps before it were as usual
     quiet_steps: int = 0  # in a row, lately
     trail: list[tuple[int, float]] = field(default_factory=list)  # (step, level), the latest few
@@ -37,7 +38,7 @@ class Excursion:
         self.open = True
         self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
-        self.worst_loss, self.imbalance, self.uneven = -math.inf, math.nan, 0.0
+        self.worst_loss, self.imbalance, self.uneven, self.uneven_before = -math.inf, math.nan, 0.0, 0.0
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 
     def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool, loss: float) -> None:
@@ -63,6 +64,11 @@ class Excursion:
     def growth(self) -> float:
         """Octaves that the peak has gained since the first two high steps."""
         return self.peak - self.first_level if self.open else 0.0
+
+    def shape(self, uneven: float) -> None:
+        """Take in how far the layers' rises differ in a far step: a single batch may be odd, ruined weights stay so."""
+        self.uneven = max(self.uneven, min(uneven, self.uneven_before))
+        self.uneven_before = uneven
 
     def level_before(self) -> float:
         """Median of the latest levels, without the last one; NaN = there were none."""

@@ -284,3 +284,9 @@ def test_another_scale_is_found_whatever_the_cuts_between_blocks() -> None:
     cuts = [0, 150, ONSET - 1, ONSET, ONSET + 3, ONSET + 19, ONSET + 21, STEPS]
     in_parts = [each for a, b in itertools.pairwise(cuts) for each in findings_of(slice_block(block, a, b), watch)]
     assert in_parts == findings_of(block)
+
+
+def test_a_single_odd_batch_does_not_hide_that_only_the_scale_has_changed() -> None:
+    block = with_loss(lifted(5.0), 32.0)
+    block.layer_norms[ONSET + 9, ::2] *= 8.0
+    assert told(findings_of(block), Signature.RUNAWAY) == []
