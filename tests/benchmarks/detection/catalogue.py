@@ -135,11 +135,20 @@ VANISHING = (
     Spec("v_sigmoid", 1, task="clusters", arch="mlp_sigmoid", depth=12, optimizer="sgd", lr=0.01),
     Spec("v_sigmoid", 2, arch="mlp_sigmoid", task="clusters", depth=16, optimizer="momentum", lr=1e-3),
 )
+# Another scale of the loss or of its noise: harmless to an optimizer that normalises its updates, fatal to plain SGD.
+SCALES = (
+    Spec("h_accumulation", 3, task="letters", arch="lstm", lr=5e-3, batch=64, batch_at=from_step(200, 64, 2)),
+    Spec("h_rescale", 3, task="clusters", lr=2e-3, loss_factor_at=from_step(220, 1.0, 32.0)),
+    Spec("x_summed", 1, optimizer="momentum", lr=0.02, loss_factor_at=from_step(220, 1.0, 32.0)),
+    Spec(
+        "x_summed", 2, task="clusters", depth=6, optimizer="momentum", lr=0.02, loss_factor_at=from_step(230, 1.0, 64)
+    ),
+)
 
 
 def runs(variation: int = 0) -> Iterator[Spec]:
     """Every run, with seeds of its own; another variation has the same families with other numbers."""
-    for number, spec in enumerate((*HEALTHY, *SPIKES, *EXPLODING, *VANISHING)):
+    for number, spec in enumerate((*HEALTHY, *SPIKES, *EXPLODING, *VANISHING, *SCALES)):
         seeded = replace(spec, seed=100 * spec.seed + number)
         yield varied(seeded, variation) if variation else seeded
 

@@ -51,6 +51,7 @@ FAMILIES: Mapping[str, frozenset[CauseKind]] = {
     **dict.fromkeys(("x_lstm_highlr", "x_tf_highlr", "x_bigtf_sgdramp", "x_long_late"), frozenset({RATE})),
     **dict.fromkeys(("x_after_decay", "x_lm_lrbump", "x_rnn_bump"), frozenset({RATE})),
     "x_loose_clip": frozenset({CauseKind.LOOSE_CLIPPING, TARGET}),
+    "x_summed": frozenset({RATE, TARGET}),  # a loss that is summed is a rate that is as many times as high
     "x_rnn_highlr": frozenset({RATE, RECURRENCE}),
     "x_no_warm_up": frozenset({WARM_UP, RATE}),
     "x_bigtf_nowarm": frozenset({WARM_UP, RATE}),

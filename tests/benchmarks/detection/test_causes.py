@@ -5,7 +5,7 @@ from pathlib import Path
 
 from seismograd_server.report.contents import CauseKind
 from seismograd_server.transfer.traces import read_trace
-from tests.benchmarks.detection.catalogue import EXPLODING
+from tests.benchmarks.detection.catalogue import EXPLODING, SCALES
 from tests.benchmarks.detection.causes import causes_of, truth
 from tests.benchmarks.detection.generating import generate
 from tests.benchmarks.detection.scoring import Labelled, read_manifest
@@ -16,7 +16,7 @@ def run(family: str, faults: str = "") -> Labelled:
 
 
 def test_what_was_done_is_known_of_every_exploding_family() -> None:
-    for spec in EXPLODING:
+    for spec in (*EXPLODING, *(each for each in SCALES if each.family.startswith("x"))):
         assert truth(run(spec.family, "+".join(fault.kind for fault in spec.faults))), spec.family
 
 
