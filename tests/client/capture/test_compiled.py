@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from tests.client.capture.conftest import Watched
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's compiler meets torch's own deprecations
 
 Watch = Callable[..., Watched]
+
+# Where the client lies; what is around it may be called the same.
+OURS = f"{Path(untraced.__file__).parents[1]}/"
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +88,7 @@ def test_a_compiled_step_is_recorded_without_our_code_being_compiled(watch: Watc
 
     training.run(25)
 
-    assert not [name for name in compiled_files() if "/seismograd/" in name]
+    assert not [name for name in compiled_files() if name.startswith(OURS)]
     records = watched.records()
     assert [record.step for record in records] == list(range(25))
     assert {record.source for record in records} == {
@@ -126,7 +130,7 @@ def test_a_torch_that_does_not_say_whether_it_compiles_is_taken_to_where_its_com
 
     training.run(5)
 
-    assert not [name for name in compiled_files() if "/seismograd/" in name]
+    assert not [name for name in compiled_files() if name.startswith(OURS)]
     assert [record.source for record in watched.records()] == [NormSource.CLIP] * 5
 
 
