@@ -20,6 +20,7 @@ from seismograd_server.model import (
     Severity,
     Signature,
     Transition,
+    joined_ranges,
 )
 
 _HOUR = 3600.0
@@ -167,7 +168,7 @@ def capture_wanted(
     for first, last in _windows(reached):
         if first <= lowest and highest + policy.steps_after // 2 <= last and needed <= heard:
             return None
-    together = _joined([*_windows(recent), (window.first_step, window.last_step)])
+    together = joined_ranges([*_windows(recent), (window.first_step, window.last_step)])
     if sum(last - first + 1 for first, last in together) > policy.steps_an_hour:
         return None
     return window
@@ -183,18 +184,7 @@ def _has_fired(transition: Transition, least: Severity) -> bool:
 
 
 def _windows(asked: Iterable[AskedDirective]) -> list[tuple[int, int]]:
-    return _joined((each.directive.first_step, each.directive.last_step) for each in asked)
-
-
-def _joined(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The union of windows as disjoint ones, rising."""
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(windows):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return joined
+    return joined_ranges((each.directive.first_step, each.directive.last_step) for each in asked)
 
 
 def ranks_to_ask(catalogs: Mapping[int, Sequence[Catalog]], leading: int | None, most: int) -> list[int]:

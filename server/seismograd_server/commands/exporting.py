@@ -14,7 +14,7 @@ from seismograd_server.commands.failures import Command
 from seismograd_server.commands.remote import Remote, json_option, run_argument, run_path, server_url_option
 from seismograd_server.display.text import plural, printable
 from seismograd_server.errors import UsageError
-from seismograd_server.model import RunKey
+from seismograd_server.model import Range, RunKey, joined_ranges
 from seismograd_server.transfer.tables import table_file
 
 # Rows of one answer: a range of no more steps is always answered step by step.
@@ -132,11 +132,9 @@ class _Reader:
                 count += len(norms)
         return count
 
-    def _kept(
-        self, pages: Iterable[tuple[int, int]], ask: Callable[[int, int], Any], what: str
-    ) -> Iterator[dict[str, Any]]:
+    def _kept(self, pages: Iterable[Range], ask: Callable[[int, int], Any], what: str) -> Iterator[dict[str, Any]]:
         """The answers about every single step that there is; a note says of which there are summaries alone."""
-        gone: list[tuple[int, int]] = []
+        gone: list[Range] = []
         for start, end in pages:
             answer = ask(start, end)
             if answer["detail"] == "kept" and answer.get("resolution") == 1:
@@ -150,7 +148,7 @@ class _Reader:
                     gone.append((begun, first - 1))
                     begun = last + 1
             gone.append((begun, end))
-        for start, end in _joined(gone):
+        for start, end in joined_ranges(gone):
             self.notes.append(f"of {what} {start:,} to {end:,} only summaries are kept: left out")
 
     def _layer_width(self, first: int | None, last: int | None) -> int:
@@ -185,17 +183,6 @@ class _Reader:
 
     def _series(self, first: int | None, last: int | None, points: int) -> Any:
         return self._remote.json("GET", f"{self._path}/series", params=_range(first, last) | {"points": points})
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Rising ranges without the empty ones, those in one that follow one another."""
-    joined: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if joined and start == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-        elif start <= end:
-            joined.append((start, end))
-    return joined
 
 
 def _range(first: int | None, last: int | None) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from seismograd_server.model import Bool, Int64, StepBatch
+from seismograd_server.model import Bool, Int64, StepBatch, true_rows
 
 Position = tuple[int, int]
 """(branch, step): positions of one launch are closed in rising order."""
@@ -116,19 +116,11 @@ def assemble(
         fits[fits] = ~present[places[fits], piece.rank]
         if wanted is not None:
             fits[fits] = wanted[places[fits], piece.rank]
-        for start, stop in _runs(fits):
+        for start, stop in true_rows(fits):
             chosen = places[start:stop]
             present[chosen, piece.rank] = True
             parts.append(Part(piece.rank, piece.batch, piece.start + start, piece.start + stop, _as_slice(chosen)))
     return Closing(branch, steps, present, tuple(parts))
-
-
-def _runs(mask: Bool) -> list[tuple[int, int]]:
-    """Ranges of consecutive rows that are True."""
-    if mask.all():
-        return [(0, len(mask))]
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _as_slice(positions: Int64) -> slice | Int64:

@@ -145,7 +145,7 @@ class Facts:
         return self.columns.rank_norms[self.start + row], self.columns.rank_losses[self.start + row]
 
     def sound_until(self, row: int) -> int:
-        """The first row from this one on that is not sound (see `unsound`); the end if there is none."""
+        """The first row from this one on that is not sound (see `Columns.unsound`); the end if there is none."""
         unsound = self.columns.unsound
         if not unsound:  # nearly always
             return self.count

@@ -126,9 +126,9 @@ class RecurrentGainDetector:
         if learnt:
             self.best = usual
         # Until the norm's first window is full, training finds its level, and gains rise by half in healthy networks.
-        found = context.norm.full()
-        self.unlearnt = min(self.unlearnt, gain) if found and not learnt else gain
-        self.lowest = min(self.lowest, gain) if found else gain
+        settled = context.norm.full()
+        self.unlearnt = min(self.unlearnt, gain) if settled and not learnt else gain
+        self.lowest = min(self.lowest, gain) if settled else gain
         return learnt
 
     def _matrices(self, layout: Layout) -> Int64:

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-# Then the length of the JSON, the JSON, the arrays. Until 0.1.0 it was SGW1: arrays in the JSON.
+# Then the length of the JSON, the JSON, the arrays. Older checkpoints are SGW1: the arrays in the JSON.
 _MAGIC, _FORMER = b"SGW2", b"SGW1"
 _LENGTH = struct.Struct("<I")
 # The level changes nothing but size and time: 1 is nearly as small as 9 and several times faster.
@@ -95,9 +95,8 @@ def fill(target: Any, saved: Mapping[str, Any]) -> None:
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             fill(current, value)
         else:
-            setattr(
-                target, each.name, value.tolist() if isinstance(current, list) and hasattr(value, "tolist") else value
-            )
+            is_list = each.metadata.get("numbers") and isinstance(value, np.ndarray)
+            setattr(target, each.name, value.tolist() if is_list else value)
     if derive := getattr(target, "derive", None):
         derive()
 

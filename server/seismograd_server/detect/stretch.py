@@ -2,7 +2,7 @@
 
     foresee (what the steps will teach, on copies) -> detectors: how many of them may pass unseen? -> take_in (so many)
 
-A step is calm when it is judged (sound, see `facts.Columns`), all memories are full, nothing is going on (no
+A step is calm when it is judged (sound, see `columns.Columns`), all memories are full, nothing is going on (no
 excursion, no restart lately), and its norm lies less than `CALM_OCTAVES` above its baseline. What `take_in` leaves
 behind is, to the last bit, what `Context.read` and `Context.learn` would have left.
 """
@@ -80,8 +80,18 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
         return None
     losses = [facts.losses[row] for row in rows]
     loss, loss_centers = _follow_loss(context, losses)
-    rows = [row - start for row in rows]
-    return Stretch(facts, start, count, norm, centers, loss, rows, losses, loss_centers, context.untrained_level())
+    return Stretch(
+        facts=facts,
+        start=start,
+        count=count,
+        norm=norm,
+        centers=centers,
+        loss=loss,
+        loss_rows=[row - start for row in rows],
+        losses=losses,
+        loss_centers=loss_centers,
+        untrained=context.untrained_level(),
+    )
 
 
 def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) -> list[Stretch | None]:
@@ -110,20 +120,18 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
     for place, number in enumerate(calm):
         each, (norm, centers), (loss, loss_centers) = facts[number], norms[place], usual_losses[place]
         if max(map(sub, each.levels, centers)) < CALM_OCTAVES:
-            loss_centers.append(loss.center())
-            untrained = contexts[number].untrained_level()
             found[number] = Stretch(
-                each,
-                0,
-                each.count,
-                norm,
-                centers,
-                loss,
-                rows[place],
-                losses[place],
-                loss_centers,
-                untrained,
-                steady[place],
+                facts=each,
+                start=0,
+                count=each.count,
+                norm=norm,
+                centers=centers,
+                loss=loss,
+                loss_rows=rows[place],
+                losses=losses[place],
+                loss_centers=[*loss_centers, loss.center()],
+                untrained=contexts[number].untrained_level(),
+                steady=steady[place],
             )
     return found
 

@@ -15,7 +15,7 @@ import structlog
 
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance.retention import RetentionPolicy
-from seismograd_server.model import Alert, AlertState, Severity, Signature
+from seismograd_server.model import Alert, AlertState, Severity, Signature, joined_ranges
 from seismograd_server.pipeline import FailurePoint
 from seismograd_server.reading.lines import Stretch, visible_stretches
 from seismograd_server.store.database import Database
@@ -52,13 +52,7 @@ def kept_of(optimizer: int, stretches: Sequence[Stretch], alerts: Sequence[Alert
     for stretch in stretches:
         windows.append((stretch.first_step, stretch.first_step + _ENDS - 1))
         windows.append((stretch.last_step - _ENDS + 1, stretch.last_step))
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(windows):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(merged[-1][1], last)
-        else:
-            merged.append((first, last))
-    return Kept(optimizer, tuple(merged))
+    return Kept(optimizer, tuple(joined_ranges(windows)))
 
 
 def is_summarised(stretches: Sequence[Stretch]) -> bool:

@@ -46,6 +46,7 @@ from seismograd_server.model.directives import (
     DirectiveOutcome,
 )
 from seismograd_server.model.live import LayerLevels, RunView, Snapshot, Tally
+from seismograd_server.model.ranges import Range, joined_ranges, true_rows
 from seismograd_server.model.records import (
     TOTAL_ONLY,
     Checkpoint,
@@ -115,6 +116,7 @@ __all__ = [
     "Parameter",
     "Precision",
     "Quantity",
+    "Range",
     "Rank",
     "RankIdentity",
     "RankLayers",
@@ -146,6 +148,8 @@ __all__ = [
     "Visibility",
     "Watermark",
     "is_unknown",
+    "joined_ranges",
+    "true_rows",
     "unknown",
     "unknown32",
 ]

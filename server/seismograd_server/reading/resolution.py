@@ -5,12 +5,12 @@ Single steps may be deleted before their summaries are: a range of which that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from seismograd_server.model import SUMMARY_SIZES, Line, SummaryKind
+from seismograd_server.model import SUMMARY_SIZES, Line, Range, SummaryKind, joined_ranges, true_rows
 from seismograd_server.reading.lines import Piece, pieces, visible_stretches
 from seismograd_server.reading.summaries import Asked, lines_of, stored_pages
 from seismograd_server.store.database import Database
@@ -30,7 +30,7 @@ class Plan:
     asked: Asked
     size: int
     detail_kept: bool = True
-    kept: tuple[tuple[int, int], ...] = ()
+    kept: tuple[Range, ...] = ()
 
 
 def plan_for(database: Database, asked: Asked, points: int) -> Plan:
@@ -43,19 +43,18 @@ def plan_for(database: Database, asked: Asked, points: int) -> Plan:
     if size >= finest:
         return Plan(asked, size)
     wide = _widened(asked, finest)
-    buckets = [each for piece in _whole(lines, wide, finest) for each in _buckets(database, asked, piece)]
-    if all(there for *_, there in buckets):
+    found = [_kept(database, asked, piece) for piece in _whole(lines, wide, finest)]
+    if all(whole for whole, _ in found):
         return Plan(asked, size)
-    kept = _joined((first, last) for first, last, there in buckets if there)
-    return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False, kept=kept)
+    kept = joined_ranges(each for _, ranges in found for each in ranges)
+    return Plan(wide, max(finest, size_for(wide, lines, points)), detail_kept=False, kept=tuple(kept))
 
 
 def detail_kept(database: Database, run_id: int, optimizer: int) -> bool:
     """Whether there are single steps behind every stored bucket of a run."""
     asked = Asked(run_id, optimizer, SummaryKind.SERIES)
     lines, finest = lines_of(database, run_id, optimizer), SUMMARY_SIZES[asked.kind][0]
-    pieces_of = _whole(lines, asked, finest)
-    return all(there for piece in pieces_of for *_, there in _buckets(database, asked, piece))
+    return all(_kept(database, asked, piece)[0] for piece in _whole(lines, asked, finest))
 
 
 def size_for(asked: Asked, lines: Sequence[Line], points: int) -> int:
@@ -87,26 +86,23 @@ def _whole(lines: Sequence[Line], asked: Asked, size: int) -> Iterator[Piece]:
         yield from (piece for piece in pieces(stretch, [size]) if piece.size == size)
 
 
-def _buckets(database: Database, asked: Asked, piece: Piece) -> Iterator[tuple[int, int, bool]]:
-    """First and last step of every bucket of a piece, and whether there is something behind it."""
+def _kept(database: Database, asked: Asked, piece: Piece) -> tuple[bool, list[Range]]:
+    """Whether single steps are behind every bucket of a piece, and the ranges of those behind buckets in a row."""
     with database.read() as transaction:
         stored = transaction.summaries
         behind = stored.blocks_behind if asked.kind is SummaryKind.SERIES else stored.segments_behind
-        extents = behind(asked.run_id, piece.line, piece.first_step, piece.last_step)
+        extents = joined_ranges(behind(asked.run_id, piece.line, piece.first_step, piece.last_step))
+    buckets = [(each.first_steps, each.last_steps) for each in stored_pages(database, asked, piece)]
+    if not buckets:
+        return True, []
     firsts, lasts = np.array(extents, np.int64).reshape(-1, 2).T
-    for summary in stored_pages(database, asked, piece):
-        # Extents that began by the bucket's end, less those that ended before it began.
-        inside = np.searchsorted(np.sort(firsts), summary.last_steps, side="right")
-        inside -= np.searchsorted(np.sort(lasts), summary.first_steps, side="left")
-        yield from zip(summary.first_steps.tolist(), summary.last_steps.tolist(), (inside > 0).tolist(), strict=True)
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Rising ranges, those in one that follow one another."""
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return tuple(joined)
+    first_steps, last_steps = (np.concatenate(ends) for ends in zip(*buckets, strict=True))
+    # Behind a bucket are the extents from the first one that does not end before it to the last that has begun by then.
+    begin = np.searchsorted(lasts, first_steps, side="left")
+    end = np.searchsorted(firsts, last_steps, side="right")
+    there = begin < end
+    ranges = [
+        (max(int(first_steps[start]), int(firsts[begin[start]])), min(int(last_steps[stop]), int(lasts[end[stop] - 1])))
+        for start, stop in ((start, behind_last - 1) for start, behind_last in true_rows(there))
+    ]
+    return bool(there.all()), ranges

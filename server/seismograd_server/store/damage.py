@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from seismograd_server.errors import StorageDamageError
+from seismograd_server.model import joined_ranges
 
 _log = structlog.get_logger(__name__)
 # Rows that are remembered. A disk that has spoilt more is no longer looked at row by row, but replaced.
@@ -72,10 +73,4 @@ class DamageLog:
 
 def damaged_steps(rows: Iterable[DamagedRow]) -> list[tuple[int, int]]:
     """The ranges of steps that the rows cover together, rising and apart from each other."""
-    ranges: list[tuple[int, int]] = []
-    for first, last in sorted((row.first_step, row.last_step) for row in rows):
-        if ranges and first <= ranges[-1][1] + 1:
-            ranges[-1] = ranges[-1][0], max(last, ranges[-1][1])
-        else:
-            ranges.append((first, last))
-    return ranges
+    return joined_ranges((row.first_step, row.last_step) for row in rows)

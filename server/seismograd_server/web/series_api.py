@@ -30,7 +30,6 @@ _LAYER_COLUMNS = 120
 _MOST_COLUMNS = 1000
 # Numbers in the answer: some five megabytes of JSON. A model of very many layers gets fewer columns.
 _MOST_VALUES = 2**19
-# Whether single steps of the range are still there; where they are not, it is shown by their summaries.
 _WHOLE_SERIES = {"step": "steps", "attempt": "attempts", "flags": "flags", "ranks_present": "ranks_present"}
 _NUMBERS = {
     "time": "times",

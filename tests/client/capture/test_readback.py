@@ -91,8 +91,9 @@ def test_each_device_has_buffers_of_its_own(slots: list[FakeSlot]) -> None:
     for _ in range(3):  # the norms on one device, the loss on another: a model that is spread over both
         for device in ("meta", "cpu"):
             transfer = send(back, device)
-            slots[-1].done = True
+            next(slot for slot in slots if slot.device == torch.device(device)).done = True
             transfer.arrays()
+    assert [slot.device for slot in slots] == [torch.device("meta"), torch.device("cpu")]
 
 
 def test_a_transfer_that_is_dropped_gives_its_buffer_back_as_one_that_may_still_be_written(
@@ -128,15 +129,12 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return full
 
 
-@pytest.mark.parametrize("logs_before", [False, True])
-def test_a_step_for_which_no_buffer_is_free_is_counted_and_shifts_no_other(
-    watch: Watch, behind: set[int], logs_before: bool
-) -> None:
+def trained(watch: Watch, *, steps: int, logs_before: bool) -> Watched:
+    """A watched run that logs the number of each step as its loss, before the optimizer's step or behind it."""
     model = nn.Linear(3, 2, dtype=torch.float64)  # float32 on a host takes a shorter way
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     watched = watch(model, optimizer, sample_every=0)
-    behind |= {6, 7, 8} if not logs_before else {6}
-    for step in range(10):
+    for step in range(steps):
         model.zero_grad()
         model(torch.ones(3, dtype=torch.float64)).sum().backward()
         if logs_before:
@@ -144,6 +142,15 @@ def test_a_step_for_which_no_buffer_is_free_is_counted_and_shifts_no_other(
         optimizer.step()
         if not logs_before:
             watched.monitor.log(loss=torch.tensor(float(step)))
+    return watched
+
+
+@pytest.mark.parametrize("logs_before", [False, True])
+def test_a_step_for_which_no_buffer_is_free_is_counted_and_shifts_no_other(
+    watch: Watch, behind: set[int], logs_before: bool
+) -> None:
+    behind |= {6, 7, 8} if not logs_before else {6}
+    watched = trained(watch, steps=10, logs_before=logs_before)
 
     assert watched.monitor.active
     report = watched.monitor.finish(timeout_seconds=20.0)
@@ -161,18 +168,8 @@ def test_a_step_for_which_no_buffer_is_free_is_counted_and_shifts_no_other(
 def test_a_loss_for_which_no_buffer_is_free_costs_neither_its_step_nor_the_watch(
     watch: Watch, behind: set[int], logs_before: bool
 ) -> None:
-    model = nn.Linear(3, 2, dtype=torch.float64)  # float32 on a host takes a shorter way
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    watched = watch(model, optimizer, sample_every=0)
     behind.add(5)  # the loss of step 2
-    for step in range(6):
-        model.zero_grad()
-        model(torch.ones(3, dtype=torch.float64)).sum().backward()
-        if logs_before:
-            watched.monitor.log(loss=torch.tensor(float(step)))
-        optimizer.step()
-        if not logs_before:
-            watched.monitor.log(loss=torch.tensor(float(step)))
+    watched = trained(watch, steps=6, logs_before=logs_before)
 
     assert watched.monitor.active
     losses = {record.step: record.scalars.get(Quantity.LOSS) for record in watched.records()}

@@ -44,13 +44,13 @@ def reader(old: Stocked, connect: Callable[..., Any]) -> _Reader:
 def test_every_single_step_that_is_left_is_written_and_the_others_are_named(reader: _Reader, tmp_path: Path) -> None:
     assert reader.write_steps(tmp_path / "run.csv", None, None) == 800
     assert pd.read_csv(tmp_path / "run.csv")["step"].tolist() == list(range(700, 1500))
-    assert reader.notes == ["of steps 0 to 639 only summaries are kept: left out"]
+    assert reader.notes == ["of steps 0 to 699 only summaries are kept: left out"]
 
 
 def test_so_is_every_norm_of_a_layer(reader: _Reader, tmp_path: Path) -> None:
     assert reader.write_layers(tmp_path / "run.csv", 300, 900) == 201 * 3
     assert sorted(set(pd.read_csv(tmp_path / "run.csv")["step"])) == list(range(700, 901))
-    assert reader.notes == ["of the layers of steps 300 to 511 only summaries are kept: left out"]
+    assert reader.notes == ["of the layers of steps 300 to 699 only summaries are kept: left out"]
 
 
 def test_a_range_of_which_all_is_left_is_written_without_a_word(reader: _Reader, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import delete
 
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.model import Line, SummaryKind
+from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.resolution import plan_for, size_for
 from seismograd_server.reading.summaries import Asked, read_summary
 from seismograd_server.store.schema import closed_blocks, segments
@@ -59,8 +60,8 @@ def test_a_range_of_which_single_steps_are_gone_is_shown_by_its_summaries(
     assert (gone["detail"], gone["resolution"], gone["series"]["step"]) == ("removed", 64, [64, 128])
     assert gone["kept"] == []
     amid = asyncio.run(get(f"{PATH}/series?first_step=600&last_step=1000"))
-    assert (amid["detail"], amid["kept"]) == ("removed", [{"first_step": 640, "last_step": 1023}])
-    again = asyncio.run(get(f"{PATH}/series?first_step=640&last_step=1023"))
+    assert (amid["detail"], amid["kept"]) == ("removed", [{"first_step": 700, "last_step": 1023}])
+    again = asyncio.run(get(f"{PATH}/series?first_step=700&last_step=1023"))
     assert (again["detail"], again["series"]["step"]) == ("kept", list(range(700, 1024)))
     assert gone["series"]["grad_norm_max"] == [TOTALS[64:128].max(), TOTALS[128:192].max()]
     layers = asyncio.run(get(f"{PATH}/layers?first_step=300&last_step=310"))
@@ -69,6 +70,21 @@ def test_a_range_of_which_single_steps_are_gone_is_shown_by_its_summaries(
     kept = asyncio.run(get(f"{PATH}/layers?first_step=1300&last_step=1310"))
     assert (kept["detail"], kept["resolution"]) == ("kept", 1)
     np.testing.assert_allclose(kept["grad_norm"], NORMS[1300:1311])
+
+
+def test_where_steps_are_far_apart_what_lies_between_them_is_no_hole(empty_store: Stocked) -> None:
+    run = SyntheticRun(empty_store.pipeline, name="old", world_size=1, norms=NORMS[:300]).open()
+    for first in range(0, 300, 50):
+        every_twentieth = 20 * np.arange(first, first + 50)
+        empty_store.pipeline.ingest([Arrival(batches=(run.batch(0, first, first + 50, steps=every_twentieth),))], NOW)
+        empty_store.pipeline.detect(NOW + first)
+    run.close(NOW + 2000)
+    chore = Summarising(empty_store.database)
+    while chore.step(NOW):
+        pass
+    forget(empty_store, 2000)
+    assert plan_for(empty_store.database, Asked(1, 0, SummaryKind.SERIES, 1900, 1950), 100).kept == ()
+    assert plan_for(empty_store.database, Asked(1, 0, SummaryKind.SERIES, 1900, 4100), 2300).kept == ((2000, 4140),)
 
 
 def test_the_whole_run_is_in_its_summaries_when_only_they_are_left(old: Stocked) -> None:
