@@ -66,13 +66,24 @@ def demo_process(data_directory: Path) -> Iterator[Any]:
         process.communicate()
 
 
-def check_result(result: dict[str, Any]) -> None:
+# What was done to each, as the summary of its report names it.
+CAUSES = {
+    "lstm": "likely cause: the learning rate rose",
+    "rnn": "likely cause: the weight decay is below zero",
+    "mlp": "likely cause: all weights grow at the same rate, as under a weight decay below zero",
+    "transformer": "likely cause: the weight decay is below zero",
+    "rank-fault": "likely cause: rank 1: its batch or shard is bad",
+}
+
+
+def check_result(result: dict[str, Any], scenario: str) -> None:
     assert result["passed"], result["problems"]
     assert result["healthy"]["alerts"] == []
     assert result["alert_step"] < result["failure_step"]
     assert result["alert_after_seconds"] < DEADLINE_SECONDS
     report = Path(result["report"]).read_text()
     assert result["pushed"]["run"] in report
+    assert CAUSES[scenario] in report
 
 
 @pytest.mark.parametrize("scenario", ["lstm", "rnn", "mlp", "transformer"])
@@ -85,7 +96,7 @@ def test_the_alert_comes_before_the_failure_and_the_healthy_twin_is_silent(scena
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    check_result(json.loads(ended.stdout))
+    check_result(json.loads(ended.stdout), scenario)
 
 
 def test_a_damaged_shard_is_blamed_on_its_rank_and_the_server_stays_up_when_asked(
@@ -94,7 +105,7 @@ def test_a_damaged_shard_is_blamed_on_its_rank_and_the_server_stays_up_when_aske
     demo = demo_process("--scenario", "rank-fault", "--json", "--keep")
     line = demo.stdout.readline()
     result = json.loads(line or demo.stderr.read())
-    check_result(result)
+    check_result(result, "rank-fault")
     assert result["alert_rank"] == 1
 
     page = httpx.get(f"{result['url']}/metrics", timeout=30, trust_env=False).text

@@ -96,6 +96,15 @@ class LayerWindow:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class WeightSamples:
+    """Norms of the weights in the steps in which they were sampled: of a window, and of some hundred steps before."""
+
+    names: tuple[str, ...]
+    steps: Int64  # [k], rising
+    norms: Float32  # [k, l]; NaN = this layer was not sampled
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RankWindow:
     """Per-rank numbers over a window of steps."""
 
@@ -150,6 +159,7 @@ class History:
     launches: tuple[Launch, ...] = ()
     ranks: tuple[Rank, ...] = ()  # of the latest launch
     layers: LayerWindow | None = None  # around the focus
+    weights: WeightSamples | None = None  # around the focus and before
     rank_window: RankWindow | None = None  # around the focus
     nonfinite: tuple[NonfiniteHit, ...] = ()
     alerts: tuple[Alert, ...] = ()  # by opened_step

@@ -15,7 +15,7 @@ import numpy as np
 from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.compose import Composer
 from seismograd_server.model import ClosedBlock, Float32, Int64, Quantity, RankLayers, Run
-from seismograd_server.reading.history import LayerWindow, NonfiniteHit
+from seismograd_server.reading.history import LayerWindow, NonfiniteHit, WeightSamples
 from seismograd_server.reading.series import step_pages
 from seismograd_server.store.blocks import StepChunk
 from seismograd_server.store.database import Database, Transaction
@@ -26,6 +26,10 @@ _SPAN_STEPS = 1024
 _WINDOW_VALUES = 4 * 2**20
 # However many layers there are, so few steps can always be looked at.
 _LEAST_STEPS = 32
+
+
+# Weights are sampled every tenth step, and where a sample is dear every fortieth: a few of them lie in so many steps.
+WEIGHTS_BEFORE = 256
 
 
 class LayerQuantity(enum.StrEnum):
@@ -146,6 +150,21 @@ def read_layer_window(
     )
     hits = tuple(hit for block in kept for hit in _hits(block))
     return ComposedWindow(window, hits)
+
+
+def read_weight_samples(database: Database, run: Run, optimizer: int, window: LayerWindow) -> WeightSamples:
+    """The samples of a window and of the steps before it that had the same layers."""
+    first = int(window.steps[0])
+    before = composed_blocks(database, run, optimizer, first - WEIGHTS_BEFORE, first - 1)
+    parts = [(each.steps, each.weight_norms) for each in before if each.layout.names == window.names]
+    steps, norms = (np.concatenate(each) for each in zip(*parts, (window.steps, window.weight_norms), strict=True))
+    return samples_of(window.names, steps, norms)
+
+
+def samples_of(names: tuple[str, ...], steps: Int64, norms: Float32) -> WeightSamples:
+    """Of weight norms float32[n, l], the rows in which any was sampled."""
+    sampled = np.isfinite(norms).any(axis=1)
+    return WeightSamples(names, steps[sampled], norms[sampled])
 
 
 def _hits(block: ClosedBlock) -> Iterator[NonfiniteHit]:

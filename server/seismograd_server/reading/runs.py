@@ -9,7 +9,7 @@ from seismograd_server.model import Alert, AlertState, DetectorStatus, Run, RunK
 from seismograd_server.reading.condensed import read_condensed
 from seismograd_server.reading.details import read_recorded
 from seismograd_server.reading.history import History, Opening, Recorded, Series
-from seismograd_server.reading.layers import read_layer_window
+from seismograd_server.reading.layers import read_layer_window, read_weight_samples
 from seismograd_server.reading.series import read_rank_window
 from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
@@ -63,7 +63,7 @@ def read_history(
     condensed = read_condensed(database, run, optimizer, windows, lambda found: places_of(found, alerts))
     series = condensed.series
     notes: dict[str, str] = {}
-    composed = rank_window = None
+    composed = rank_window = weights = None
     if series.count:
         first, last = window_of(series, alerts)
         hostnames = {rank.rank: rank.hostname for rank in ranks}
@@ -71,6 +71,8 @@ def read_history(
         rank_window = read_rank_window(database, run.run_id, optimizer, first, last, hostnames=names)
         try:
             composed = read_layer_window(database, run, optimizer, first, last)
+            if composed is not None:
+                weights = read_weight_samples(database, run, optimizer, composed.layers)
         except StorageError as error:
             notes["The layers around the onset could not be read"] = str(error)
     recorded: tuple[Recorded, ...] = ()
@@ -84,6 +86,7 @@ def read_history(
         launches=launches,
         ranks=ranks,
         layers=None if composed is None else composed.layers,
+        weights=weights,
         rank_window=rank_window,
         nonfinite=() if composed is None else composed.nonfinite,
         alerts=alerts,

@@ -59,6 +59,7 @@ def build(history: History, now: float, focus: Focus | None = None, nearest: Nea
         clip,
         settings(history.run),
         nearest,
+        history.weights,
     )
     advice = advise(case)
     causes = diagnose(case)

@@ -20,6 +20,7 @@ import numpy as np
 from seismograd_server.alerts import lifecycle
 from seismograd_server.model import Alert, ClosedBlock, Run, RunKey, RunState
 from seismograd_server.reading.history import History, LayerWindow, NonfiniteHit, RankWindow, Series
+from seismograd_server.reading.layers import WEIGHTS_BEFORE, samples_of
 from seismograd_server.report.build import build
 from seismograd_server.report.contents import Cause, CauseKind
 from seismograd_server.report.focus import find_focus
@@ -97,10 +98,12 @@ def history_of(trace: Trace, thin: int) -> History:
     series = _series(block)
     focus = find_focus(series, alerts)
     rows = slice(max(0, series.row(focus.first_step)), series.row(focus.last_step) + 1)
+    before = slice(max(0, rows.start - WEIGHTS_BEFORE), rows.stop)
     return History(
         run=run,
         series=series,
         layers=_layers(block, rows),
+        weights=samples_of(block.layout.names, block.steps[before], block.weight_norms[before]),
         rank_window=_ranks(block, rows),
         nonfinite=tuple(
             NonfiniteHit(

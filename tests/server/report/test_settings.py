@@ -11,6 +11,7 @@ import pytest
 
 from seismograd_server.model import Evidence, RunKey, Signature
 from seismograd_server.reading.history import History
+from seismograd_server.reading.layers import samples_of
 from seismograd_server.report.build import build
 from seismograd_server.report.configuration import Difference
 from seismograd_server.report.contents import CauseKind, Report
@@ -25,14 +26,20 @@ def given(config: Any, history: History | None = None) -> History:
     return replace(history, run=replace(history.run, config_json=json.dumps(config)))
 
 
-def growing(rates: list[float], every: int = 1, until: int = 1000) -> History:
-    """The weights of each tensor grow by its own share a step."""
+def growing(rates: list[float], every: int = 1, until: int = 1000, before: int = 0, since: int = 0) -> History:
+    """The weights of each tensor grow by its own share a step, from a step on; known from so long before the window."""
     history = exploding_history()
-    assert history.layers is not None
-    steps = history.layers.steps
-    norms = 10.0 * (1.0 + np.array(rates)[None, :]) ** (steps - steps[0])[:, None]
+    window = history.layers
+    assert window is not None
+    steps = np.arange(int(window.steps[0]) - before, int(window.steps[-1]) + 1)
+    norms = 10.0 * (1.0 + np.array(rates)[None, :]) ** np.maximum(0, steps - max(since, int(steps[0])))[:, None]
     norms[(steps % every != 0) | (steps > until)] = np.nan
-    return replace(history, layers=replace(history.layers, weight_norms=norms.astype(np.float32)))
+    weights = norms.astype(np.float32)
+    return replace(
+        history,
+        layers=replace(window, weight_norms=weights[before:]),
+        weights=samples_of(window.names, steps, weights),
+    )
 
 
 def kinds(report: Report) -> list[CauseKind]:
@@ -75,16 +82,27 @@ def test_weights_that_all_grow_alike_are_named_with_their_rate_though_nobody_gav
     assert (label, value) == ("all weight matrices grew alike, by", "2.5 % a step")
 
 
+def test_weights_that_are_seldom_sampled_are_known_from_before_the_incident() -> None:
+    report = build(growing([0.025] * MATRICES, every=40, before=110), NOW)
+    assert kinds(report)[0] is CauseKind.WEIGHT_GROWTH
+
+
+def test_a_schedule_that_made_them_grow_lately_does_not_hide_behind_the_time_before() -> None:
+    report = build(growing([0.025] * MATRICES, every=10, before=110, since=120), NOW)
+    assert dict(report.causes[0].evidence) == {"all weight matrices grew alike, by": "2.5 % a step"}
+
+
 @pytest.mark.parametrize(
     "history",
     [
         growing([0.001] * MATRICES),  # as learning does it
         growing([0.01, 0.02, 0.03, 0.04]),  # each for itself
         growing([-0.025] * MATRICES),
+        growing([0.3] * MATRICES),  # updates of Adam, whose rate is far too high
         growing([0.025] * MATRICES, every=20, until=150),  # two samples: no rate
         growing([0.025] * MATRICES, every=1000),  # none
     ],
-    ids=["slowly", "apart", "shrinking", "seldom", "never"],
+    ids=["slowly", "apart", "shrinking", "at once", "seldom", "never"],
 )
 def test_weights_that_do_not_grow_alike_are_not(history: History) -> None:
     assert CauseKind.WEIGHT_GROWTH not in kinds(build(history, NOW))

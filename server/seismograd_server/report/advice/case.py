@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seismograd_server.model import Alert, Checkpoint, Signature
-from seismograd_server.reading.history import LayerWindow, Series
+from seismograd_server.reading.history import LayerWindow, Series, WeightSamples
 from seismograd_server.report.clip.types import ClipStudy
 from seismograd_server.report.contents import Focus, Healthy, LayerRise, RankView, Verdict
 from seismograd_server.report.nearest import Nearest
@@ -36,6 +36,7 @@ class Case:
     clip: ClipStudy
     given: Mapping[str, str] = field(default_factory=dict)  # the configuration, by flat keys
     nearest: Nearest | None = None
+    weights: WeightSamples | None = None
 
     @property
     def is_explosive(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seismograd_server.model import Float64
-from seismograd_server.reading.history import LayerWindow
+from seismograd_server.reading.history import LayerWindow, WeightSamples
 from seismograd_server.report.advice.case import Case
 from seismograd_server.report.advice.rates import update_ratio_at_onset
 
@@ -27,10 +27,11 @@ _JUMP_OCTAVES = 0.6
 _APART_OCTAVES = 0.5
 # Fewer steps than this are no level that a step could jump from.
 _LEAST_BEFORE = 5
-# Weights that grow by half a percent a step double within 140 steps: no training does that before it explodes.
-_GROWTH = 0.005
-# Rates of growth that scatter by less than a quarter are one rate.
-_ALIKE = 0.25
+# Weights that grow by half a percent a step double within 140 steps: no training does that before it explodes. By more
+# than a tenth they are overwritten by updates, and those of Adam at far too high a rate are alike for all layers too.
+_LEAST_GROWTH, _MOST_GROWTH = 0.005, 0.1
+# Rates of growth that scatter by less than a third are one rate, with what training itself does on top.
+_ALIKE = 1 / 3
 _LEAST_SAMPLES, _LEAST_SPAN, _LEAST_MATRICES = 3, 8, 3
 # The largest number of float16; a norm of many elements may be well below or above it when the first one overflows.
 _HALF_OCTAVES = math.log2(65504.0)
@@ -111,7 +112,7 @@ def read_signs(case: Case) -> Signs:
         first_norm=_median(series.norm[:3]),
         clip=case.clip.in_force,
         precision=float(series.skipped.mean()) if scaled.any() else math.nan,
-        weight_growth=None if layers is None else _weight_growth(layers, onset),
+        weight_growth=None if case.weights is None else _weight_growth(case.weights, onset),
         came_broken=_came_broken(case, row),
     )
 
@@ -167,21 +168,24 @@ def _weight_jump(window: LayerWindow, onset: int) -> tuple[str, float, bool] | N
     return None
 
 
-def _weight_growth(window: LayerWindow, onset: int) -> float | None:
-    """Growth that all matrices share is no learning: gradients of different layers never agree so well."""
-    norms = window.weight_norms[window.steps <= onset].astype(np.float64)
-    steps = window.steps[window.steps <= onset]
-    rows = np.flatnonzero(np.isfinite(norms).any(axis=1))
-    if len(rows) < _LEAST_SAMPLES or steps[rows[-1]] - steps[rows[0]] < _LEAST_SPAN:
+def _weight_growth(weights: WeightSamples, onset: int) -> float | None:
+    """Growth that all matrices share is no learning: gradients of different layers never agree so well.
+
+    Between the latest samples before the onset, because a schedule may have turned the growth on.
+    """
+    steps = weights.steps[weights.steps <= onset]
+    far_enough = np.flatnonzero(steps[-1:] - steps >= _LEAST_SPAN)
+    if len(steps) < _LEAST_SAMPLES or not len(far_enough):
         return None
-    matrices = ["bias" not in name and "norm" not in name for name in window.names]
-    first, last = norms[rows[0]][matrices], norms[rows[-1]][matrices]
+    begin, end = int(far_enough[-1]), len(steps) - 1
+    matrices = ["bias" not in name and "norm" not in name for name in weights.names]
+    first, last = (weights.norms[row][matrices].astype(np.float64) for row in (begin, end))
     usable = np.isfinite(first) & np.isfinite(last) & (first > 0) & (last > 0)
     if usable.sum() < _LEAST_MATRICES:
         return None
-    growth = np.log(last[usable] / first[usable]) / float(steps[rows[-1]] - steps[rows[0]])
+    growth = np.log(last[usable] / first[usable]) / float(steps[end] - steps[begin])
     usual, apart = float(np.median(growth)), float(np.ptp(np.percentile(growth, [10, 90])))
-    return math.expm1(usual) if usual >= _GROWTH and apart <= _ALIKE * usual else None
+    return math.expm1(usual) if _LEAST_GROWTH <= usual <= _MOST_GROWTH and apart <= _ALIKE * usual else None
 
 
 def _bias_gap(window: LayerWindow, onset: int) -> float:
