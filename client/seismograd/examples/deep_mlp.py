@@ -67,7 +67,7 @@ def main() -> int:
             run=arguments.run,
             server=arguments.server,
             config=vars(arguments),
-            # Fifty layers, and steps of a few milliseconds: one percent of them would buy a look at the weights at every
+            # Fifty layers, and steps of a few milliseconds: one percent of them would buy a look at the weights every
             # fortieth one only, and it is by their growth that a schedule below zero is known.
             sample_budget=0.1,
         )

@@ -223,7 +223,12 @@ def _whence(history: History, focus: Focus, where: str) -> str:
 
 def _seen(history: History, focus: Focus, lead: Alert) -> str:
     """When it was noticed: by the leading alert, or by a milder one of the same incident before it."""
-    raised = f"the {lead.severity.label} alert was raised at step {lead.opened_step:,}"
+    opening = history.openings.get(lead.alert_id)
+    raised, severity = f"alert was raised at step {lead.opened_step:,}", lead.severity.label
+    if opening is not None and opening.severity < lead.severity:
+        raised = f"the {raised} ({opening.severity.label}, later {severity})"
+    else:
+        raised = f"the {severity} {raised}"
     earlier = [
         alert
         for alert in history.alerts

@@ -319,6 +319,7 @@ def test_the_timeline_tells_what_an_alert_said_when_it_opened() -> None:
     event = next(each for each in report.timeline if each.detail == opening.reason)
     assert event.step == alert.opened_step
     assert "(warning, later critical)" in event.title
+    assert f"the alert was raised at step {alert.opened_step} (warning, later critical)" in report.summary[1]
 
 
 def test_an_incident_of_several_runs_does_not_tell_the_story_of_one() -> None:
