@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,6 @@ class Columns:
         "clips",
         "flags",
         "levels",
-        "longest_pauses",
         "loss_known",
         "losses",
         "norms",
@@ -60,13 +59,12 @@ class Columns:
             return _joined([of(block) for block in blocks])
 
         self.starts = [0, *accumulate(block.count for block in blocks)]  # of each block, and the end of the last
-        norms, times = joined(lambda at: at.global_norm), joined(lambda at: at.times)
+        norms = joined(lambda at: at.global_norm)
         # Zero has one sign only: which of two equal losses is the median must not be seen.
         losses = joined(lambda at: at.loss) + 0.0
         # As plain numbers what every step is asked for, as arrays what few are.
         self.steps: list[int] = joined(lambda at: at.steps).tolist()
-        self.times: list[float] = times.tolist()
-        self.longest_pauses = _longest_pauses(times, self.starts)
+        self.times: list[float] = joined(lambda at: at.times).tolist()
         self.norms: list[float] = norms.tolist()
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else math.nan for norm in self.norms]
         self.losses: list[float] = losses.tolist()
@@ -89,20 +87,6 @@ class Columns:
         self.unsound = _rows_where(
             unsound if self.all_finite else unsound | joined(lambda at: at.nonfinite).any(axis=1)
         )
-
-
-def _longest_pauses(times: Float64, starts: Sequence[int]) -> list[float]:
-    """Of each block, the most seconds between two of its steps; NaN = some time is not finite."""
-    with np.errstate(invalid="ignore"):
-        pauses = np.diff(times, prepend=times[:1])
-    filled = [number for number, (start, stop) in enumerate(pairwise(starts)) if start < stop]
-    first = [starts[number] for number in filled]
-    pauses[first] = 0.0  # nothing is known of what was before
-    longest = [0.0] * (len(starts) - 1)
-    if filled:
-        for number, pause in zip(filled, np.maximum.reduceat(pauses, first).tolist(), strict=True):
-            longest[number] = pause
-    return longest
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

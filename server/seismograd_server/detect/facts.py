@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 
 import numpy as np
 
@@ -91,7 +92,6 @@ class Facts:
         "count",
         "levels",
         "losses",
-        "number",
         "sampled",
         "start",
         "steps",
@@ -103,7 +103,7 @@ class Facts:
         """Those of the block with this number among those of the columns."""
         self.block, self.count = block, block.count
         self.columns = columns = columns or Columns([block])
-        self.number, self.start, self.stop = number, columns.starts[number], columns.starts[number + 1]
+        self.start, self.stop = columns.starts[number], columns.starts[number + 1]
         self.steps = columns.steps[self.start : self.stop]
         self.times = columns.times[self.start : self.stop]
         self.levels = columns.levels[self.start : self.stop]
@@ -113,7 +113,7 @@ class Facts:
     @property
     def longest_pause(self) -> float:
         """Seconds between two steps, at most; NaN = look, because some time is not finite."""
-        return self.columns.longest_pauses[self.number]
+        return max(map(sub, self.times[1:], self.times), default=0.0)
 
     @property
     def all_present(self) -> bool:
