@@ -15,6 +15,7 @@ from seismograd.outbox.clearing import SPOOLS_KEPT, clear_leftovers
 from seismograd.outbox.clock import Clock
 from seismograd.outbox.disk import Disk
 from seismograd.outbox.journal import Note, note_identity, note_kept, note_server
+from seismograd.outbox.report import Phase
 from seismograd.outbox.spooled import SpooledQueue
 from seismograd.record import RunIdentity
 
@@ -38,7 +39,7 @@ class Recording:
         self._options = options
         self._clock = clock
         self._background: Background | None = None
-        self.secured = False  # at the end: everything that is not durable is in the spool
+        self.secured = False  # after the last record: everything that is not durable is in the spool
         self.disk = queue.disk = Disk(options.spool_parents, options.spool_bytes, queue.rings, clock)
         self.disk.note(note_server(options.server))
         if options.mode == "offline":
@@ -84,16 +85,24 @@ class Recording:
         except OSError as error:
             _log.debug("the spool was not cleared: %s", error)
 
-    def connected(self) -> None:
-        """The run's own connection stands: there may be something of dead jobs to deliver."""
-        if self._background is None:
+    def attend(self, phase: Phase, *, over: bool) -> None:
+        """Looks after the disk in every turn; `over` after the last record."""
+        self.disk.attend()
+        if phase is Phase.STREAMING and self._background is None:
+            # The run's own connection stands: there may be something of dead jobs to deliver.
             self._background = Background(self._options)
             self._background.start()
+        elif phase is not Phase.STREAMING and over:
+            # While there is time: a disk may take more of it than hanging up leaves.
+            self._secure()
+
+    def _secure(self) -> None:
+        self.secured = self.secured or (self._queue.secure() and not self._queue.has_pending())
 
     def end(self, *, settled: bool) -> None:
         """What is delivered leaves nothing behind; the rest is in the spool."""
         try:
-            self.secured = self._queue.secure()
+            self._secure()
             self.disk.finish(delivered=settled and not self._queue.totals().waiting, secured=self.secured)
             if self._background is not None:
                 self._background.stop()

@@ -279,9 +279,7 @@ class Sender:
         while shipper is not None:
             try:
                 if recording is not None:
-                    recording.disk.attend()
-                    if shipper.phase is Phase.STREAMING:
-                        recording.connected()
+                    recording.attend(shipper.phase, over=self.closed)
                 self._wait(delay)
                 delay = shipper.turn()
             except Exception:  # noqa: BLE001  # a defect of ours must end neither the thread at once nor the training

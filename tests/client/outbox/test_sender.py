@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -508,3 +509,22 @@ def test_what_is_not_delivered_is_said_at_the_end(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING, "seismograd"):
         assert sender.finish("finished", "", 0.3).undelivered == 3
     assert any("3 of 3 records were not delivered" in message for message in caplog.messages)
+
+
+def test_what_is_left_is_in_the_spool_even_where_hanging_up_takes_for_ever(tmp_path: Path) -> None:
+    hangs = threading.Event()
+
+    class ClingingTransport(RecordingTransport):
+        def open_run(self, *_: Any) -> None:
+            """Never answers."""
+
+        def disconnect(self) -> None:
+            hangs.wait()
+
+    sender = Sender(Options(spool_dir=tmp_path), transport=ClingingTransport())
+    sender.open(lambda: IDENTITY, [make_catalog()])
+    offer(sender, 0, 3)
+    wait_until(lambda: sender.state.phase is Phase.OPENING)
+    report = finish(sender)
+    hangs.set()
+    assert (report.spooled, report.undelivered) == (3, 0)
