@@ -37,6 +37,40 @@ def test_usual_levels_are_lower_medians_over_every_fourth_step(norms: npt.NDArra
         assert usual[layer] == (np.log2(middle) if middle > 0 else -np.inf)
 
 
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=NORMS),
+    st.lists(arrays(np.float32, st.tuples(st.integers(1, 150), st.just(3)), elements=NORMS), max_size=3),
+)
+def test_many_steps_at_once_leave_what_they_leave_one_by_one(
+    before: npt.NDArray[np.float32], blocks: list[npt.NDArray[np.float32]]
+) -> None:
+    alone, at_once = remember(np.concatenate([before, *blocks])), remember(before)
+    for block in blocks:
+        at_once.accept_all(block)
+    at_once.settle()
+    np.testing.assert_array_equal(at_once.rows, alone.rows)
+    assert (at_once.next_row, at_once.filled, at_once.seen) == (alone.next_row, alone.filled, alone.seen)
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=NORMS),
+    arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=NORMS),
+)
+def test_the_range_of_steps_to_come_holds_every_usual_level_within_them(
+    before: npt.NDArray[np.float32], block: npt.NDArray[np.float32]
+) -> None:
+    memory = remember(before)
+    span = memory.range_with(block)
+    for end in range(len(block) + 1):
+        usual = remember(np.concatenate([before, block[:end]])).usual(3)
+        assert usual is not None
+        known = ~np.isnan(usual)
+        if span is not None:
+            assert (np.isnan(span[0]) == ~known).all()
+            assert (span[0][known] <= usual[known]).all()
+            assert (usual[known] <= span[1][known]).all()
+
+
 def test_the_layer_that_left_its_own_range_furthest_leads_though_another_is_larger() -> None:
     norms = np.tile(np.array([100.0, 1.0, 10.0], dtype=np.float32), (20, 1))
     memory = remember(norms)
