@@ -31,8 +31,8 @@ from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
 
 STEPS_A_REQUEST = (1, 16, 64)
 STREAMS = (1, 100, 1000)
-# Enough requests, over all streams, that an arm runs for about five seconds on one core, whatever its speed: a run's last
-# steps may wait a fifth of a second to be judged together, which is no part of what the server sustains.
+# Enough requests, over all streams, that an arm runs for about five seconds on one core, whatever its speed: the last
+# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains.
 REQUESTS = {1: 20000, 16: 12000, 64: 6000}
 PROMETHEUS_REQUESTS = {1: 1000, 16: 200, 64: 60}
 ROW_STEPS = 300
