@@ -20,21 +20,28 @@ from playwright.sync_api import Page, sync_playwright
 
 from seismograd_server.model import RankIdentity, RunKey
 from seismograd_server.store.database import Database
+from seismograd_server.store.progress import Progress
 from tests.benchmarks.long_run import Reader, prepare
 from tests.benchmarks.measure import median, table
+from tests.support.closed import noisy, run_of
 from tests.support.long_run import KEY, LongRun
 
-FLEET = 1000
+FLEET, FLEET_STEPS = 1000, 300
 _SHOWN = "document.querySelectorAll('svg.chart').length >= 3"
+_IN_SIGHT = "[...document.images].filter(image => image.getBoundingClientRect().top < innerHeight)"
 _FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 def add_runs(path: Path, count: int) -> None:
-    """Runs that have been opened and never made a step, beside the long one."""
+    """Runs of a few hundred steps beside the long one."""
     with Database.open(f"sqlite:///{path}", owner="benchmark") as database, database.begin() as transaction:
+        block, now = run_of(noisy(FLEET_STEPS, 0)), time.time()
         for number in range(count):
             key = RunKey("fleet", f"sweep-{number}")
-            transaction.runs.open_rank(RankIdentity(key, f"launch-{number}", 0, 1, f"session-{number}"), time.time())
+            opened = transaction.runs.open_rank(RankIdentity(key, f"launch-{number}", 0, 1, f"session-{number}"), now)
+            run_id = opened.run.run_id
+            transaction.steps.append_all([(run_id, opened.launch.launch_row, 0, block)])
+            transaction.runs.progress([Progress(run_id, FLEET_STEPS - 1, FLEET_STEPS, now)])
 
 
 def opened(page: Page, address: str, ready: str) -> float:
@@ -83,7 +90,8 @@ def main() -> None:
             page.on("response", lambda response: sizes.append(int(response.headers.get("content-length", 0))))
             run, fleet = f"{reader.home}/runs/{KEY.project}/{KEY.run}", f"{reader.home}/"
             rows_there = "document.querySelectorAll('tbody tr').length >= 100"
-            times: dict[str, list[float]] = {"opens": [], "zooms": [], "fleet": []}
+            all_there = f"() => {rows_there} && {_IN_SIGHT}.every(image => image.complete && image.naturalWidth)"
+            times: dict[str, list[float]] = {"opens": [], "zooms": [], "fleet": [], "pictures": []}
             generator = np.random.default_rng(0)
             for _ in range(options.rounds):
                 sizes.clear()
@@ -94,14 +102,16 @@ def main() -> None:
                     left = generator.uniform(0.1, 0.7)
                     times["zooms"].append(zoomed(page, left, left + 0.15))
                 times["fleet"].append(opened(page, fleet, rows_there))
+                times["pictures"].append(opened(page, fleet, all_there))
             browser.close()
         finally:
             reader.close()
-    opens, zooms = times["opens"], times["zooms"]
+    opens, zooms, pictures = times["opens"], times["zooms"], times["pictures"]
     rows = [
         ["a run opens", f"{median(opens):.0f} ms (the first {opens[0]:.0f})", f"{weight / 1024:.0f} KiB"],
         ["a zoom", f"{median(zooms):.0f} ms (the slowest {max(zooms):.0f})", ""],
         [f"the first page, {FLEET:,} runs", f"{median(times['fleet']):.0f} ms", ""],
+        ["and every picture in sight", f"{median(pictures):.0f} ms (the first {pictures[0]:.0f})", ""],
     ]
     table(f"{long.steps:,} steps x {long.layers} layers, in Chromium", ["", "median", "weight"], rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from pathlib import Path
 def shared_css() -> str:
     """Colours, severities and charts as CSS."""
     return (Path(__file__).parent / "look.css").read_text(encoding="utf-8")
+
+
+@cache
+def colours(name: str) -> tuple[str, str]:
+    """A colour of the style sheet on light and on dark paper, for drawings that stand outside of a page."""
+    light, dark, *_ = re.findall(rf"--{name}: (#\w+);", shared_css())
+    return light, dark
 
 
 @cache

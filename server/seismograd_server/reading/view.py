@@ -5,7 +5,7 @@ from __future__ import annotations
 from seismograd_server.model import SUMMARY_SIZES, Summary, SummaryKind
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.lines import visible_stretches
-from seismograd_server.reading.resolution import plan_for
+from seismograd_server.reading.resolution import plan_for, size_for
 from seismograd_server.reading.series import read_series
 from seismograd_server.reading.summaries import Asked, lines_of, read_summary
 from seismograd_server.store.database import Database
@@ -14,6 +14,8 @@ from seismograd_server.store.database import Database
 _BUCKETS = 420
 # Columns of a heatmap: at 15 units each they fill the width of a page.
 _COLUMNS = 48
+# Buckets of a picture of a line's height: one to a unit of its width.
+_TRAIL_BUCKETS = 120
 # Steps read before a short range, so that what was usual is known at its first step.
 _LEAD = 256
 
@@ -33,6 +35,12 @@ def read_curves(
     if plan.size < SUMMARY_SIZES[SummaryKind.SERIES][0] and plan.detail_kept:
         return read_series(database, run_id, optimizer, first_step - _LEAD, last_step)
     return read_summary(database, plan.asked, plan.size)
+
+
+def read_trail(database: Database, run_id: int) -> Summary | None:
+    """All steps of a run in about 120 buckets; None = there is no step yet. Raises StorageError."""
+    asked = Asked(run_id, 0, SummaryKind.SERIES)
+    return read_summary(database, asked, size_for(asked, lines_of(database, run_id, 0), _TRAIL_BUCKETS))
 
 
 def read_layer_columns(

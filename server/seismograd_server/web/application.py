@@ -42,6 +42,7 @@ from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
 from seismograd_server.web.settings import Ask, ClipAdvice, Compare, Postmortem, WebSettings
 from seismograd_server.web.settings_page import SettingsPage
+from seismograd_server.web.trail_picture import TrailPicture
 
 _log = structlog.get_logger("seismograd.web")
 _STATIC = Path(__file__).parent / "static"
@@ -92,6 +93,7 @@ def create_app(
     renderer = Renderer()
     pages = Pages(database, renderer, turns=turns)
     fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
+    trails = TrailPicture(database, turns=turns)
     run_page = RunPage(database, snapshot, renderer, clock, clip_advice, turns=turns)
     compare_page = ComparePage(database, compare, renderer, turns=turns)
     rules_page = RulesPage(database, rules_in_force, renderer, turns=turns)
@@ -120,6 +122,7 @@ def create_app(
         routes=[
             Route("/", fleet.fleet),
             Route("/runs/{project}/{run}", run_page.run_page),
+            Route("/runs/{project}/{run}/trail.svg", trails.trail),
             Route("/runs/{project}/{run}/postmortem", api.postmortem),
             Route("/compare", compare_page.compared),
             Route("/incidents/{incident_id}", pages.incident),

@@ -8,6 +8,7 @@ from typing import Any
 from seismograd_server.display.numbers import duration, timestamp
 from seismograd_server.model import BY_ALERT, Alert, AlertState, AskedDirective, Run, RunView, Severity
 from seismograd_server.reading.runs import worst
+from seismograd_server.web.trail_picture import trail_path
 
 
 def run_row(run: Run, firing: list[Alert], view: RunView | None, now: float) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def run_row(run: Run, firing: list[Alert], view: RunView | None, now: float) -> 
         "norm": tally.grad_norm if tally else None,
         "baseline": tally.grad_norm_baseline if tally else None,
         "loss": tally.loss if tally else None,
+        "trail": trail_path(run),
         "age": duration(max(0.0, now - run.last_record_at)) if run.last_record_at else "never",
         "firing": len(firing),
         "reason": newest.reason if newest else run.failure_reason,

@@ -7,15 +7,18 @@ from fnmatch import fnmatchcase
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
+from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 
 from seismograd_server.alerts.silencing import literal
-from seismograd_server.model import Checkpoint, DirectiveKind, RunKey
+from seismograd_server.model import Checkpoint, DirectiveKind, RunKey, RunState
 from seismograd_server.pipeline import Arrival, Request
 from seismograd_server.web.links import segment
+from seismograd_server.web.trail_picture import trail_path
+from tests.support.histories import make_run
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
 
@@ -52,6 +55,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.links: list[str] = []
+        self.pictures: list[str] = []
         self.scripts: list[str | None] = []
         self.feed(text)
 
@@ -59,6 +63,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.attributes += attrs
         self.scripts += [dict(attrs).get("src")] if tag == "script" else []
+        self.pictures += [dict(attrs).get("src") or ""] if tag == "img" else []
         self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
 
 
@@ -161,7 +166,11 @@ def test_a_hostile_run_name_is_text_and_its_links_lead_to_it(stocked: Stocked, c
     response = get(app, connect, path)
     assert response.status_code == 200
     run = Page(response.text)
-    assert not {"img", "iframe"} & set(fleet.tags + run.tags)
+    assert not {"img", "iframe"} & set(run.tags)
+    assert "iframe" not in fleet.tags
+    assert f"{path}/trail.svg?steps=12" in fleet.pictures
+    assert all(re.fullmatch(r"/runs/[^/]+/[^/]+/trail\.svg\?steps=\d+", each) for each in fleet.pictures)
+    assert get(app, connect, f"{path}/trail.svg").headers["content-type"] == "image/svg+xml"
     assert fleet.scripts == run.scripts == SCRIPTS
     assert not [key for key, _ in fleet.attributes + run.attributes if key.startswith("on")]
     assert "49" not in response.text.split("<h1>")[1].split("</h1>")[0]
@@ -201,6 +210,28 @@ def test_the_post_mortem_is_served_under_its_own_policy(stocked: Stocked, connec
     policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert policy.replace("'", "&#39;") in response.text or policy in response.text
+
+
+def test_the_first_page_shows_the_course_of_each_run_that_has_steps(stocked: Stocked, connect: Connect) -> None:
+    SyntheticRun(stocked.pipeline, name="waiting", launch="waiting", world_size=1).open(NOW)
+    app = stocked.app()
+    pictures = Page(get(app, connect, "/").text).pictures
+    assert sorted(each.partition("/trail")[0] for each in pictures) == ["/runs/mt/exploding", "/runs/mt/healthy"]
+    response = get(app, connect, next(each for each in pictures if "exploding" in each))
+    assert response.headers["content-type"] == "image/svg+xml"
+    assert response.headers["cache-control"] == "private, max-age=600"
+    ET.fromstring(response.text)
+    assert 'class="norm"' in response.text
+    assert get(app, connect, "/runs/mt/nobody/trail.svg").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("state", "steps", "shown"),
+    [("running", 99, 99), ("running", 1234, 1200), ("running", 1299, 1200), ("finished", 1299, 1299)],
+)
+def test_a_live_run_gets_a_new_picture_when_a_good_part_of_it_is_new(state: str, steps: int, shown: int) -> None:
+    run = make_run(state=RunState(state), closed_steps=steps)
+    assert trail_path(run).endswith(f"/trail.svg?steps={shown}")
 
 
 def test_older_runs_are_on_the_next_page(stocked: Stocked, connect: Connect) -> None:
