@@ -28,6 +28,7 @@ from seismograd_server.web.answers import LARGEST_PAGE, Turns, choice_of, json_a
 from seismograd_server.web.bodies import directive_of, small_body
 from seismograd_server.web.links import run_path
 from seismograd_server.web.settings import Ask, Document, Postmortem, WebSettings
+from seismograd_server.web.tallies import Tallies
 
 _log = structlog.get_logger("seismograd.web")
 # Of one transaction: tens of milliseconds each, in which nobody else can write.
@@ -48,12 +49,14 @@ class Api:
         settings: WebSettings,
         clock: Callable[[], float],
         *,
+        tallies: Tallies,
         ask: Ask,
         turns: Turns,
     ) -> None:
         self._turns = turns
         self._database = database
         self._snapshot = snapshot
+        self._tallies = tallies
         self._postmortem = postmortem
         self._ask = ask
         self._settings = settings
@@ -93,7 +96,7 @@ class Api:
                 checkpoints = transaction.runs.checkpoints(run.run_id)
                 health = transaction.runs.health(run.run_id)
                 asked = transaction.directives.of_run(run.run_id, DIRECTIVES_OF_A_RUN)
-            view = view_of(self._snapshot(), run.run_id)
+            view, tally = view_of(self._snapshot(), run.run_id), self._tallies.of([run]).get(run.run_id)
             return {
                 **self._linked(run_json(run, firing_alerts(self._database).get(run.run_id, [])), key),
                 "launches": [launch_json(launch) for launch in launches],
@@ -102,11 +105,11 @@ class Api:
                 "directives": [directive_json(each) for each in asked],
                 "dropped_records": sum(sum(each.dropped_records.values()) for each in health),
                 "detectors": [status_json(status) for status in view.statuses] if view else [],
-                "grad_norm": number(view.tally.grad_norm) if view else None,
-                "grad_norm_baseline": number(view.tally.grad_norm_baseline) if view else None,
-                "loss": number(view.tally.loss) if view else None,
-                "disagreeing_steps": view.tally.disagreeing_steps if view else None,
-                "replica_gap": number(view.tally.replica_gap) if view else None,
+                "grad_norm": number(tally.grad_norm) if tally else None,
+                "grad_norm_baseline": number(tally.grad_norm_baseline) if tally else None,
+                "loss": number(tally.loss) if tally else None,
+                "disagreeing_steps": tally.disagreeing_steps if tally else None,
+                "replica_gap": number(tally.replica_gap) if tally else None,
             }
 
         return await self._turns.json(answer)

@@ -42,6 +42,7 @@ from seismograd_server.web.run_page import RunPage
 from seismograd_server.web.series_api import SeriesApi
 from seismograd_server.web.settings import Ask, ClipAdvice, Compare, Postmortem, WebSettings
 from seismograd_server.web.settings_page import SettingsPage
+from seismograd_server.web.tallies import Tallies
 from seismograd_server.web.trail_picture import TrailPicture
 
 _log = structlog.get_logger("seismograd.web")
@@ -83,7 +84,8 @@ def create_app(
         clock: Unix seconds.
     """
     turns = Turns(_READING_AT_ONCE)
-    api = Api(database, snapshot, postmortem, settings, clock, ask=ask, turns=turns)
+    tallies = Tallies(database, snapshot)
+    api = Api(database, snapshot, postmortem, settings, clock, tallies=tallies, ask=ask, turns=turns)
     series = SeriesApi(database, turns=turns)
     alerts = AlertsApi(database, people, clock, turns=turns)
     incidents = IncidentsApi(database, turns=turns)
@@ -92,9 +94,9 @@ def create_app(
     rules = RulesApi(database, turns=turns)
     renderer = Renderer()
     pages = Pages(database, renderer, turns=turns)
-    fleet = FleetPage(database, snapshot, renderer, settings, clock, turns=turns)
+    fleet = FleetPage(database, tallies, renderer, settings, clock, turns=turns)
     trails = TrailPicture(database, turns=turns)
-    run_page = RunPage(database, snapshot, renderer, clock, clip_advice, turns=turns)
+    run_page = RunPage(database, snapshot, renderer, clock, clip_advice, tallies=tallies, turns=turns)
     compare_page = ComparePage(database, compare, renderer, turns=turns)
     rules_page = RulesPage(database, rules_in_force, renderer, turns=turns)
     settings_page = SettingsPage(database, ready, renderer, settings, turns=turns)

@@ -11,16 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from seismograd_server.display.text import plural
-from seismograd_server.model import Alert, AlertState, Run, RunState, Snapshot
+from seismograd_server.model import Alert, AlertState, Run, RunState
 from seismograd_server.reading.incidents import read_incidents
 from seismograd_server.reading.runs import firing_alerts
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, choice_of, number_of
-from seismograd_server.web.api import view_of
 from seismograd_server.web.rendering import REFRESH_SECONDS, Renderer
 from seismograd_server.web.rows import run_row
 from seismograd_server.web.settings import WebSettings
 from seismograd_server.web.silence_rows import silence_row
+from seismograd_server.web.tallies import Tallies
 
 _RUNS_SHOWN = 100
 _INCIDENTS_SHOWN = 10
@@ -57,7 +57,7 @@ class FleetPage:
     def __init__(
         self,
         database: Database,
-        snapshot: Callable[[], Snapshot],
+        tallies: Tallies,
         renderer: Renderer,
         settings: WebSettings,
         clock: Callable[[], float],
@@ -66,7 +66,7 @@ class FleetPage:
     ) -> None:
         self._turns = turns
         self._database = database
-        self._snapshot = snapshot
+        self._tallies = tallies
         self._renderer = renderer
         self._settings = settings
         self._clock = clock
@@ -111,7 +111,7 @@ class FleetPage:
         }
 
     def _rows(self, runs: list[Run], alerts: dict[int, list[Alert]], now: float) -> list[dict[str, Any]]:
-        snapshot = self._snapshot()
-        rows = [run_row(run, alerts.get(run.run_id, []), view_of(snapshot, run.run_id), now) for run in runs]
+        tallies = self._tallies.of(runs)
+        rows = [run_row(run, alerts.get(run.run_id, []), tallies.get(run.run_id), now) for run in runs]
         rows.sort(key=lambda row: -row["rank"])  # stable: newest first within a severity
         return rows

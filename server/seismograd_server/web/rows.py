@@ -6,15 +6,14 @@ from collections import Counter
 from typing import Any
 
 from seismograd_server.display.numbers import duration, timestamp
-from seismograd_server.model import BY_ALERT, Alert, AlertState, AskedDirective, Run, RunView, Severity
+from seismograd_server.model import BY_ALERT, Alert, AlertState, AskedDirective, Run, Severity, Tally
 from seismograd_server.reading.runs import worst
 from seismograd_server.web.trail_picture import trail_path
 
 
-def run_row(run: Run, firing: list[Alert], view: RunView | None, now: float) -> dict[str, Any]:
+def run_row(run: Run, firing: list[Alert], tally: Tally | None, now: float) -> dict[str, Any]:
     """A run in a list, or the facts at the head of its page."""
     severity = worst(firing)
-    tally = view.tally if view else None
     newest = max(firing, key=lambda alert: (alert.severity, alert.opened_at), default=None)
     return {
         "key": run.key,

@@ -43,6 +43,7 @@ from seismograd_server.web.rendering import REFRESH_SECONDS, Renderer, drawn
 from seismograd_server.web.rows import alert_row, asked_row, run_row
 from seismograd_server.web.settings import ClipAdvice
 from seismograd_server.web.silence_rows import silence_row
+from seismograd_server.web.tallies import Tallies
 
 _ALERTS_SHOWN = 12
 _MARKS_SHOWN = 24
@@ -62,11 +63,13 @@ class RunPage:
         clock: Callable[[], float],
         clip_advice: ClipAdvice,
         *,
+        tallies: Tallies,
         turns: Turns,
     ) -> None:
         self._turns = turns
         self._database = database
         self._snapshot = snapshot
+        self._tallies = tallies
         self._renderer = renderer
         self._clock = clock
         self._clip_panels = ClipPanels(clip_advice)
@@ -107,7 +110,7 @@ class RunPage:
             "title": str(run.key),
             "refresh": REFRESH_SECONDS if run.state is RunState.RUNNING else None,
             "run": run,
-            "row": run_row(run, firing, view, now),
+            "row": run_row(run, firing, self._tallies.of([run]).get(run.run_id), now),
             "alerts": [alert_row(alert, now, numbers.get(alert.alert_id, "")) for alert in shown[:_ALERTS_SHOWN]],
             "alert_count": len(shown),
             "statuses": view.statuses if view else (),

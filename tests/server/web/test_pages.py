@@ -14,16 +14,20 @@ import pytest
 from starlette.applications import Starlette
 
 from seismograd_server.alerts.silencing import literal
-from seismograd_server.model import Checkpoint, DirectiveKind, RunKey, RunState
+from seismograd_server.display.numbers import figure
+from seismograd_server.model import Checkpoint, DirectiveKind, RunKey, RunState, Snapshot
 from seismograd_server.pipeline import Arrival, Request
+from seismograd_server.store.detectors import DetectorCheckpoint
 from seismograd_server.web.links import segment
+from seismograd_server.web.tallies import Tallies
 from seismograd_server.web.trail_picture import trail_path
 from tests.support.histories import make_run
 from tests.support.reading import Stocked
-from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms
+from tests.support.synthetic import NOW, SyntheticRun, exploding_losses, exploding_norms, healthy_norms
 
 Connect = Callable[..., httpx.AsyncClient]
 SCRIPTS = ["/static/readout.js", "/static/seismograd.js"]
+NOTHING_LIVE = Snapshot(NOW)
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     '"><script>alert(1)</script>',
@@ -232,6 +236,39 @@ def test_the_first_page_shows_the_course_of_each_run_that_has_steps(stocked: Sto
 def test_a_live_run_gets_a_new_picture_when_a_good_part_of_it_is_new(state: str, steps: int, shown: int) -> None:
     run = make_run(state=RunState(state), closed_steps=steps)
     assert trail_path(run).endswith(f"/trail.svg?steps={shown}")
+
+
+def test_a_run_that_has_long_been_over_still_shows_its_last_numbers(stocked: Stocked, connect: Connect) -> None:
+    app = stocked.app(snapshot=lambda: NOTHING_LIVE)
+    api = get(app, connect, "/api/v1/runs/mt/exploding", headers={"accept": "*/*"}).json()
+    assert api["grad_norm"] > 1000 * api["grad_norm_baseline"]
+    for path in ("/", "/runs/mt/exploding"):
+        assert figure(api["grad_norm"]) in get(app, connect, path).text
+
+
+def test_steps_that_come_after_all_give_a_run_new_numbers(stocked: Stocked) -> None:
+    tallies = Tallies(stocked.database, lambda: NOTHING_LIVE)
+
+    def steps_told() -> int:
+        with stocked.database.read() as transaction:
+            run = transaction.runs.get(RunKey("mt", "twice"))
+        return tallies.of([run])[run.run_id].steps
+
+    for launch, steps in (("first", 40), ("second", 70)):
+        run = SyntheticRun(stocked.pipeline, name="twice", launch=launch, norms=healthy_norms(steps), world_size=1)
+        run.open(NOW).send(0, steps, NOW + steps)
+        run.close(NOW + steps + 1.0)
+        assert steps_told() == steps_told()
+    assert steps_told() == 40 + 70
+
+
+def test_a_run_whose_state_is_damaged_is_shown_without_numbers(stocked: Stocked, connect: Connect) -> None:
+    with stocked.database.begin() as transaction:
+        run = transaction.runs.get(RunKey("mt", "exploding"))
+        transaction.detectors.save_all([DetectorCheckpoint(run.run_id, 0, 1, b"SGP2 no state")], NOW)
+    app = stocked.app(snapshot=lambda: NOTHING_LIVE)
+    response = get(app, connect, "/api/v1/runs/mt/exploding", headers={"accept": "*/*"})
+    assert response.json()["grad_norm"] is None
 
 
 def test_older_runs_are_on_the_next_page(stocked: Stocked, connect: Connect) -> None:
