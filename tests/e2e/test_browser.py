@@ -175,6 +175,19 @@ def test_a_page_follows_a_real_training_without_being_loaded_again(
     seen.assert_clean()
 
 
+def test_the_list_of_runs_keeps_its_pictures_while_it_follows(served: SeismogradServer, visit: Begin) -> None:
+    seen = visit(served.http)
+    page = seen.open("/")
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 120)")
+    assert page.evaluate("(window.picture = document.images[0]) !== undefined")
+    page.evaluate("window.before = document.querySelector('[data-part=runs]')")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function("() => document.querySelector('[data-part=runs]') !== window.before")
+    assert page.evaluate("document.images[0] === window.picture")
+    seen.assert_clean()
+
+
 def test_a_page_says_that_the_server_is_away_and_goes_on_when_it_is_back(
     start_seismograd: Callable[..., SeismogradServer], visit: Begin
 ) -> None:

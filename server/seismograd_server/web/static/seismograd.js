@@ -40,6 +40,9 @@ function swap(page, everything) {
     const open = all("details[open][id]", part).map((each) => each.id);
     const focused = part.contains(document.activeElement) ? focusKey(document.activeElement) : null;
     const adopted = document.adoptNode(fresh);
+    // A picture that is here already stays: to load it anew would be seen.
+    const pictures = new Map(all("img", part).map((each) => [each.src, each]));
+    for (const image of all("img", adopted)) image.replaceWith(pictures.get(image.src) ?? image);
     part.replaceWith(adopted);
     for (const id of open) adopted.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
     enhance(adopted);
