@@ -153,7 +153,7 @@ def _bucket_baseline(summary: Summary, place: int, onset: int | None) -> Float64
         before[back:, back - 1] = means[:-back]
     known = np.isfinite(before).any(axis=1)
     levels = np.full(summary.count, np.nan)
-    levels[known] = np.nanmedian(before[known], axis=1)
+    levels[known] = 2.0 * np.nanmedian(before[known] / 2.0, axis=1)  # of an even number it is half the sum of two
     last = np.maximum.accumulate(np.where(known, np.arange(summary.count), -1))
     return np.where(last >= 0, levels[np.maximum(last, 0)], np.nan)
 
@@ -172,7 +172,7 @@ def _baseline(series: Series, rows: Int64, onset: int | None) -> Float64:
     for place, row in enumerate(probes.tolist()):
         end = int(np.searchsorted(healthy, row))
         if end >= _BASELINE_LEAST:
-            levels[place] = np.median(values[max(0, end - _BASELINE_STEPS) : end])
+            levels[place] = 2.0 * np.median(values[max(0, end - _BASELINE_STEPS) : end] / 2.0)  # as above
     known = np.isfinite(levels)
     if not known.any():
         return np.full(len(rows), np.nan)

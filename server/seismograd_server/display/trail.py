@@ -1,4 +1,4 @@
-"""A run at a glance: the gradient norm over all its steps, in a drawing of a line's height that stands alone. Pure."""
+"""A run at a glance: the gradient norm over all its steps, in a drawing of a line's height. Pure."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import math
 
 import numpy as np
 
+from seismograd_server.display.curves import CurveData
 from seismograd_server.display.look import colours
 from seismograd_server.display.scale import LinearScale, LogScale
-from seismograd_server.display.svg import curve
-from seismograd_server.model import TALLIES, Float64, Summary
+from seismograd_server.display.svg import curve, escaped
+from seismograd_server.model import Float64
 
 WIDTH, HEIGHT = 120, 28
 _MARGIN = 2.0
 # The noise of a healthy run is a fraction of this, so that it looks as calm as it is.
 _LEAST_DECADES = 3
-_NORM, _BROKEN_STEPS, _SKIPPED = "grad_norm", TALLIES.index("nonfinite_steps"), TALLIES.index("skipped_by_scaler")
 
 
-def trail_picture(summary: Summary | None) -> str:
-    """The largest norm of each bucket on a logarithmic scale, with a mark at the top where gradients were broken.
+def trail_picture(data: CurveData | None) -> str:
+    """The drawing as a file of its own, with its colours for light and dark paper; None = there is no step."""
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    drawn = "" if data is None else _drawn(data)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{_style()}</style>{drawn}</svg>'
 
-    `summary` is of the run's own series, None = it has no steps. A scaler's skipped steps are no broken ones.
-    """
-    drawn = "" if summary is None else _drawn(summary)
+
+def trail_chart(data: CurveData, label: str, onset: int | None = None) -> str:
+    """The drawing as a part of a page, whose style sheet colours it; `onset` is a step to mark."""
+    line = ""
+    if onset is not None:
+        (place,) = _across(data).places(np.array([onset], np.float64)).tolist()
+        line = f'<path class="onset-line" d="M{place:.1f} 0V{HEIGHT}"/>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f"<style>{_style()}</style>{drawn}</svg>"
+        f'<svg class="chart trail" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(label)}">'
+        f"{line}{_drawn(data)}</svg>"
     )
 
 
-def _drawn(summary: Summary) -> str:
-    norms: Float64 = summary.maximum[:, summary.names.index(_NORM)].astype(np.float64)
-    # Where no step was sound, the norm of what was finite says nothing.
-    norms[summary.tallies[:, _BROKEN_STEPS] >= summary.steps] = np.nan
-    steps = summary.first_steps.astype(np.float64)
-    across = LinearScale(float(steps[0]), float(steps[-1]), _MARGIN, WIDTH - _MARGIN)
-    places = across.places(steps)
-    broken = places[summary.tallies[:, _BROKEN_STEPS] > summary.tallies[:, _SKIPPED]]
-    marks = "".join(f'<path class="broken" d="M{place:.1f} 0v5"/>' for place in np.unique(broken.round()).tolist())
-    return curve(places, _calm_scale(norms).places(norms), "norm") + marks
+def _across(data: CurveData) -> LinearScale:
+    return LinearScale(float(data.first_step), float(data.last_step), _MARGIN, WIDTH - _MARGIN)
+
+
+def _drawn(data: CurveData) -> str:
+    """The norm on a logarithmic scale, and a mark at the top where gradients were broken."""
+    across = _across(data)
+    broken = np.unique(across.places(data.broken_steps.astype(np.float64)).round())
+    marks = "".join(f'<path class="broken" d="M{place:.1f} 0v5"/>' for place in broken.tolist())
+    return curve(across.places(data.steps.astype(np.float64)), _calm_scale(data.norm).places(data.norm), "norm") + marks
 
 
 def _calm_scale(norms: Float64) -> LogScale:

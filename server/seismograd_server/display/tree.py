@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 # More rows than a page shows without scrolling are no picture any more.
 _ROWS = 32
-# Where the next shallower modules would leave more than three quarters of the room empty, neighbours are put together.
+# Where the next shallower modules would leave more than three quarters of the room empty, or be one alone, neighbours
+# are put together.
 _FEWEST_SHARE = 4
 
 
@@ -43,7 +44,7 @@ def layer_rows(
     depth = max((name.count(".") for name in names), default=0)
     while len(rows) > most and depth > 0:
         shallower = _modules(names, places, depth)
-        if _FEWEST_SHARE * len(shallower) < most:
+        if _FEWEST_SHARE * len(shallower) < most or len(shallower) == 1:
             return _neighbours(rows, most)
         rows, depth = shallower, depth - 1
     return rows if len(rows) <= most else _neighbours(rows, most)

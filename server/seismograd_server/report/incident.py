@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from seismograd_server.display.curves import CurveData
 from seismograd_server.display.numbers import duration, timestamp
 from seismograd_server.display.text import plural
 from seismograd_server.model import Alert, RunKey
@@ -25,6 +26,8 @@ class MemberLine:
     cause: str  # the likeliest
     layer: str  # that came first
     rank: int | None
+    course: CurveData | None = None  # of the whole run
+    onset: int | None = None  # step
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def _member(alert: Alert, report: Report | None) -> MemberLine:
         cause=report.causes[0].title if report is not None and report.causes else "",
         layer=first,
         rank=evidence.leading_rank,
+        course=None if report is None else report.whole,
+        onset=None if report is None else report.focus.onset,
     )
 
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from seismograd_server.display.numbers import timestamp
 from seismograd_server.display.text import printable
+from seismograd_server.display.trail import trail_chart
 from seismograd_server.reading.encoding import dumps
 from seismograd_server.reading.incidents import incident_json
 from seismograd_server.report.incident import IncidentReport, MemberLine
@@ -26,9 +27,16 @@ def incident_html(report: IncidentReport) -> str:
         summary=[printable(sentence) for sentence in report.summary],
         severity=report.incident.alert.severity.label,
         head=_HEAD,
-        rows=_rows(report),
+        rows=list(zip(_rows(report), map(_course, report.members), strict=True)),
         written=timestamp(report.written_at),
     )
+
+
+def _course(member: MemberLine) -> Markup:
+    if member.course is None:
+        return Markup("")
+    label = f"gradient norm of {member.key}, steps {member.course.first_step:,} to {member.course.last_step:,}"
+    return Markup(trail_chart(member.course, label, member.onset))  # noqa: S704 - drawings escape every text they hold
 
 
 def incident_markdown(report: IncidentReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from seismograd_server.display.curves import curves_of_buckets
 from seismograd_server.display.trail import trail_picture
 from seismograd_server.model import Run, RunState
 from seismograd_server.reading.runs import find_run
@@ -32,7 +33,8 @@ class TrailPicture:
         key = key_of(request)
 
         def picture() -> str:
-            return trail_picture(read_trail(self._database, find_run(self._database, key).run_id))
+            summary = read_trail(self._database, find_run(self._database, key).run_id)
+            return trail_picture(None if summary is None else curves_of_buckets(summary, None))
 
         return Response(await self._turns(picture), media_type="image/svg+xml", headers=_HEADERS)
 

@@ -33,6 +33,10 @@ def test_blocks_stand_for_their_layers_as_deep_as_there_is_room() -> None:
     assert [row.label for row in layer_rows(names, most=11)] == [f"block.{block} (2)" for block in range(6)]
 
 
+def test_a_module_alone_is_no_picture_of_its_layers() -> None:
+    assert [row.layers for row in layer_rows(["h", "h.h", "h.0"], most=2)] == [(0, 1), (2,)]
+
+
 def test_a_hundred_blocks_are_put_together_with_their_neighbours() -> None:
     names = [f"h.{block}.{part}" for block in range(100) for part in ("a", "b")]
     rows = layer_rows(names)

@@ -15,6 +15,7 @@ from seismograd_server.model import Signature
 from seismograd_server.reading.incidents import Incident, read_incident
 from seismograd_server.report import PostmortemWriter
 from seismograd_server.report.incident import build_incident
+from seismograd_server.report.render_incident import incident_html
 from tests.support.reading import Stocked, connect, empty_store
 from tests.support.synthetic import NOW, exploding_losses, exploding_norms, stored_alerts
 
@@ -56,6 +57,13 @@ def test_names_are_text_and_every_run_is_there(store: Stocked, file_format: str)
     assert "<b>three" not in text.replace("\\<", "")
     assert text.count("mt/") >= 3
     assert ("style-src 'sha256-" in document.content_security_policy) == (file_format == "html")
+
+
+def test_the_course_of_every_run_that_was_looked_at_is_drawn(store: Stocked) -> None:
+    incident = incident_of(store)
+    page = PostmortemWriter(store.database).incident(incident.alert.alert_id, "html", NOW + 300).body.decode()
+    assert page.count('<svg class="chart trail"') == page.count('class="onset-line"') == len(RUNS)
+    assert 'class="chart trail"' not in incident_html(build_incident(incident, {}, NOW))
 
 
 def test_what_is_not_known_is_said_and_not_guessed(store: Stocked) -> None:
