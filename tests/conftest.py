@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.support.processes",
@@ -15,6 +17,11 @@ pytest_plugins = [
     "tests.support.seismograd",
     "tests.support.trainers",
 ]
+
+
+if "CI" not in os.environ:  # there hypothesis has a profile of its own, which asks for no speed either
+    settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("at any speed")
 
 
 @pytest.fixture(autouse=True)
