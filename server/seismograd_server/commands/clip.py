@@ -21,7 +21,7 @@ _STUDYING_SECONDS = 600.0
 @click.option(
     "--at", "thresholds", type=float, multiple=True, metavar="NORM", help="Look at this threshold; may be repeated."
 )
-@click.option("--steps", type=click.IntRange(256), help="Look at a sample of so many steps; by default at all of them.")
+@click.option("--steps", type=click.IntRange(256), help="Look at about so many steps of a longer run [default: 65536].")
 @server_url_option
 @json_option
 def clip(*, run: str, thresholds: tuple[float, ...], steps: int | None, server_url: str, as_json: bool) -> None:

@@ -14,6 +14,9 @@ from seismograd_server.web.settings import ClipAdvice
 # More than anybody compares; each is one more pass over the norms.
 _MOST_THRESHOLDS = 32
 _LARGEST = 2**63 - 1
+# A share of so many steps is known to a fifth of a percent, and they are read in a third of a second.
+_STEPS = 65_536
+_FEWEST_STEPS = 256
 
 
 class ClipApi:
@@ -26,11 +29,10 @@ class ClipApi:
     async def clip(self, request: Request) -> Response:
         """GET .../clip: what clipping did, and would have done `at` others (may be repeated); which to choose.
 
-        Every step is looked at, or a sample of `steps` of them (256 at least).
+        Of a run of more steps than `steps` (65,536, or 256 at least) a sample of about so many is looked at.
         """
         key, thresholds = key_of(request), _thresholds(request.query_params.getlist("at"))
-        steps = limit_of(request, _LARGEST, _LARGEST, "steps") if request.query_params.get("steps") else None
-        most = None if steps is None else max(steps, 256)
+        most = max(_FEWEST_STEPS, limit_of(request, _STEPS, _LARGEST, "steps"))
         return await self._turns.json(lambda: self._clip_advice(key, thresholds, most))
 
 

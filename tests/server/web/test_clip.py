@@ -41,6 +41,17 @@ def test_the_api_says_what_the_study_says(stocked: Stocked, connect: Connect) ->
     assert len(answer["formulas"]) == 3
 
 
+def test_a_long_run_is_looked_at_in_a_sample_and_whole_when_somebody_asks(
+    empty_store: Stocked, connect: Connect
+) -> None:
+    write(empty_store.database, LongRun(steps=80_000, layers=1, ranks=1), NOW)
+    path, app = f"/api/v1/runs/{KEY.project}/{KEY.run}/clip", empty_store.app()
+    sample, whole = get(app, connect, path).json(), get(app, connect, f"{path}?steps=100000").json()
+    assert (sample["looked_at"], sample["closed_steps"]) == (65_536, 80_000)
+    assert (whole["looked_at"], whole["closed_steps"]) == (80_000, 80_000)
+    assert sample["recommended"]["threshold"] == pytest.approx(whole["recommended"]["threshold"], rel=0.05)
+
+
 @pytest.mark.parametrize("query", ["at=nan", "at=-1", "at=0", "at=1e999", "at=much", "steps=0", "steps=x"])
 def test_what_is_no_threshold_is_refused_by_name(stocked: Stocked, connect: Connect, query: str) -> None:
     response = get(stocked.app(), connect, f"{PATH}?{query}")
