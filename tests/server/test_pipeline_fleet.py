@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from seismograd_server.alerts.silencing import OF_IMPORT
-from seismograd_server.model import IMPORTED_TAG, Alert, AlertState, Catalog, Resolution, Signature, Transition
+from seismograd_server.model import (
+    IMPORTED_TAG,
+    Alert,
+    AlertState,
+    Catalog,
+    Resolution,
+    Signature,
+    Silence,
+    Transition,
+)
 from seismograd_server.pipeline import Pipeline, PipelineSettings
 from seismograd_server.pipeline.people import People
 from seismograd_server.rules.parse import parse
@@ -165,3 +174,24 @@ def test_imported_runs_are_judged_and_nobody_is_told_of_them_nor_of_an_incident(
     assert told.criticals_told() == ["runaway"], "what is read from old logs explains nothing that happens now"
     assert told.fleets() == []
     assert live
+
+
+def test_a_sweep_that_somebody_has_silenced_makes_no_incident_that_would_be_told(database: Database) -> None:
+    told = Told(database)
+    people = People(database, lambda _transition, _now: [], lambda: NOW)
+    people.silence(Silence("", "ada", "we know", 0.0, 0.0, run="bad-*"), seconds=3600.0)
+    told.explode(4)
+    criticals = [alert for alert in stored_alerts(database) if alert.severity == 3]
+    assert [alert.signature.value for alert in criticals if alert.silenced_by] == ["runaway"] * 4
+    assert (told.criticals_told(), told.fleets()) == ([], [])
+
+
+def test_who_is_not_silenced_is_told_beside_those_who_are(database: Database) -> None:
+    told = Told(database)
+    people = People(database, lambda _transition, _now: [], lambda: NOW)
+    people.silence(Silence("", "ada", "we know", 0.0, 0.0, run="bad-[01]"), seconds=3600.0)
+    told.explode(4)
+    assert told.criticals_told() == ["runaway", "runaway"], "two of whom people want to hear are no incident"
+    told.explode(1, first=4, at=NOW + 10)
+    (fleet,) = told.fleets()
+    assert fleet.evidence.details["count"] == 3

@@ -1,7 +1,8 @@
 """Alerts of different runs, seen together: one incident is stored and told, and speaks for those that follow.
 
-The incident is an alert of the run whose alert made it one. Everything is read from the store, so that a restart
-changes nothing.
+The incident is an alert of the run whose alert made it one. What is silenced counts for none: an incident of a sweep
+that somebody has silenced would tell of it all the same. Everything is read from the store, so that a restart changes
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import replace
 
 from seismograd_server.alerts import fleet, lifecycle
 from seismograd_server.alerts.fleet import FleetPolicy, Member
-from seismograd_server.alerts.silencing import OF_IMPORT
 from seismograd_server.model import Alert, AlertState, Finding, Run, Severity, Signature, Silence, Transition
 from seismograd_server.pipeline.engine import RunEngine
 from seismograd_server.store.database import Transaction
@@ -41,7 +41,7 @@ def correlate(
         if not _has_struck(change):
             continue
         signature = change.alert.signature
-        known = [alert for alert in firing if alert.run_id != engine.run_id and alert.silenced_by != OF_IMPORT]
+        known = [alert for alert in firing if alert.run_id != engine.run_id and not alert.silenced_by]
         members = fleet.together([*known, change.alert], signature, now, policy)
         about = fleet.scope_of(signature)
         open_one = next((each for each in firing if each.signature is Signature.FLEET and each.scope == about), None)
@@ -63,9 +63,9 @@ def findings_of_time(transaction: Transaction, engine: RunEngine) -> list[Findin
 
 
 def _has_struck(change: Transition) -> bool:
-    """Whether an alert has just become critical and fires."""
+    """Whether an alert has just become critical, fires, and is one that people want to hear of."""
     alert = change.alert
-    if alert.signature is Signature.FLEET or alert.state is not AlertState.FIRING:
+    if alert.signature is Signature.FLEET or alert.state is not AlertState.FIRING or alert.silenced_by:
         return False
     was_critical = change.before is AlertState.FIRING and change.severity_before is Severity.CRITICAL
     return alert.severity is Severity.CRITICAL and not was_critical
