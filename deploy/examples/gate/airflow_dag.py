@@ -1,7 +1,7 @@
 """Airflow: train, and publish only what has not exploded.
 
-When something critical fires (1), the task is skipped with all that follows: trying again would change nothing. When
-nothing is known (2; the server is being restarted, say), Airflow tries again.
+When something critical fires (3), the task is skipped with all that follows: trying again would change nothing. When
+nothing is known (anything else; the server is being restarted, say), Airflow tries again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from airflow.operators.bash import BashOperator
 RUN = "mt/lstm-{{ ds_nodash }}"
 
 CHECK = """
-seismograd check "$RUN" --severity critical --wait --timeout 2h
+seismograd check "$RUN" --fail-on critical --wait --timeout 2h
 verdict=$?
-[ "$verdict" -eq 1 ] && exit 99   # Airflow: skipped, not tried again
+[ "$verdict" -eq 3 ] && exit 99   # Airflow: skipped, not tried again
 exit "$verdict"
 """
 

@@ -15,10 +15,10 @@ shift
 "$@"
 
 verdict=0
-seismograd check "$run" --severity critical || verdict=$?
+seismograd check "$run" --fail-on critical || verdict=$?
 case $verdict in
     0) exec $next ;;
-    1) echo "gate: $run explodes; nothing is published" >&2 ;;
+    3) echo "gate: $run explodes; nothing is published" >&2 ;;
     *) echo "gate: nothing is known of $run; is SEISMOGRAD_URL right?" >&2 ;;
 esac
 exit "$verdict"

@@ -21,14 +21,15 @@ from seismograd_server.commands.since import Span
 from seismograd_server.errors import NotFoundError, SeismogradError
 from seismograd_server.model import RunState, Severity, Verdict
 
-FIRING, UNKNOWN = 1, 2
+# Apart from 1 and 2, with which every program fails: what breaks on the way to the answer is no explosion.
+FIRING, UNKNOWN = 3, 4
 # An alert is found within a second of its step; nobody gains from a closer look.
 _POLL_SECONDS = 2.0
 _SEVERITIES = {each.label: each for each in Severity if each is not Severity.NONE}
 
 
 class UnknownError(click.ClickException):
-    """Nothing can be said of the run."""
+    """There is no such run."""
 
     exit_code = UNKNOWN
 
@@ -36,7 +37,12 @@ class UnknownError(click.ClickException):
 @click.command(cls=Command)
 @run_argument
 @click.option(
-    "--severity", type=click.Choice(list(_SEVERITIES)), default="critical", show_default=True, help="Fail from here on."
+    "--fail-on",
+    "severity",
+    type=click.Choice(list(_SEVERITIES)),
+    default="critical",
+    show_default=True,
+    help="Fail from here on.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the run to appear and to end; fail as soon as it fires.")
 @click.option(
@@ -49,8 +55,10 @@ def check(*, run: str, severity: str, wait: bool, timeout: float, server_url: st
 
     \b
     0  nothing fires at this severity or above
-    1  something does
-    2  nothing can be said: no such run, no server, or a question that cannot be meant
+    3  something does
+    4  there is no such run
+    1  nothing can be said: no server answers, or the wait was over first
+    2  a question that cannot be meant
 
     An explosion that ended its run fires until somebody acknowledges it, or for a day. What somebody has called wrong
     (`seismograd alerts judge`) does not count. The state of the job itself, failed or not, is not judged here.
@@ -58,7 +66,7 @@ def check(*, run: str, severity: str, wait: bool, timeout: float, server_url: st
     try:
         with Remote(server_url) as remote:
             found = _at_last(remote, run, severity, timeout) if wait else look(remote, run, severity)
-    except SeismogradError as error:
+    except NotFoundError as error:
         raise UnknownError(" ".join(str(error).split())) from error
     if as_json:
         output.print_json(found)
@@ -93,19 +101,24 @@ def look(remote: Remote, run: str, severity: str) -> dict[str, Any]:
 
 
 def _at_last(remote: Remote, run: str, severity: str, timeout: float) -> dict[str, Any]:
-    """As `look`, once the run is over or fires."""
+    """As `look`, once the run is over or fires.
+
+    Raises:
+        NotFoundError: it has not appeared in time.
+        RemoteError: no server has answered in time, or it has not ended.
+    """
     until = time.monotonic() + timeout
     while True:
         try:
             found = look(remote, run, severity)
         except (NotFoundError, RemoteError) as error:  # it may come, and a server may be restarted meanwhile
-            why = str(error)
+            why: SeismogradError = error
         else:
             if not found["healthy"] or found["state"] != RunState.RUNNING:
                 return found
-            why = f"run {output.name(run).plain} is still running"
+            why = RemoteError(f"run {output.name(run).plain} is still running")
         if time.monotonic() >= until:
-            raise RemoteError(f"{why}; waited for {timeout:g} s")
+            raise type(why)(f"{why}; waited for {timeout:g} s")
         time.sleep(min(_POLL_SECONDS, timeout))
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from seismograd_server.commands.check import FIRING, check
+from seismograd_server.commands.check import FIRING, UNKNOWN, check
 from tests.server.commands.test_commands import Program, program, server_url
 from tests.support.reading import Stocked
 
@@ -37,11 +37,11 @@ def test_a_healthy_run_passes(program: Program) -> None:
 
 def test_an_explosion_fails_until_somebody_has_seen_it(program: Program) -> None:
     failed = program("check", "exploding")
-    assert failed.exit_code == 1
+    assert failed.exit_code == FIRING == 3
     assert "mt/exploding: critical runaway since step" in failed.output
     found = json.loads(program("check", "exploding", "--json").output)
     assert (found["healthy"], found["severity"], found["state"]) == (False, "critical", "finished")
-    for alert in json.loads(program("check", "exploding", "--severity", "info", "--json").output)["firing"]:
+    for alert in json.loads(program("check", "exploding", "--fail-on", "info", "--json").output)["firing"]:
         assert program("alerts", "ack", alert["alert_id"]).exit_code == 0
     assert program("check", "exploding").exit_code == 0
 
@@ -53,21 +53,23 @@ def test_what_was_called_wrong_does_not_fail(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code"),
     [
-        ["nobody"],
-        ["mt/nobody"],
-        ["exploding", "--server-url", "http://127.0.0.1:1"],
-        ["exploding", "--server-url", "ftp://x"],
-        ["exploding", "--severity", "own"],
-        ["nobody", "--wait", "--timeout", "0s"],
-        ["healthy", "--wait", "--timeout", "0s"],
-        [],
+        (["nobody"], UNKNOWN),
+        (["mt/nobody"], UNKNOWN),
+        (["nobody", "--wait", "--timeout", "0s"], UNKNOWN),
+        (["exploding", "--server-url", "http://127.0.0.1:1"], 1),
+        (["healthy", "--wait", "--timeout", "0s"], 1),
+        (["exploding", "--server-url", "ftp://x"], 1),
+        (["exploding", "--fail-on", "own"], 2),
+        ([], 2),
     ],
 )
-def test_what_cannot_be_said_is_two(program: Program, arguments: list[str]) -> None:
+def test_what_cannot_be_said_is_neither_healthy_nor_an_explosion(
+    program: Program, arguments: list[str], code: int
+) -> None:
     answered = program("check", *arguments)
-    assert answered.exit_code == 2, answered.output
+    assert answered.exit_code == code, answered.output
     assert "Traceback" not in answered.output
 
 
@@ -88,7 +90,7 @@ def test_who_waits_is_told_when_the_run_ends(
 
 
 def test_who_waits_is_told_of_an_explosion_at_once(program: Program) -> None:
-    assert program("check", "exploding", "--wait").exit_code == 1
+    assert program("check", "exploding", "--wait").exit_code == FIRING
 
 
 def gate(directory: Path, server: str, run: str, training: str = "true") -> subprocess.CompletedProcess[str]:
@@ -106,9 +108,9 @@ def test_the_shell_example_publishes_what_is_healthy_and_nothing_else(server_url
     healthy = gate(tmp_path, server_url, "mt/healthy")
     assert (healthy.returncode, healthy.stdout.splitlines()[-1]) == (0, "published"), healthy.stderr
     exploding = gate(tmp_path, server_url, "mt/exploding")
-    assert exploding.returncode == 1
+    assert exploding.returncode == FIRING
     assert "published" not in exploding.stdout
-    assert gate(tmp_path, server_url, "mt/nobody").returncode == 2
+    assert gate(tmp_path, server_url, "mt/nobody").returncode == UNKNOWN
     assert gate(tmp_path, server_url, "mt/healthy", "false").returncode == 1, "training itself failed"
 
 
