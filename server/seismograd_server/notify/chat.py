@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,9 +64,14 @@ def _service(name: str, url: str) -> Any:
         import apprise  # noqa: PLC0415 (an extra that most servers do without)
     except ImportError as error:
         raise ConfigError(f'chat {name}: needs the library apprise: pip install "seismograd[chat]"') from error
-    service = apprise.Apprise.instantiate(url)
+    # The URL is not repeated, neither here nor in the library's log: nearly all of it is secret.
+    log = logging.getLogger("apprise")
+    log.disabled = True
+    try:
+        service = apprise.Apprise.instantiate(url)
+    finally:
+        log.disabled = False
     if service is None:
-        # The URL is not repeated: nearly all of it is secret.
         raise ConfigError(
             f"chat {name}: apprise reads no service from its URL; its documentation lists those there are"
         )

@@ -85,11 +85,11 @@ def test_only_the_thread_that_is_guarded_is_and_only_while_it_is(receiver: Recei
     socket.create_connection(address).close()
 
 
-def test_a_url_that_is_no_service_is_refused_without_being_repeated() -> None:
+def test_a_url_that_is_no_service_is_refused_without_being_repeated(caplog: pytest.LogCaptureFixture) -> None:
     for url in ("nothing://hush", "", "slack://"):
         with pytest.raises(ConfigError, match="apprise reads no service") as refusal:
             build_targets([TargetConfig("chat", url)], 30.0)
-        assert "hush" not in str(refusal.value)
+        assert "hush" not in str(refusal.value) + caplog.text
 
 
 def test_its_name_tells_nothing_secret(receiver: Receiver) -> None:
