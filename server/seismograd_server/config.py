@@ -30,7 +30,7 @@ from seismograd_server.errors import ConfigError
 from seismograd_server.metrics import LayerChoice, parse_layers
 from seismograd_server.notify.config import TABLES as NOTIFY_TABLES
 from seismograd_server.notify.config import Notify
-from seismograd_server.tables import NotNegative, Positive, Table
+from seismograd_server.tables import NotNegative, Positive, Table, WebAddress
 
 ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
 # What the server needs when idle: 125 MiB at the start on Linux, then as much again for pages, reports and what the
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     http_listen: ListenAddress = Address("127.0.0.1", 7451)
     insecure_i_know: bool = False  # listen beyond this machine although nothing is encrypted and nobody is asked
     allowed_hosts: tuple[str, ...] = ()  # names under which browsers may reach the web pages, beside localhost
-    external_url: str = ""  # where people reach the web pages; empty = where they listen
+    external_url: WebAddress = ""  # where people reach the web pages; empty = where they listen
     standby: bool = False  # wait until the server that has the database is gone, then take over
     durability: Literal["process", "power"] = "process"
     tick_milliseconds: Annotated[float, Field(ge=0, le=1000)] = 20.0
@@ -290,6 +290,8 @@ def _explain(
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key {name}{_nearest(str(path[-1]), _keys_beside(path))}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        message = "is a list: put what it holds between [ ]"
     shown = "" if "secret" in name or "token" in name or "url" in name else f", not {first['input']!r}"
     return f"{place}: {name}: {message[:1].lower()}{message[1:]}{shown}"
 

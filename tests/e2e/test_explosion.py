@@ -146,11 +146,16 @@ def test_an_alert_is_resolved_when_the_run_recovers_and_alertmanager_hears_of_it
     receiver: Receiver,
 ) -> None:
     alertmanager = start_alertmanager(f"{receiver.url}/heard")
-    server = start_seismograd(f'[notify]\nalertmanagers = ["{alertmanager.url}"]\nhold_resolved_seconds = 2\n')
+    server = start_seismograd(
+        f'[notify]\nalertmanagers = ["{alertmanager.url}"]\nhold_resolved_seconds = 2\n'
+        'runbooks_url = "https://docs.example/runbooks"\n'
+    )
     options = ("--steps", "700", "--explode-at", "150", "--recover-at", "190")
     training = start_training(server.grpc, "recovers", *options, hold_recovery=True)
     # Alertmanager tells no one of the end of an alert that it has told no one of.
-    receiver.wait_for(lambda requests: "runaway" in signatures(requests, "firing"), timeout=60)
+    (first, *_) = receiver.wait_for(lambda requests: "runaway" in signatures(requests, "firing"), timeout=60)
+    page = first.json()["alerts"][0]["annotations"]["runbook_url"]
+    assert page == f"https://docs.example/runbooks/{first.json()['alerts'][0]['labels']['alertname']}.md"
     training.let_recover()
     training.finish()
 

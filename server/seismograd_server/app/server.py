@@ -164,7 +164,7 @@ class Server:
         worker = self._worker(targets)
 
         def entries(transition: Transition, now: float) -> list[OutboxEntry]:
-            return entries_for(transition, targets, now, self.external_url)
+            return entries_for(transition, targets, now, self.external_url, settings.notify.runbooks_url)
 
         self._pipeline = Pipeline(
             self._database, self.instruments, pipeline_settings(settings, self._rules), entries, self._failure_point
@@ -288,6 +288,7 @@ class Server:
             self._clock,
             policy=policy,
             external_url=self.external_url,
+            runbooks_url=self.settings.notify.runbooks_url,
         )
 
     def _run_url(self, project: str, run: str) -> str:

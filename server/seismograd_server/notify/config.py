@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 
-from seismograd_server.tables import NOTHING, NotNegative, Positive, Table
+from seismograd_server.tables import NOTHING, NotNegative, Positive, Table, WebAddress
 
 # A firing alert ends by itself in Alertmanager when it is not repeated for so many times the interval.
 RESENDS_TO_LIVE = 4
+# The identity of an alert: what an operator gave instead would be overwritten with every alert.
+_OURS = ("alertname", "project", "run", "signature", "severity", "scope")
+
+
+def _own_labels(labels: dict[str, str]) -> dict[str, str]:
+    for name in sorted(labels.keys() & set(_OURS)):
+        raise ValueError(f"{name} is set by seismograd, for every alert its own: call it otherwise")
+    return labels
 
 
 class Receiver(Table):
@@ -28,7 +36,7 @@ class Alertmanager(Receiver):
     bearer_token: SecretStr = NOTHING
     bearer_token_file: Path | None = None
     ca_file: str = ""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Annotated[dict[str, str], AfterValidator(_own_labels)] = Field(default_factory=dict)
 
 
 class Webhook(Receiver):
@@ -80,6 +88,7 @@ class Notify(Table):
     grafana: tuple[Grafana, ...] = ()
     chats: tuple[Chat, ...] = ()
     templates: Templates = Templates()
+    runbooks_url: WebAddress = ""  # where the pages of deploy/runbooks are served; empty = alerts lead to none
     resend_seconds: Positive = 30.0
     hold_seconds: NotNegative = 0.0  # how long an alert below critical must last before it fires
     # Alertmanager tells nobody of what fires and is over within its group_wait, 30 s unless it is set: it hears of an

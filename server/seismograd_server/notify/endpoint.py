@@ -107,7 +107,8 @@ def parsed_url(config: TargetConfig) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise ConfigError(f"{config.kind} URL cannot be read: {error}") from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError(f"{config.kind} URL must be http://HOST or https://HOST, not {url.scheme or 'empty'}://...")
+        whose = f"{config.kind} {config.name}".strip()
+        raise ConfigError(f"{whose}: url must be http://HOST or https://HOST")
     return url
 
 

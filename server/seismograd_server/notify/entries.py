@@ -12,7 +12,7 @@ from seismograd_server.store.outbox import OutboxEntry
 
 
 def entries_for(
-    transition: Transition, targets: Iterable[Target], now: float, external_url: str = ""
+    transition: Transition, targets: Iterable[Target], now: float, external_url: str = "", runbooks_url: str = ""
 ) -> list[OutboxEntry]:
     """One entry per target that is told of the project, or none when nobody needs to hear of it.
 
@@ -21,10 +21,11 @@ def entries_for(
         targets: whom to tell.
         now: Unix seconds; the entries are due at once.
         external_url: where people reach this server; empty = notifications carry no link.
+        runbooks_url: where the pages of deploy/runbooks are served; empty = notifications lead to none.
     """
     if not transition.notify:
         return []
-    note = notification(transition, external_url)
+    note = notification(transition, external_url, runbooks_url)
     payload = json.dumps(note, allow_nan=False)
     return [
         OutboxEntry(

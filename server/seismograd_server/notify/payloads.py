@@ -54,14 +54,19 @@ def run_url(external_url: str, alert: Alert) -> str:
     return f"{external_url.rstrip('/')}/runs/{project}/{run}"
 
 
-def notification(transition: Transition, external_url: str) -> dict[str, Any]:
+def runbook_url(runbooks_url: str, signature: Signature) -> str:
+    """The page that says what to do about a signature; empty when nobody said where they are served."""
+    return f"{runbooks_url.rstrip('/')}/{alert_name(signature.value)}.md" if runbooks_url else ""
+
+
+def notification(transition: Transition, external_url: str, runbooks_url: str = "") -> dict[str, Any]:
     """A transition as JSON values, for the outbox.
 
     `notification_id` is the same in every attempt to deliver it: a receiver that has seen it may ignore the repetition.
     """
     alert = transition.alert
     rose = Severity.NONE < transition.told_before < alert.told
-    return describe(alert, external_url) | {
+    return describe(alert, external_url, runbooks_url) | {
         # Cause and step alone would take the second reopening at one step for the first.
         "notification_id": f"{alert.alert_id}/{transition.cause}/{alert.last_step}/{transition.at!r}",
         "cause": transition.cause,
@@ -70,7 +75,7 @@ def notification(transition: Transition, external_url: str) -> dict[str, Any]:
     }
 
 
-def describe(alert: Alert, external_url: str) -> dict[str, Any]:
+def describe(alert: Alert, external_url: str, runbooks_url: str = "") -> dict[str, Any]:
     """An alert as people are told of it, as JSON values; numbers may be "NaN", "Infinity" and "-Infinity".
 
     The severity is the one that they have heard of: a silence or an explosion may have spoken over a higher one.
@@ -106,6 +111,7 @@ def describe(alert: Alert, external_url: str) -> dict[str, Any]:
             }
         ),
         "url": run_url(external_url, alert),
+        "runbook_url": runbook_url(runbooks_url, alert.signature),
     }
 
 
@@ -150,10 +156,15 @@ def _alertmanager_alert(
         "scope": note["scope"],
     }
     starts_at = note["opened_at"]
+    annotations = {
+        "summary": SUMMARIES[Signature(note["signature"])],
+        "description": description(note),
+        "runbook_url": note.get("runbook_url", ""),  # an older version has written none
+    }
     return {
         # An empty value is dropped by Alertmanager, and would be a difference to the same alert from a rule.
         "labels": {name: value for name, value in labels.items() if value},
-        "annotations": {"summary": SUMMARIES[Signature(note["signature"])], "description": description(note)},
+        "annotations": {name: value for name, value in annotations.items() if value},
         "startsAt": _timestamp(starts_at),
         # An end before the start is refused with 400; a clock that was set back can bring that about.
         "endsAt": _timestamp(max(ends_at, starts_at)),

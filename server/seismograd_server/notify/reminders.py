@@ -16,7 +16,13 @@ _MOST = 5000
 
 
 def reminders(
-    database: Database, target: Target, now: float, repeat_resolved_seconds: float, external_url: str
+    database: Database,
+    target: Target,
+    now: float,
+    repeat_resolved_seconds: float,
+    *,
+    external_url: str,
+    runbooks_url: str = "",
 ) -> list[dict[str, Any]]:
     """Notifications to repeat now, the firing ones first. Blocks.
 
@@ -37,7 +43,11 @@ def reminders(
         if alert.resolved_at is not None and 0 <= now - alert.resolved_at < repeat_resolved_seconds
     ]
     told = [*firing, *(alert for alert in recent if alert.alert_id not in untold)]
-    return [describe(alert, external_url) for alert in told if alert.told and is_told(target, alert.key.project)]
+    return [
+        describe(alert, external_url, runbooks_url)
+        for alert in told
+        if alert.told and is_told(target, alert.key.project)
+    ]
 
 
 def _firing(transaction: Transaction) -> list[Alert]:

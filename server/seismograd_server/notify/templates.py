@@ -15,7 +15,10 @@ from seismograd_server.model import Signature
 from seismograd_server.notify.payloads import PAYLOAD_VERSION, SUMMARIES, alert_name, description
 
 TITLE = "{{ 'resolved' if state == 'resolved' else severity }}: {{ summary }} ({{ project }}/{{ run }})"
-BODY = "{{ description }}{% if url %}\n{{ url }}{% endif %}"
+BODY = (
+    "{{ description }}{% if url %}\n{{ url }}{% endif %}"
+    "{% if runbook_url and state == 'firing' %}\nwhat to do: {{ runbook_url }}{% endif %}"
+)
 # Beyond this, chats cut off themselves, or refuse.
 _TITLE_LENGTH, _BODY_LENGTH = 250, 4000
 _EVIDENCE = ("value", "baseline", "threshold", "doubling_time_steps", "steps_to_overflow", "leading_layer")
@@ -76,6 +79,7 @@ def _rendered(template: jinja2.Template, note: Mapping[str, Any]) -> str:
 
 def _values(note: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "runbook_url": "",  # an older version has written none
         **note,
         "summary": SUMMARIES[Signature(note["signature"])],
         "description": description(note),
@@ -113,6 +117,7 @@ def _samples() -> list[dict[str, Any]]:
         "at": 0.0,
         "reason": "the gradient norm doubles every 14 steps",
         "url": "https://seismograd.example/runs/mt/lstm-7",
+        "runbook_url": "https://runbooks.example/SeismogradRunaway.md",
     }
     seen = {**dict.fromkeys(_EVIDENCE, 2.0), "leading_layer": "rnn", "leading_rank": 3, "details": {}}
     fires = {"state": "firing", "cause": "opened", "resolved_at": None, "resolution": "", "evidence": seen}

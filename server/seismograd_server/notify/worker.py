@@ -51,6 +51,7 @@ class Worker:
         *,
         policy: DeliveryPolicy = DEFAULT_POLICY,
         external_url: str = "",
+        runbooks_url: str = "",
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._database = database
@@ -58,6 +59,7 @@ class Worker:
         self._clock = clock
         self._policy = policy
         self._external_url = external_url
+        self._runbooks_url = runbooks_url
         self._lanes = {
             target.name: Lane(target, database, instruments, clock=clock, policy=policy, jitter=jitter)
             for target in targets
@@ -149,7 +151,8 @@ class Worker:
             lane.target,
             self._clock(),
             self._policy.repeat_resolved_seconds,
-            self._external_url,
+            external_url=self._external_url,
+            runbooks_url=self._runbooks_url,
         )
         await lane.remind(notes)
 

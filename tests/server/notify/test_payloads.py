@@ -78,6 +78,14 @@ def test_labels_are_the_identity_and_the_end_is_four_missed_resends_away() -> No
     assert sent["generatorURL"] == "https://s.example/runs/mt/lstm%207"
 
 
+def test_who_is_paged_is_led_to_the_page_that_says_what_to_do() -> None:
+    (sent,) = alertmanager_alerts(notification(OPENED, "", "https://docs.example/seismograd/"), NOW, 30.0, {})
+    assert sent["annotations"]["runbook_url"] == "https://docs.example/seismograd/SeismogradRunaway.md"
+    older = {name: value for name, value in notification(OPENED, "").items() if name != "runbook_url"}
+    for note in (notification(OPENED, ""), older):
+        assert set(alertmanager_alerts(note, NOW, 30.0, {})[0]["annotations"]) == {"summary", "description"}
+
+
 def test_a_resolved_alert_ends_when_it_was_resolved() -> None:
     note = notification(Transition(RESOLVED, AlertState.FIRING, "recovered", NOW + 60, notify=True), "")
     (sent,) = alertmanager_alerts(note, NOW + 200, 30.0, {})

@@ -24,6 +24,13 @@ def test_the_shipped_words_say_what_where_and_how_fast() -> None:
     assert words.body(FIRES).endswith("\nhttps://s.example/runs/mt/lstm%207")
 
 
+def test_the_shipped_words_lead_to_the_runbook_while_there_is_something_to_do() -> None:
+    words, lead = Words(), "\nwhat to do: https://docs.example/SeismogradRunaway.md"
+    assert words.body(FIRES | {"runbook_url": "https://docs.example/SeismogradRunaway.md"}).endswith(lead)
+    assert "what to do" not in words.body(OVER | {"runbook_url": "https://docs.example/SeismogradRunaway.md"})
+    assert words.body({name: value for name, value in FIRES.items() if name != "runbook_url"}) == words.body(FIRES)
+
+
 @pytest.mark.parametrize("signature", list(Signature))
 def test_there_are_words_for_every_signature(signature: Signature) -> None:
     note = notification(Transition(replace(ALERT, signature=signature), None, "opened", NOW, notify=True), "")
