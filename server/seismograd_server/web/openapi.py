@@ -147,4 +147,4 @@ def _operation(route: Route, method: str) -> dict[str, Any]:
 def _summary(handler: Any) -> str:
     """The first sentence of a handler's docstring, without the method and path that it begins with."""
     first = (inspect.getdoc(handler) or "").partition("\n")[0]
-    return re.sub(r"^(GET|POST|DELETE) \S+?( with [^:]+)?: ", "", first)
+    return re.sub(r"^(GET|POST|DELETE) \S+?( with ({[^}]*}|[^:{]+))?: ", "", first)

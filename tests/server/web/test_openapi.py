@@ -57,6 +57,7 @@ def test_every_route_is_described_with_every_method(app: Starlette, document: di
         for operation in operations.values():
             assert operation["summary"]
             assert not operation["summary"].startswith(("GET", "POST", "DELETE"))
+            assert operation["summary"][0].isalnum(), "a sentence, and not the rest of a body"
             in_path = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
             assert in_path == set(re.findall(r"{(\w+)}", path))
 
