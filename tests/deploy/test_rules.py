@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import shlex
 import subprocess
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import pytest
 import yaml
 
 from deploy.generate import drift
 from deploy.prometheus.signatures import RUNBOOKS
-from seismograd_server.model import Signature
+from seismograd.cli import program
+from seismograd_server.alerts import fleet
+from seismograd_server.model import Severity, Signature
 from seismograd_server.notify.payloads import SUMMARIES, alert_name, alertmanager_alerts
 from tests.deploy.rules import CASES
 from tests.support.processes import require_program
-from tests.support.seismograd import seismograd
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 PAGES = sorted((DEPLOY / "runbooks").glob("Seismograd*.md"))
+ON_CALL = DEPLOY / "runbooks" / "README.md"
 
 
 def all_rules() -> list[dict[str, Any]]:
@@ -126,19 +132,37 @@ def test_every_page_is_about_an_alert_that_exists() -> None:
     assert {path.stem for path in PAGES} == set(ALERTS)
 
 
-def test_commands_that_pages_name_exist() -> None:
-    named = {match for path in PAGES for match in re.findall(r"`seismograd ((?:[a-z]+ ?)+)", path.read_text())}
-    assert named, "the premise"
-    for command in sorted(named):
-        shown = seismograd(*command.split(), "--help")
-        assert shown.returncode == 0, f"seismograd {command}: {shown.stderr}"
-        # A group answers --help whatever follows it but an unknown command.
-        assert f"Usage: seismograd {command.strip()}" in shown.stdout
+@pytest.mark.parametrize("path", [ON_CALL, *PAGES], ids=lambda path: path.stem)
+def test_commands_on_pages_can_be_given_as_they_stand(path: Path) -> None:
+    commands = re.findall(r"(?:^ {4}|`)(?:/opt/seismograd/bin/)?(seismograd [^`\n]+)", path.read_text(), re.MULTILINE)
+    assert commands or path != ON_CALL, "the premise"
+    for line in commands:
+        command, words = cast("click.Command", program), shlex.split(line)[1:]
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, line
+            command = found
+        # An option that does not exist is an error, an argument too many is left over.
+        _, left, _ = command.make_parser(click.Context(command)).parse_args(words)
+        assert left == [], line
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_a_page_says_how_grave_its_alert_can_be(name: str) -> None:
+    signature = next((each for each in Signature if alert_name(each.value) == name), None)
+    if signature is None:
+        possible = {ALERTS[name]["labels"]["severity"]}
+    else:
+        module = fleet if signature is Signature.FLEET else import_module(f"seismograd_server.detect.{signature.value}")
+        used = re.findall(r"\bSeverity\.([A-Z]+)", inspect.getsource(module))
+        possible = {each.lower() for each in used} - {"none"}
+    (line,) = re.findall(r"^Severity: .*$", (DEPLOY / "runbooks" / f"{name}.md").read_text(), re.MULTILINE)
+    assert {each.label for each in Severity if re.search(rf"\b{each.label}\b", line)} == possible
 
 
 def test_links_between_pages_lead_somewhere() -> None:
     for path in PAGES:
-        for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]+)?\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
