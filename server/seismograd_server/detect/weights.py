@@ -77,7 +77,10 @@ class WeightMemory:
         with np.errstate(over="ignore", invalid="ignore"):
             change = np.abs(weights - self.weights)
             explained = (_TIMES_EXPLAINED * self.age) * np.fmax(self.updates, updates)
-            moved = (change > explained) & (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
+            # Nothing at both ends says nothing of what came between: the gradients of an explosion are huge in one step
+            # and exactly zero in the next.
+            bounded = (explained > 0.0) | (self.age == 1)
+            moved = bounded & (change > explained) & (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
             if np.count_nonzero(moved):
                 shares = np.where(moved, change / np.maximum(self.weights, np.finfo(np.float32).tiny), 0.0)
                 self.suspect = layout.names[int(np.argmax(shares))]

@@ -57,6 +57,14 @@ def test_weights_that_move_as_their_updates_say_accuse_nobody(every: int) -> Non
     assert {each.evidence.leading_layer for each in found if each.evidence.leading_layer} == {LAYERS[2]}
 
 
+@pytest.mark.parametrize(("every", "accused"), [(1, True), (10, False)])
+def test_where_no_update_was_seen_at_either_end_those_between_are_not_known(every: int, *, accused: bool) -> None:
+    block = run_with(corrupted(1, 30.0), every)
+    silent = np.where(np.isnan(block.update_norms), np.nan, 0.0).astype(np.float32)
+    found = findings_of(replace(block, update_norms=silent))
+    assert any("changed by no update" in each.reason for each in found) is accused
+
+
 def test_after_a_restart_the_weights_may_be_others() -> None:
     block = run_with(corrupted(1, 30.0))
     watch = RunWatch()
