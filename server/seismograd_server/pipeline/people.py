@@ -72,7 +72,9 @@ class People:
         if not wanted.project and not wanted.run and wanted.signature is None:
             raise UsageError("silence: say of what: a project, a run (its name or a pattern), or a signature")
         if not 0 < seconds <= LONGEST_SILENCE_SECONDS:
-            raise UsageError(f"seconds: {seconds:g} is not between 0 and {LONGEST_SILENCE_SECONDS:g} (90 days)")
+            raise UsageError(
+                f"seconds: {seconds:,.0f} is none of 1 to {LONGEST_SILENCE_SECONDS:,.0f}, which are 90 days"
+            )
         now = self._clock()
         silence = replace(
             wanted,
