@@ -196,6 +196,11 @@ class Instruments:
             ["result"],
             registry=registry,
         )
+        self.rules_refused = Gauge(
+            "seismograd_rules_refused",
+            "1 while the file of rules, as it is now, cannot be used: a restart would fail.",
+            registry=registry,
+        )
         self.log_pending_messages = Gauge(
             "seismograd_log_pending_messages", "Frames waiting in the log.", ["partition"], registry=registry
         )

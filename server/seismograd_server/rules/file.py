@@ -87,9 +87,11 @@ class RulesFile:
         except ConfigError as error:
             self._shown = replace(self._shown, refusal=str(error))
             self._instruments.rules_reloads.labels(result="refused").inc()
+            self._instruments.rules_refused.set(1)
             _log.error("the rules cannot be used: those before them stay", reason=str(error))
         else:
             self._instruments.rules_reloads.labels(result="loaded").inc()
+            self._instruments.rules_refused.set(0)
             _log.info("the rules have been read again", file=str(self._path))
         return False
 

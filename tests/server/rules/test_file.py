@@ -36,6 +36,9 @@ class Followed:
     def reloads(self, result: str) -> float | None:
         return self.instruments.registry.get_sample_value("seismograd_rules_reloads_total", {"result": result})
 
+    def is_refused(self) -> float | None:
+        return self.instruments.registry.get_sample_value("seismograd_rules_refused")
+
 
 @pytest.fixture
 def followed(tmp_path: Path) -> Followed:
@@ -62,8 +65,10 @@ def test_a_broken_file_changes_nothing_and_is_counted_once(followed: Followed, t
     followed.path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert followed.muted() == followed.muted() == {Signature.SPIKE}
     assert (followed.reloads("loaded"), followed.reloads("refused")) == (0.0, 1.0)
+    assert followed.is_refused() == 1.0
     followed.write("")
     assert followed.muted() == set()
+    assert followed.is_refused() == 0.0
 
 
 def test_a_file_that_is_gone_changes_nothing_until_it_is_back(followed: Followed) -> None:
