@@ -14,6 +14,7 @@ from seismograd_server.model import (
     AlertState,
     Catalog,
     Resolution,
+    RunKey,
     Signature,
     Silence,
     Transition,
@@ -65,8 +66,9 @@ class Told:
         run.opened = [self.pipeline.open_rank(identity, [Catalog(0, 0, parameters())], NOW)]
         return run
 
-    def explode(self, count: int, *, first: int = 0, at: float = NOW + 1) -> list[SyntheticRun]:
-        runs = [self.open(f"bad-{first + number}", "node-3", explodes=True) for number in range(count)]
+    def explode(self, count: int, *, first: int = 0, at: float = NOW + 1, project: str = "mt") -> list[SyntheticRun]:
+        names = [f"bad-{first + number}" for number in range(count)]
+        runs = [self.open(name, "node-3", explodes=True, key=RunKey(project, name)) for name in names]
         for number, run in enumerate(runs):
             run.send(0, STEPS, at + number)
             self.pipeline.detect(at + number)
@@ -195,3 +197,41 @@ def test_who_is_not_silenced_is_told_beside_those_who_are(database: Database) ->
     told.explode(1, first=4, at=NOW + 10)
     (fleet,) = told.fleets()
     assert fleet.evidence.details["count"] == 3
+
+
+def test_an_incident_of_one_project_leaves_the_people_of_another_no_run_untold(database: Database) -> None:
+    told = Told(database)
+    told.explode(4)
+    told.heard.clear()
+    told.explode(5, first=4, at=NOW + 10, project="speech")
+    assert {each.alert.key.project for each in told.heard} == {"speech"}
+    assert told.criticals_told() == ["runaway", "runaway", "runaway", "fleet"], "then they have one of their own"
+
+
+@pytest.mark.parametrize("way", ["silenced", "milder"])
+def test_an_incident_of_which_nobody_has_heard_speaks_for_nobody(database: Database, way: str) -> None:
+    told = Told(database, 'signature.fleet.severity = "warning"' if way == "milder" else "")
+    if way == "silenced":
+        people = People(database, lambda _transition, _now: [], lambda: NOW)
+        people.silence(Silence("", "ada", "", 0.0, 0.0, signature=Signature.FLEET), seconds=3600.0)
+    told.explode(5)
+    assert told.criticals_told() == ["runaway"] * 5
+
+
+def test_an_incident_goes_on_while_a_run_does_for_which_it_has_spoken(database: Database) -> None:
+    told = Told(database)
+    runs = told.explode(4)
+    people = People(database, lambda _transition, _now: [], lambda: NOW + 11)
+    criticals = {alert.key.run: alert for alert in stored_alerts(database) if alert.signature is Signature.RUNAWAY}
+    assert criticals["bad-3"].inhibited_by == "fleet"
+    for run in runs[:3]:
+        run.close(NOW + 10)
+        people.acknowledge(criticals[run.name].alert_id, "ada")
+    told.pipeline.detect(NOW + 20)
+    (fleet,) = told.fleets()
+    assert fleet.state is AlertState.FIRING
+    runs[3].close(NOW + 21)
+    people.acknowledge(criticals["bad-3"].alert_id, "ada")
+    told.pipeline.detect(NOW + 30)
+    (fleet,) = told.fleets()
+    assert fleet.state is AlertState.RESOLVED

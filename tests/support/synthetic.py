@@ -122,6 +122,7 @@ class SyntheticRun:
     def identity(self, rank: int, **changes: Any) -> RankIdentity:
         """What a rank says when it opens."""
         values: dict[str, Any] = {
+            "key": RunKey("mt", self.name),
             "launch_id": self.launch,
             "rank": rank,
             "world_size": self.world_size,
@@ -129,7 +130,7 @@ class SyntheticRun:
             "hostname": f"node-{rank}",
             "capabilities": self.capabilities,
         }
-        return RankIdentity(key=RunKey("mt", self.name), **(values | changes))
+        return RankIdentity(**(values | changes))
 
     def open(self, now: float = NOW) -> SyntheticRun:
         """Open every rank."""

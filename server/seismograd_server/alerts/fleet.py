@@ -139,10 +139,19 @@ def _share(tag: SharedTag, members: Sequence[Member], others: Sequence[Member]) 
     return f"{tag.firing} of {len(members)}, of the others {tag.others} of {len(others)}, p = {tag.probability:.1g}"
 
 
+def speaks_for(fleet: Alert, alert: Alert) -> bool:
+    """Whether nobody need hear of one more run: people have heard of the incident, as gravely as they would of this."""
+    return fleet.key.project == alert.key.project and not fleet.silenced_by and fleet.told >= alert.severity
+
+
 def is_over(fleet: Alert, firing: Iterable[Alert]) -> bool:
-    """Whether none of the runs of an incident fires its signature any more."""
+    """Whether none of the runs of an incident, and none for which it has spoken, fires its signature any more."""
     members = set(fleet.evidence.details.get("run_ids", ()))
-    return not any(alert.run_id in members and scope_of(alert.signature) == fleet.scope for alert in firing)
+    return not any(
+        scope_of(alert.signature) == fleet.scope
+        and (alert.run_id in members or (alert.inhibited_by == Signature.FLEET and speaks_for(fleet, alert)))
+        for alert in firing
+    )
 
 
 def over(fleet: Alert) -> Finding:

@@ -1,6 +1,7 @@
 """Alerts of different runs, seen together: one incident is stored and told, and speaks for those that follow.
 
-The incident is an alert of the run whose alert made it one. What is silenced counts for none: an incident of a sweep
+The incident is an alert of the run whose alert made it one, and is told to whoever is told of that run's project: it
+speaks for the runs of this project alone. What is silenced counts for none: an incident of a sweep
 that somebody has silenced would tell of it all the same. Everything is read from the store, so that a restart changes
 nothing.
 """
@@ -43,12 +44,16 @@ def correlate(
         signature = change.alert.signature
         known = [alert for alert in firing if alert.run_id != engine.run_id and not alert.silenced_by]
         members = fleet.together([*known, change.alert], signature, now, policy)
-        about = fleet.scope_of(signature)
-        open_one = next((each for each in firing if each.signature is Signature.FLEET and each.scope == about), None)
-        if open_one is not None and len(members) >= 2:
-            found[place] = _spoken_for(change)
-            _tell_worse(transaction, open_one, members, policy, now)
-        elif open_one is None and len(members) >= policy.least_runs:
+        about, project = fleet.scope_of(signature), engine.run.key.project
+        incidents = [each for each in firing if each.signature is Signature.FLEET and each.scope == about]
+        own = next((each for each in incidents if each.key.project == project), None)
+        if incidents and len(members) >= 2:
+            _tell_worse(transaction, own or incidents[0], members, policy, now)
+            if own is not None and fleet.speaks_for(own, change.alert):
+                found[place] = _spoken_for(change)
+        # Whom an incident of another project was told to, need not be who looks after this one.
+        counted = [each for each in members if each.key.project == project] if incidents else members
+        if own is None and len(counted) >= policy.least_runs:
             found += _open(transaction, engine, change.alert, members, now, silences=silences)
     return found
 
