@@ -132,9 +132,11 @@ def test_every_page_is_about_an_alert_that_exists() -> None:
     assert {path.stem for path in PAGES} == set(ALERTS)
 
 
-@pytest.mark.parametrize("path", [ON_CALL, *PAGES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [DEPLOY / "README.md", ON_CALL, *PAGES], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_commands_on_pages_can_be_given_as_they_stand(path: Path) -> None:
-    commands = re.findall(r"(?:^ {4}|`)(?:/opt/seismograd/bin/)?(seismograd [^`\n]+)", path.read_text(), re.MULTILINE)
+    commands = re.findall(r"(?:^ {4,}|`)(?:/opt/seismograd/bin/)?(seismograd [^`\n]+)", path.read_text(), re.MULTILINE)
     assert commands or path != ON_CALL, "the premise"
     for line in commands:
         command, words = cast("click.Command", program), shlex.split(line)[1:]
