@@ -48,9 +48,9 @@ def run(pipeline: Pipeline) -> SyntheticRun:
     return SyntheticRun(pipeline, norms=norms, losses=losses, capabilities=EVERYTHING).open()
 
 
-def stored(database: Database) -> list[AskedDirective]:
+def stored(database: Database, run_id: int = 1) -> list[AskedDirective]:
     with database.read() as transaction:
-        return list(transaction.directives.of_run(1, limit=100))
+        return list(transaction.directives.of_run(run_id, limit=100))
 
 
 def told(pipeline: Pipeline, handle: int, now: float = NOW) -> list[str]:
@@ -259,6 +259,23 @@ def test_a_policy_asks_every_rank_to_capture_save_and_stop_once(database: Databa
     saved, stopped = asked[DirectiveKind.CHECKPOINT][0].directive, asked[DirectiveKind.STOP][0].directive
     untold = told(pipeline, run.handle(2))
     assert untold.index(saved.directive_id) < untold.index(stopped.directive_id), "it saves before it stops"
+
+
+def test_a_policy_asks_every_job_of_an_incident(database: Database) -> None:
+    rules = parse(POLICIES)
+    pipeline = new_pipeline(database, settings=PipelineSettings(rules=lambda: rules))
+    norms, losses = exploding_norms(220, 150), exploding_losses(220, 150)
+    for name in ("a", "b", "c", "d", "e"):
+        run = SyntheticRun(pipeline, name, launch=f"launch-{name}", norms=norms, losses=losses, capabilities=EVERYTHING)
+        explode(run.open())
+    with database.read() as transaction:
+        alerts = {each.alert_id: each for each in transaction.alerts.list(limit=100)}
+    asked = [each.directive for run_id in range(1, 6) for each in stored(database, run_id)]
+    stops = [each for each in asked if each.kind is DirectiveKind.STOP]
+    spoken_for = [alerts[each.alert_id] for each in stops if alerts[each.alert_id].inhibited_by == "fleet"]
+    assert (len(stops), len(spoken_for)) == (5, 2)
+    # It got worse in the moment in which it opened, and of that nobody has heard either.
+    assert {each.told for each in spoken_for} == {Severity.NONE}
 
 
 def test_a_policy_asks_nobody_who_does_not_understand(database: Database) -> None:

@@ -90,6 +90,8 @@ def wanted(
 ) -> list[Wanted]:
     """All that these changes of one run's alerts ask for. What nobody is told of asks for nothing.
 
+    Of a run that an incident speaks for people are told by the incident: its job is asked what the policies say.
+
     Args:
         transitions: changes of this moment.
         asked: what the run has been asked for within the hour.
@@ -99,10 +101,11 @@ def wanted(
         ranks: those that can be asked.
     """
     heard = [each for each in transitions if each.notify]
+    known = [each for each in transitions if is_heard(each)]
     captures = [each for each in asked if each.directive.kind is DirectiveKind.CAPTURE_MORE]
     found: dict[DirectiveKind, Wanted] = {}
     for policy in policies:
-        struck = [each for each in heard if each.alert.signature in policy.signatures]
+        struck = [each for each in known if each.alert.signature in policy.signatures]
         fired = [each.alert for each in struck if _has_fired(each, policy.least)]
         if not fired:
             continue
@@ -118,6 +121,11 @@ def wanted(
     if usual is not None:
         found.setdefault(DirectiveKind.CAPTURE_MORE, usual)
     return list(found.values())
+
+
+def is_heard(transition: Transition) -> bool:
+    """Whether people are told, by the alert or by the incident that speaks for it."""
+    return transition.notify or transition.alert.inhibited_by == Signature.FLEET
 
 
 def _times(asked: Iterable[AskedDirective], kind: DirectiveKind, now: float) -> int:

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from seismograd_server.alerts.asking import CapturePolicy, Policy, Wanted, ranks_to_ask, wanted
+from seismograd_server.alerts.asking import CapturePolicy, Policy, Wanted, is_heard, ranks_to_ask, wanted
 from seismograd_server.errors import ConflictError, UsageError
 from seismograd_server.model import (
     BY_ALERT,
@@ -127,7 +127,7 @@ class Asking:
         now: float,
     ) -> list[AskedDirective]:
         """In the second transaction: what a run's alerts ask for by themselves. `take_over` it after the commit."""
-        if not any(each.notify for each in transitions) or not (self._policy.automatic or policies):
+        if not any(is_heard(each) for each in transitions) or not (self._policy.automatic or policies):
             return []
         able = {kind: _able(transaction, run_id, kind) for kind in DirectiveKind}
         recent = transaction.directives.recent(run_id, now - _RECENTLY)

@@ -50,7 +50,7 @@ def correlate(
         if incidents and len(members) >= 2:
             _tell_worse(transaction, own or incidents[0], members, policy, now)
             if own is not None and fleet.speaks_for(own, change.alert):
-                found[place] = _spoken_for(change)
+                found[place:] = _spoken_for(found[place:])
         # Whom an incident of another project was told to, need not be who looks after this one.
         counted = [each for each in members if each.key.project == project] if incidents else members
         if own is None and len(counted) >= policy.least_runs:
@@ -76,11 +76,24 @@ def _has_struck(change: Transition) -> bool:
     return alert.severity is Severity.CRITICAL and not was_critical
 
 
-def _spoken_for(change: Transition) -> Transition:
-    """The incident tells of it; nobody need hear of one more run."""
-    spoken_by = change.alert.inhibited_by or Signature.FLEET.value
-    alert = replace(change.alert, inhibited_by=spoken_by, told=change.told_before)
-    return replace(change, alert=alert, notify=False) if change.notify else change
+def _spoken_for(changes: Sequence[Transition]) -> list[Transition]:
+    """The incident tells of the first; nobody need hear of one more run, nor of what it becomes in the same moment."""
+    first, *later = changes
+    if not first.notify:
+        return list(changes)
+    told = first.told_before
+    found = [replace(first, alert=_unheard(first.alert, told), notify=False)]
+    for change in later:
+        if change.alert.alert_id != first.alert.alert_id:
+            found.append(change)
+            continue
+        notify = change.notify and told > Severity.NONE
+        found.append(replace(change, alert=_unheard(change.alert, told), told_before=told, notify=notify))
+    return found
+
+
+def _unheard(alert: Alert, told: Severity) -> Alert:
+    return replace(alert, inhibited_by=alert.inhibited_by or Signature.FLEET.value, told=told)
 
 
 def _open(

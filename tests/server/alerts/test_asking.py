@@ -221,6 +221,14 @@ def test_what_is_milder_other_known_or_untold_asks_for_no_more_than_usual(change
     assert not [each for each in ask(change) if each.by_policy]
 
 
+def test_what_an_incident_tells_of_asks_what_the_policies_say_and_once() -> None:
+    spoken_for = replace(fired(50, inhibited_by="fleet"), notify=False)
+    assert kinds(ask(spoken_for)) == list(EVERYTHING)
+    assert ask(spoken_for, policies=()) == []
+    worse = fired(51, inhibited_by="fleet", before=AlertState.FIRING, severity_before=Severity.CRITICAL)
+    assert ask(replace(worse, notify=False)) == []
+
+
 def test_an_alert_that_rises_to_the_severity_asks_then() -> None:
     rose = fired(50, before=AlertState.FIRING, severity_before=Severity.WARNING)
     assert DirectiveKind.STOP in kinds(ask(rose))
