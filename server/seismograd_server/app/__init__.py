@@ -2,5 +2,6 @@
 
 from seismograd_server.app.running import run
 from seismograd_server.app.server import Server
+from seismograd_server.app.wiring import try_out
 
-__all__ = ["Server", "run"]
+__all__ = ["Server", "run", "try_out"]

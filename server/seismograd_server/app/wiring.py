@@ -25,7 +25,7 @@ from seismograd_server.metrics.otlp import OtlpExport, OtlpSettings, Outcome
 from seismograd_server.model import Snapshot
 from seismograd_server.notify import DeliveryPolicy, Target, TargetConfig, Words, build_targets
 from seismograd_server.pipeline import FailurePoint, PipelineSettings
-from seismograd_server.rules.file import RulesFile
+from seismograd_server.rules.file import RulesFile, read_rules
 from seismograd_server.rules.ruleset import Rules
 from seismograd_server.store.database import Database
 
@@ -121,6 +121,18 @@ def notification_targets(settings: Settings) -> list[Target]:
     notify = settings.notify
     words = Words(notify.templates.title, notify.templates.body)
     return build_targets(target_configs(settings), notify.resend_seconds, notify.hold_resolved_seconds, words)
+
+
+def try_out(settings: Settings) -> None:
+    """Make what a start makes of the configuration, and throw it away: nothing listens, and nothing is stored.
+
+    Raises:
+        ConfigError: a target, a template, a secret, a collector's address or rules with which no server would start.
+    """
+    notification_targets(settings)
+    otlp_settings(settings)
+    if settings.rules.file is not None:
+        read_rules(settings.rules.file)
 
 
 def log_settings(settings: Settings) -> LogSettings:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--http-listen", metavar="HOST:PORT", help="For pages and metrics [default: 127.0.0.1:7451].")
 @click.option("--database-url", metavar="URL", help="Database, instead of SQLite in the data directory.")
 @click.option("--standby", is_flag=True, help="Wait until the server that has the database is gone, then take over.")
+@click.option("--check", is_flag=True, help="Say whether a server would start with this configuration, and end.")
 @json_option
 def serve(
     *,
@@ -36,11 +37,12 @@ def serve(
     http_listen: str | None,
     database_url: str | None,
     standby: bool,
+    check: bool,
     as_json: bool,
 ) -> None:
     """Run the server until SIGINT or SIGTERM. With --json, one line with its ports when it is ready."""
     # Settings and everything that serves take a second to import; no other command should wait for them.
-    from seismograd_server.app import run  # noqa: PLC0415 - as above
+    from seismograd_server.app import run, try_out  # noqa: PLC0415 - as above
     from seismograd_server.config import load_settings  # noqa: PLC0415 - as above
 
     settings = load_settings(
@@ -52,6 +54,13 @@ def serve(
         standby=standby or None,
     )
     configure_logging(as_json=as_json)
+    if check:
+        try_out(settings)
+        if as_json:
+            output.print_json({"event": "checked", "version": version("seismograd")})
+        else:
+            click.echo(f"{config or 'the environment and the defaults'}: this configuration can be used.")
+        return
     run(settings, lambda server: _announce(server, as_json=as_json))
 
 

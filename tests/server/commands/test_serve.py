@@ -53,6 +53,35 @@ def test_serve_tells_its_ports_in_one_line_and_ends_well_on_a_signal(
     assert "Traceback" not in errors
 
 
+def test_a_configuration_is_tried_without_a_server(tmp_path: Path) -> None:
+    config = tmp_path / "seismograd.toml"
+    (tmp_path / "rules.toml").write_text("")
+    config.write_text(f'data_dir = "{tmp_path / "data"}"\n[rules]\nfile = "{tmp_path / "rules.toml"}"\n')
+    tried = seismograd("serve", "--config", config, "--check")
+    assert (tried.returncode, tried.stdout) == (0, f"{config}: this configuration can be used.\n")
+    assert json.loads(seismograd("serve", "--config", config, "--check", "--json").stdout)["event"] == "checked"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("tick_miliseconds = 5", "did you mean tick_milliseconds?"),
+        ('[[notify.webhooks]]\nurl = "https://hooks.example.com/x"', "it has no secret"),
+        ('[notify.templates]\ntitle = "{{ severty }}"', "did you mean severity?"),
+        ('[export.otlp]\nendpoint = "collector:4318"', "no whole address"),
+        ('[rules]\nfile = "/nowhere.toml"', "/nowhere.toml cannot be read"),
+    ],
+)
+def test_a_configuration_with_which_no_server_would_start_is_told(tmp_path: Path, wrong: str, said: str) -> None:
+    config = tmp_path / "seismograd.toml"
+    config.write_text(wrong)
+    tried = seismograd("serve", "--config", config, "--check")
+    assert (tried.returncode, tried.stdout) == (1, "")
+    assert said in tried.stderr
+    assert tried.stderr.count("\n") == 1
+
+
 def test_the_doctor_is_content_with_a_running_server(server: subprocess.Popen[str], tmp_path: Path) -> None:
     ready = first_line(server)
     result = seismograd(
