@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from seismograd_server.errors import ConfigError, TransientDeliveryError
@@ -49,14 +51,39 @@ class ChatTarget:
                 raise TransientDeliveryError(f"the service did not take it within {_TIMEOUT_SECONDS:g} s") from error
 
     def _tell(self, title: str, body: str, kind: str, allowed: set[str]) -> None:
-        with guarded(allowed) as refused:
+        with guarded(allowed) as refused, _overheard() as said:
             taken = self._service.notify(body=body, title=title, notify_type=kind)
         if refused:
             raise TransientDeliveryError(
                 f"it led to {refused[0]}, which is not public: name the host in allow_hosts if that is meant"
             )
         if not taken:
-            raise TransientDeliveryError("the service did not take it")  # the library keeps the reason to itself
+            raise TransientDeliveryError(": ".join(["the service did not take it", *said[:1]]))
+
+
+class _Listener(logging.Handler):
+    """Keeps what one thread logs from warnings up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by the logger, in the thread that logs."""
+        if record.thread == self._thread:
+            self.said.append(record.getMessage())
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What the library logs in this thread while the block runs: it gives its reasons nowhere else."""
+    log, listener = logging.getLogger("apprise"), _Listener()
+    log.addHandler(listener)
+    try:
+        yield listener.said
+    finally:
+        log.removeHandler(listener)
 
 
 def _service(name: str, url: str) -> Any:

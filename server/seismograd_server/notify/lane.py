@@ -120,7 +120,7 @@ class Lane:
                 for entry in batch:
                     await self._send_batch([entry], waiting)
                 return
-            _log.warning("a notification is dropped", target=self.target.name, reason=str(error))
+            self._note_lost(batch, str(error))
             await asyncio.to_thread(self._record_failures, batch, None, str(error))
             self._count("dropped")
         else:
@@ -147,11 +147,18 @@ class Lane:
         # Full jitter: servers that lost the same target do not come back to it at the same moment.
         doubled = self._policy.first_retry_seconds * 2.0 ** min(attempts, 30)
         retry_at = now + self._jitter(0.0, min(self._policy.longest_retry_seconds, doubled))
-        _log.warning("notifications wait", target=self.target.name, count=len(waiting), reason=reason)
+        if waiting:
+            _log.warning("notifications wait", target=self.target.name, count=len(waiting), reason=reason)
+        self._note_lost(expired, reason)
         await asyncio.to_thread(self._record_failures, waiting, retry_at, reason)
         await asyncio.to_thread(self._record_failures, expired, None, reason)
         self._count("retried", len(waiting))
         self._count("expired", len(expired))
+
+    def _note_lost(self, entries: Sequence[OutboxEntry], reason: str) -> None:
+        """Name the alerts of which this target will not hear: nobody else does."""
+        for entry in entries:
+            _log.error("a notification is dropped", target=self.target.name, alert=entry.alert_id, reason=reason)
 
     def _record_delivery(self, entries: Sequence[OutboxEntry]) -> None:
         now = self._clock()

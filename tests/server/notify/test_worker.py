@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from seismograd_server.alerts.lifecycle import advance
@@ -33,6 +34,7 @@ from seismograd_server.store.database import Database
 from tests.support.monitoring import Alertmanager
 from tests.support.processes import eventually
 from tests.support.receiver import Answer, Received, Receiver
+from tests.support.synthetic import stored_alerts
 
 NOW = 1_700_000_000.0
 DAY = 24 * 3600.0
@@ -187,7 +189,11 @@ def test_one_bad_alert_costs_its_batch_a_second_round_and_no_more(database: Data
     worker = quiet(server)
     for rank in range(4):
         server.find(40, scope=f"rank:{rank}")
-    rounds(lambda: once(worker), lambda: once(worker))
+    with structlog.testing.capture_logs() as lines:
+        rounds(lambda: once(worker), lambda: once(worker))
+    (lost,) = [line for line in lines if line["event"] == "a notification is dropped"]
+    (refused,) = [alert for alert in stored_alerts(database) if alert.scope == "rank:2"]
+    assert (lost["alert"], lost["reason"]) == (refused.alert_id, "answered 400: bad label")
     assert [names(each) for each in receiver.requests] == [
         ["rank:0", "rank:1", "rank:2", "rank:3"],
         ["rank:0"],
@@ -262,9 +268,12 @@ def test_an_undelivered_notification_is_given_up_after_a_day_and_counted(
         clock.now += 2
         await once(worker)
 
-    asyncio.run(story())
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(story())
     assert server.pending() == 0
     assert (server.counted(0, "retried"), server.counted(0, "expired")) == (1.0, 1.0)
+    (lost,) = [line for line in lines if line["event"] == "a notification is dropped"]
+    assert lost["alert"] == stored_alerts(database)[0].alert_id
 
 
 def test_what_was_not_delivered_when_the_server_died_is_delivered_by_the_next_one(
