@@ -235,3 +235,13 @@ def test_an_incident_goes_on_while_a_run_does_for_which_it_has_spoken(database: 
     told.pipeline.detect(NOW + 30)
     (fleet,) = told.fleets()
     assert fleet.state is AlertState.RESOLVED
+
+
+def test_an_incident_that_nobody_has_seen_does_not_speak_for_what_comes_hours_later(database: Database) -> None:
+    told = Told(database)
+    for run in told.explode(3):
+        run.close(NOW + 10)
+    told.heard.clear()
+    told.explode(3, first=3, at=NOW + 7200.0)
+    assert told.criticals_told() == ["runaway", "runaway", "runaway", "fleet"]
+    assert [fleet.state for fleet in told.fleets()] == [AlertState.FIRING] * 2

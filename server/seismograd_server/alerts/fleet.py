@@ -139,6 +139,15 @@ def _share(tag: SharedTag, members: Sequence[Member], others: Sequence[Member]) 
     return f"{tag.firing} of {len(members)}, of the others {tag.others} of {len(others)}, p = {tag.probability:.1g}"
 
 
+def goes_on(fleet: Alert, together: Iterable[Alert]) -> bool:
+    """Whether alerts of one moment are of an incident: one of its runs is among them, or one for which it has spoken.
+
+    An incident whose runs have ended fires until people have seen it; it has nothing to do with what comes hours later.
+    """
+    members = set(fleet.evidence.details.get("run_ids", ()))
+    return any(alert.run_id in members or alert.inhibited_by == Signature.FLEET for alert in together)
+
+
 def speaks_for(fleet: Alert, alert: Alert) -> bool:
     """Whether nobody need hear of one more run: people have heard of the incident, as gravely as they would of this."""
     return fleet.key.project == alert.key.project and not fleet.silenced_by and fleet.told >= alert.severity

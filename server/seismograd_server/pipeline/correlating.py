@@ -45,9 +45,14 @@ def correlate(
         known = [alert for alert in firing if alert.run_id != engine.run_id and not alert.silenced_by]
         members = fleet.together([*known, change.alert], signature, now, policy)
         about, project = fleet.scope_of(signature), engine.run.key.project
-        incidents = [each for each in firing if each.signature is Signature.FLEET and each.scope == about]
+        others = [each for each in members if each.alert_id != change.alert.alert_id]
+        incidents = [
+            each
+            for each in firing
+            if each.signature is Signature.FLEET and each.scope == about and fleet.goes_on(each, others)
+        ]
         own = next((each for each in incidents if each.key.project == project), None)
-        if incidents and len(members) >= 2:
+        if incidents:
             _tell_worse(transaction, own or incidents[0], members, policy, now)
             if own is not None and fleet.speaks_for(own, change.alert):
                 found[place:] = _spoken_for(found[place:])
