@@ -261,6 +261,24 @@ def test_a_policy_asks_every_rank_to_capture_save_and_stop_once(database: Databa
     assert untold.index(saved.directive_id) < untold.index(stopped.directive_id), "it saves before it stops"
 
 
+def test_a_policy_asks_a_job_that_was_started_again_and_explodes_at_the_same_step(database: Database) -> None:
+    rules = parse(POLICIES.replace("an_hour = 1", "an_hour = 2"))
+    pipeline = new_pipeline(database, settings=PipelineSettings(rules=lambda: rules))
+    # After a restart it takes a little more to be called an explosion.
+    for launch, growth in (("launch-1", 1.35), ("launch-2", 1.38)):
+        norms, losses = exploding_norms(220, 150, growth), exploding_losses(220, 150)
+        run = SyntheticRun(pipeline, launch=launch, norms=norms, losses=losses, capabilities=EVERYTHING).open()
+        explode(run)
+        run.close(NOW + 220)
+    stops = [each for each in stored(database) if each.directive.kind is DirectiveKind.STOP]
+    (alert_id,) = {each.directive.alert_id for each in stops}
+    with database.read() as transaction:
+        struck = [each for each in transaction.alerts.history(alert_id) if each.cause in {"opened", "reopened"}]
+    assert [each.step for each in struck] == [160, 160], "the premise: the same alert at the same step"
+    assert [len(each.addressees) for each in stops] == [2, 2]
+    assert len({addressee.rank_handle for each in stops for addressee in each.addressees}) == 4
+
+
 def test_a_policy_asks_every_job_of_an_incident(database: Database) -> None:
     rules = parse(POLICIES)
     pipeline = new_pipeline(database, settings=PipelineSettings(rules=lambda: rules))

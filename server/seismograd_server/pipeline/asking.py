@@ -132,13 +132,15 @@ class Asking:
         able = {kind: _able(transaction, run_id, kind) for kind in DirectiveKind}
         recent = transaction.directives.recent(run_id, now - _RECENTLY)
         everyone = {rank.rank for rank in able[DirectiveKind.CAPTURE_MORE]}
+        launches = transaction.runs.launches(run_id)
+        launch = launches[-1].launch_row if launches else 0
         found = []
         for each in wanted(transitions, recent, self._policy, policies, now, ranks=everyone):
             ranks: Sequence[Rank] = able[each.kind]
             if not each.by_policy:
                 ranks = self._first(ranks, each.alert.evidence.leading_rank)
             if ranks:
-                found.append(_add(transaction, _directive(run_id, each, now), ranks))
+                found.append(_add(transaction, _directive(run_id, launch, each, now), ranks))
         return found
 
     def _first(self, ranks: Sequence[Rank], leading: int | None) -> list[Rank]:
@@ -196,15 +198,16 @@ class Asking:
         self._open.pop(handle, None)
 
 
-def _directive(run_id: int, each: Wanted, now: float) -> Directive:
+def _directive(run_id: int, launch: int, each: Wanted, now: float) -> Directive:
     alert = each.alert
     if each.kind is DirectiveKind.CAPTURE_MORE:
         about = f"{alert.alert_id} {each.first_step}-{each.last_step}" + " of all" * each.by_policy
     else:
         about = f"{alert.alert_id} {each.kind.word} {alert.last_step}"
     return Directive(
-        # Of what it is made of, so that a replay asks nothing twice.
-        directive_id=hashlib.sha256(about.encode()).hexdigest()[:24],
+        # Of what it is made of, so that a replay asks nothing twice. A job that was started again is another one, and
+        # may explode at the same step.
+        directive_id=hashlib.sha256(f"{launch} {about}".encode()).hexdigest()[:24],
         run_id=run_id,
         kind=each.kind,
         asked_by=BY_ALERT,
