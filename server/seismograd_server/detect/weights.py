@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seismograd_server.detect.facts import Step
-from seismograd_server.model import ClosedBlock, Float32, Layout
+from seismograd_server.model import Bool, ClosedBlock, Float32, Layout
 
 # A tenth of the norm: rounding, averaging and decay make less of it between samples.
 _LEAST_CHANGE = 0.1
@@ -30,12 +30,17 @@ def _nothing() -> Float32:
     return np.zeros(0, dtype=np.float32)
 
 
+def _none() -> Bool:
+    return np.zeros(0, dtype=np.bool_)
+
+
 @dataclass(slots=True)
 class WeightMemory:
     """The latest sample of weights and updates, and the tensor that changed otherwise lately."""
 
     weights: Float32 = field(default_factory=_nothing)  # [l]
     updates: Float32 = field(default_factory=_nothing)  # [l]
+    moving: Bool = field(default_factory=_none)  # [l], which had changed by much when it was taken; empty = none
     age: int = 0  # steps since the sample
     suspect: str = ""  # name of the tensor; empty = none
     suspect_for: int = 0  # steps that it is still remembered
@@ -66,25 +71,30 @@ class WeightMemory:
 
     def _sample(self, block: ClosedBlock, row: int) -> None:
         weights, updates = block.weight_norms[row], block.update_norms[row]
-        if len(weights) == len(self.weights) and self.age <= _OLDEST_SAMPLE:
-            self._compare(block.layout, weights, updates)
+        comparable = len(weights) == len(self.weights) and self.age <= _OLDEST_SAMPLE
+        moving = self._compare(block.layout, weights, updates) if comparable else _none()
         self._keep(block, row)
+        self.moving = moving
 
     def _keep(self, block: ClosedBlock, row: int) -> None:
         self.weights, self.updates, self.age = block.weight_norms[row].copy(), block.update_norms[row].copy(), 0
+        self.moving = _none()
 
-    def _compare(self, layout: Layout, weights: Float32, updates: Float32) -> None:
+    def _compare(self, layout: Layout, weights: Float32, updates: Float32) -> Bool:
+        """Suspect the tensor that changed the most by what no update explains; which of them changed by much."""
         with np.errstate(over="ignore", invalid="ignore"):
             change = np.abs(weights - self.weights)
             explained = (_TIMES_EXPLAINED * self.age) * np.fmax(self.updates, updates)
-            # Nothing at both ends says nothing of what came between: the gradients of an explosion are huge in one step
-            # and exactly zero in the next.
-            bounded = (explained > 0.0) | (self.age == 1)
-            moved = bounded & (change > explained) & (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
+            moving: Bool = (change > _LEAST_CHANGE * self.weights) & (change < np.inf)
+            # Unless both ends are neighbours, they say nothing of the steps between where weights move anyhow: updates
+            # of an explosion are huge in one step and next to nothing, or nothing at all, in the next.
+            bounded = (explained > 0.0) & ~self.moving if len(self.moving) else explained > 0.0
+            moved = moving & (bounded | (self.age == 1)) & (change > explained)
             if np.count_nonzero(moved):
                 shares = np.where(moved, change / np.maximum(self.weights, np.finfo(np.float32).tiny), 0.0)
                 self.suspect = layout.names[int(np.argmax(shares))]
                 self.suspect_for = _SUSPECT_STEPS
+        return moving if moving.any() else _none()
 
     def wait(self, steps: int) -> None:
         """Grow older by steps."""
@@ -95,7 +105,7 @@ class WeightMemory:
 
     def forget(self) -> None:
         """The weights may be others now: the run was restarted or rewound."""
-        self.weights, self.suspect, self.suspect_for = _nothing(), "", 0
+        self.weights, self.moving, self.suspect, self.suspect_for = _nothing(), _none(), "", 0
 
 
 def are_steady(

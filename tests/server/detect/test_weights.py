@@ -65,6 +65,22 @@ def test_where_no_update_was_seen_at_either_end_those_between_are_not_known(ever
     assert any("changed by no update" in each.reason for each in found) is accused
 
 
+@pytest.mark.parametrize(("every", "accused"), [(1, True), (10, False)])
+def test_weights_that_move_anyhow_accuse_nobody_for_the_steps_that_were_not_sampled(
+    every: int, *, accused: bool
+) -> None:
+    block = run_with(corrupted(1, 30.0), every)
+    growing = 1.02 ** np.clip(np.arange(STEPS) - (ONSET - 24), 0, 60)[:, None]
+    block = replace(
+        block,
+        weight_norms=(block.weight_norms * growing).astype(np.float32),
+        update_norms=(block.update_norms * 40.0).astype(np.float32),
+    )
+    # What made it thirty times as large may have been one of the updates that were not sampled.
+    found = findings_of(block)
+    assert any("changed by no update" in each.reason for each in found) is accused
+
+
 def test_after_a_restart_the_weights_may_be_others() -> None:
     block = run_with(corrupted(1, 30.0))
     watch = RunWatch()
