@@ -276,7 +276,9 @@ def test_a_policy_asks_a_job_that_was_started_again_and_explodes_at_the_same_ste
         struck = [each for each in transaction.alerts.history(alert_id) if each.cause in {"opened", "reopened"}]
     assert [each.step for each in struck] == [160, 160], "the premise: the same alert at the same step"
     assert [len(each.addressees) for each in stops] == [2, 2]
-    assert len({addressee.rank_handle for each in stops for addressee in each.addressees}) == 4
+    for kind in (DirectiveKind.STOP, DirectiveKind.CAPTURE_MORE):
+        asked = [each for each in stored(database) if each.directive.kind is kind]
+        assert len({addressee.rank_handle for each in asked for addressee in each.addressees}) == 4, kind
 
 
 def test_a_policy_asks_every_job_of_an_incident(database: Database) -> None:

@@ -130,10 +130,10 @@ class Asking:
         if not any(is_heard(each) for each in transitions) or not (self._policy.automatic or policies):
             return []
         able = {kind: _able(transaction, run_id, kind) for kind in DirectiveKind}
-        recent = transaction.directives.recent(run_id, now - _RECENTLY)
-        everyone = {rank.rank for rank in able[DirectiveKind.CAPTURE_MORE]}
         launches = transaction.runs.launches(run_id)
         launch = launches[-1].launch_row if launches else 0
+        recent = _of_launch(transaction, launch, transaction.directives.recent(run_id, now - _RECENTLY))
+        everyone = {rank.rank for rank in able[DirectiveKind.CAPTURE_MORE]}
         found = []
         for each in wanted(transitions, recent, self._policy, policies, now, ranks=everyone):
             ranks: Sequence[Rank] = able[each.kind]
@@ -225,6 +225,17 @@ def _able(transaction: Transaction, run_id: int, kind: DirectiveKind) -> list[Ra
     launches = transaction.runs.launches(run_id)
     ranks = transaction.runs.ranks(launches[-1].launch_row) if launches else []
     return [rank for rank in ranks if rank.ended_at is None and kind.capability in rank.capabilities]
+
+
+def _of_launch(transaction: Transaction, launch: int, asked: Iterable[AskedDirective]) -> list[AskedDirective]:
+    """What was asked, without captures of earlier launches: their steps are in no recorder of this one."""
+    handles = {rank.handle for rank in transaction.runs.ranks(launch)}
+    return [
+        each
+        for each in asked
+        if each.directive.kind is not DirectiveKind.CAPTURE_MORE
+        or any(addressee.rank_handle in handles for addressee in each.addressees)
+    ]
 
 
 def _add(transaction: Transaction, directive: Directive, ranks: Sequence[Rank]) -> AskedDirective:
