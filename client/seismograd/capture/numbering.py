@@ -2,18 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-_new = tuple.__new__  # a named tuple without the function that checks its arguments: one is made each step
-
-
-class Number(NamedTuple):
-    """How one record is identified."""
-
-    branch: int
-    sequence: int
-    step: int
-
 
 class Numbering:
     """Counts steps from `first_step`; a step that does not grow begins a new branch."""
@@ -30,14 +18,14 @@ class Numbering:
         self.next_step = step + 1
         return step
 
-    def settle(self, step: int) -> Number:
-        """The final number of a record; records are settled in order, each once."""
+    def settle(self, step: int) -> tuple[int, int, int]:
+        """Branch, sequence and step of a record, for good; records are settled in order, each once."""
         if self._last is not None and step <= self._last:
             self._branch += 1
         self._last = step
-        number = _new(Number, (self._branch, self._sequence, step))
-        self._sequence += 1
-        return number
+        sequence = self._sequence
+        self._sequence = sequence + 1
+        return self._branch, sequence, step
 
     def follow(self, leader: Numbering, *, rewound: bool) -> None:
         """The user has numbered the first optimizer's steps: this one's go along, and back only when that one did."""

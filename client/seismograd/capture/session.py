@@ -231,12 +231,12 @@ class Session:
             return
         series.last_step = held.step
         self._steps_without_loss += series.index == 0 and not held.draft.logged
-        number = series.numbering.settle(held.step)
+        branch, sequence, step = series.numbering.settle(held.step)
         heading = Heading(
             series.index,
-            number.branch,
-            number.sequence,
-            number.step,
+            branch,
+            sequence,
+            step,
             held.draft.time_unix_seconds,
             held.catalog_version,
             held.columns,

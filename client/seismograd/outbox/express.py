@@ -1,4 +1,4 @@
-"""The short way into ring and queue, for steps that are packed and framed already.
+"""The short way into ring and queue, for steps that are packed already.
 
 It takes what both have room for; whatever asks for a decision goes through the door like any other record.
 """
@@ -31,16 +31,16 @@ class Express:
         self._wake_after = queue.wake_after
         self._most_bytes = FULL * queue.limit_bytes
 
-    def put(self, record: PackedRecord, entry: memoryview) -> None:
-        """What `Sender.offer(record)` does; `entry` is the record framed, copied before this returns."""
-        optimizer, sequence, step, _ = record
+    def put(self, record: PackedRecord) -> None:
+        """What `Sender.offer(record)` does."""
+        optimizer, sequence, step, packed = record
         queue, sender, ring = self._queue, self._sender, self._rings[optimizer]
         arrived = len(self._inbox) + 1
         if (
             queue.occupied + arrived * queue.typical_size > self._most_bytes
             or sender.closed
             or sequence != ring.end
-            or not ring.write_entry(sequence, step, entry)
+            or not ring.write_packed(sequence, step, packed)
         ):
             sender.offer(record)
             return

@@ -7,6 +7,7 @@ Little-endian. A process that is killed in the middle of an entry leaves one who
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,23 @@ _HEADER = struct.Struct("<4sIII")
 _CHECKED = struct.Struct("<II")  # length and tag: the part of the header that the checksum covers
 _PADDING = [b"\0" * count for count in range(ALIGNMENT)]
 _MARK_VALUE = int.from_bytes(MARK, "little")
+
+
+class Framing:
+    """How entries with payloads of one length are framed."""
+
+    __slots__ = ("_length", "_pack_into", "_seed", "_tag", "size")
+
+    def __init__(self, tag: int, length: int) -> None:
+        self._tag, self._length = tag, length
+        self._seed = zlib.crc32(_CHECKED.pack(length, tag))
+        padded = length + (-length % ALIGNMENT)
+        self.size = HEADER_BYTES + padded  # of an entry
+        self._pack_into = struct.Struct(f"{_HEADER.format}{padded}s").pack_into
+
+    def write(self, buffer: bytearray | mmap.mmap, offset: int, payload: bytes) -> None:
+        """Puts an entry there."""
+        self._pack_into(buffer, offset, MARK, zlib.crc32(payload, self._seed), self._length, self._tag, payload)
 
 
 class Entry(NamedTuple):

@@ -26,7 +26,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from seismograd.outbox.frames import entry_at, frame, scattered
+from seismograd.outbox.frames import Framing, entry_at, scattered
 from seismograd.outbox.packing import PackedError, name_of, pack, unpack
 from seismograd.record import StepRecord
 
@@ -64,6 +64,7 @@ class Ring:
         self._head = 0
         self._used = 0  # bytes of the entries that are whole
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
+        self._length, self._framing = 0, Framing(RECORD_TAG, 0)  # of the newest: nearly all are as long as the last
         self.end = 0  # the sequence after the newest
 
     @classmethod
@@ -110,12 +111,11 @@ class Ring:
 
     def write_packed(self, sequence: int, step: int, packed: bytes) -> bool:
         """The same for a record that is packed already."""
-        return self.write_entry(sequence, step, frame(RECORD_TAG, packed))
-
-    def write_entry(self, sequence: int, step: int, entry: bytes | memoryview) -> bool:
-        """The same for one that is framed as well."""
-        size = len(entry)
-        places = self._places
+        length = len(packed)
+        if length != self._length:
+            self._length, self._framing = length, Framing(RECORD_TAG, length)
+        framing, places = self._framing, self._places
+        size = framing.size
         if size > self._size or sequence < self.end:
             return False
         begin = self._head
@@ -127,7 +127,7 @@ class Ring:
             begin, end = 0, size
         while places and places[0].offset < end and places[0].end > begin:
             self._drop_oldest()
-        self._map[begin:end] = entry
+        framing.write(self._map, begin, packed)
         self._head = end
         self._used += size
         places.append(_new(_Place, (sequence, step, begin, end)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd.outbox.frames import consecutive, entry_at, frame, scattered
+from seismograd.outbox.frames import Framing, consecutive, entry_at, frame, scattered
 from seismograd.outbox.packing import PackedError, name_of, pack, unpack
 from seismograd.record import Nonfinite, NormSource, Quantity, RecordFlag, RecordKind, StepRecord
 from tests.support.records import make_record
@@ -115,6 +115,18 @@ def test_a_file_cut_off_anywhere_gives_the_entries_before_the_cut(
 
     # The zeros behind the last entry may be missing.
     assert found in (entries[:whole], entries[: whole + 1])
+
+
+@given(st.lists(st.binary(min_size=9, max_size=9), max_size=3), st.integers(0, 9))
+def test_entries_written_into_a_buffer_are_the_same_and_touch_nothing_else(payloads: list[bytes], tag: int) -> None:
+    framing = Framing(tag, 9)
+    framed = [frame(tag, payload) for payload in payloads]
+    buffer = bytearray(b"x" * (8 + framing.size * len(payloads) + 8))
+
+    for number, payload in enumerate(payloads):
+        framing.write(buffer, 8 + framing.size * number, payload)
+
+    assert bytes(buffer) == b"".join([b"x" * 8, *framed, b"x" * 8])
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())
