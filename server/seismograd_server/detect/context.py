@@ -10,10 +10,11 @@ import sys
 from dataclasses import dataclass, field
 
 from seismograd_server.detect.baseline import Baseline, Record
-from seismograd_server.detect.excursion import Excursion, rise_within
+from seismograd_server.detect.excursion import Excursion, imbalance, middle, rise_within
 from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
+from seismograd_server.detect.reading import Reading
 from seismograd_server.detect.state import SETTING
 from seismograd_server.detect.updates import Updates
 from seismograd_server.detect.weights import WeightMemory
@@ -46,25 +47,6 @@ _LATELY_STEPS = 8
 # After a restart or a rewind the norm may differ for a while: for so many steps an event must be this much larger.
 _GRACE_STEPS = 16
 _GRACE_OCTAVES = 1.0
-
-
-@dataclass(slots=True)
-class Reading:
-    """A step against what is usual. Octaves; NaN = cannot be told yet."""
-
-    judged: bool = False  # False: skipped by the loss scaler, not finite, zero or not known
-    above: float = UNKNOWN  # norm above its baseline
-    excess: float = UNKNOWN  # norm above its record
-    far: bool = False
-    high: bool = False
-    loss_above: float = UNKNOWN  # loss above its reference
-    loss_excess: float = UNKNOWN  # deviation of the loss above its largest recent one
-    loss_untrained: float = UNKNOWN  # loss above what it was before any training
-    imbalance: float = UNKNOWN  # between norm and loss, or its root, which scales with targets, above their baselines
-    bad_loss: bool = False
-    ratio: float = UNKNOWN  # log2 of update over weight norm, sampled or estimated
-    ratio_is_sampled: bool = False
-    runs_away: bool = False  # `runaway` has a ground at this step, for those who look after it
 
 
 @dataclass(slots=True)
@@ -107,12 +89,12 @@ class Context:
 
     def risen(self) -> float:
         """Octaves by which the norm of the latest few steps lies above the lowest usual one; NaN = not known yet."""
-        latest = sorted(level for _, level in self.excursion.trail[-_LATELY_STEPS:])
-        return latest[len(latest) // 2] - self.lowest if self.armed() and latest else UNKNOWN
+        latest = [level for _, level in self.excursion.trail[-_LATELY_STEPS:]]
+        return middle(latest) - self.lowest if self.armed() and latest else UNKNOWN
 
     def untrained_loss(self) -> float:
         """Median of the first losses: what a model that has learnt nothing pays; NaN = not known."""
-        return sorted(self.first_losses)[len(self.first_losses) // 2] if self.first_losses else math.nan
+        return middle(self.first_losses) if self.first_losses else math.nan
 
     def untrained_level(self) -> float:
         """log2 of it; NaN = not known."""
@@ -122,7 +104,7 @@ class Context:
         """Octaves by which the loss of the latest few steps lies above the untrained one; NaN = not known."""
         if len(self.last_losses) < _LATELY_STEPS:
             return UNKNOWN
-        return octaves(sorted(self.last_losses)[_LATELY_STEPS // 2]) - octaves(self.untrained_loss())
+        return octaves(middle(self.last_losses)) - octaves(self.untrained_loss())
 
     def learns(self, step: Step) -> bool:
         """Whether the loss, now and in the latest few steps, lies in the lowest quarter of what it has been of late.
@@ -131,7 +113,7 @@ class Context:
         """
         if not step.loss_known or len(self.loss) < WARM_UP_STEPS or len(self.last_losses) < _LATELY_STEPS:
             return False
-        return max(step.loss, sorted(self.last_losses)[_LATELY_STEPS // 2]) < self.loss.lower_quartile()
+        return max(step.loss, middle(self.last_losses)) < self.loss.lower_quartile()
 
     def read(self, step: Step) -> None:
         """Compare a step with what is known, and open or follow the excursion."""
@@ -153,9 +135,6 @@ class Context:
         reading.excess = self.record.excess(step.level)
         reading.far = reading.above >= self._far_octaves()
         reading.high = reading.far and reading.excess >= _HIGH_OCTAVES
-        if step.loss_known and math.isfinite(step.loss):
-            loss = octaves(step.loss) - octaves(self.loss.center())
-            reading.imbalance = min(abs(reading.above - loss), abs(reading.above - loss / 2.0))
         self._follow_excursion(step, reading)
 
     def learn(self, step: Step) -> None:
@@ -168,7 +147,7 @@ class Context:
             return
         if len(self.first_levels) < WARM_UP_STEPS:
             self.first_levels.append(step.level)
-        if not excursion.open or self.learns(step):  # fast learning becomes the usual while it goes on
+        if not excursion.open or self.learns(step) or self._may_learn():  # what is learnt becomes the usual at once
             self._accept(step)
         if not excursion.open:
             return
@@ -180,6 +159,10 @@ class Context:
         elif self._has_other_scale() or (excursion.steps >= _REBASE_STEPS and self._stays_for_good(reading)):
             self._rebase()
             self._close_excursion(survived=True)
+
+    def _may_learn(self) -> bool:
+        """Whether a young run shows nothing but its norms: they rise tenfold when a model begins to learn as well."""
+        return not (self.norm.full() or len(self.loss)) and math.isnan(self.reading.ratio)
 
     def _accept(self, step: Step) -> None:
         self.norm.accept(step.level)
@@ -216,25 +199,40 @@ class Context:
     def _has_other_scale(self) -> bool:
         """Whether a lifted gradient has stayed where it leapt to, for as long as a first baseline takes."""
         stays = len(self.held_levels) >= WARM_UP_STEPS and self.lifted() and not self.creeps(_CREEPING_OCTAVES / 2.0)
-        return stays and sorted(self.held_levels)[len(self.held_levels) // 2] - self.norm.center() >= FAR_OCTAVES
+        return stays and self.lift() >= FAR_OCTAVES
+
+    def lift(self) -> float:
+        """Octaves of the excursion's median above the usual: growth that only reaches it is its noise; 0 = none yet."""
+        return middle(self.held_levels) - self.norm.center() if self.held_levels else 0.0
+
+    def imbalance(self, step: Step) -> float:
+        """Octaves between norm and loss, usually in the excursion; NaN = not known."""
+        levels, losses = [*self.held_levels, step.level], [*self.held_losses, step.loss]
+        known = step.loss_known and len(losses) == len(levels) and self.armed()
+        return imbalance(levels, losses, self.norm.center(), self.loss.center()) if known else UNKNOWN
+
+    def knows_updates(self) -> bool:
+        """Whether those of the excursion are: sampled in it, or plain SGD's. Others are only known to be bounded."""
+        updates = self.updates
+        return updates.age < self.excursion.steps or (updates.samples > 0 and not updates.normalised())
 
     def lifted(self) -> bool:
-        """Where updates are not sampled: whether an excursion has lifted the whole gradient, and the loss by no more.
+        """Where updates are not known: whether an excursion has lifted the whole gradient, and the loss by no more.
 
         Every layer has leapt by the same factor, and stayed: the loss has another scale, or the data are other or
         noisier. Weights that are being ruined change each layer's share within a few steps.
         """
         excursion = self.excursion
         even = excursion.open and excursion.leapt and excursion.uneven < _UNEVEN_OCTAVES
-        if not even or not self.held_levels or self.updates.samples or self.ranks.leading() is not None:
+        if not even or not self.held_levels or self.knows_updates() or self.ranks.leading() is not None:
             return False
         if len(self.held_levels) >= WARM_UP_STEPS and self.creeps():
             return False
-        if not self.held_losses or len(self.held_losses) < len(self.held_levels):
+        if len(self.held_losses) < len(self.held_levels) or min(self.held_losses) <= 0.0:
             return not len(self.loss)
         factors = [octaves(loss) - level for level, loss in zip(self.held_levels, self.held_losses, strict=True)]
         usual = octaves(self.loss.center()) - self.norm.center()
-        return sorted(factors)[len(factors) // 2] - usual < _UNEVEN_OCTAVES
+        return middle(factors) - usual < _UNEVEN_OCTAVES
 
     def _rebase(self) -> None:
         """Take the held levels for the usual ones, and the change of the loss for a change of its scale."""
@@ -261,7 +259,6 @@ class Context:
                 return
             leading = self.layers.leading(step)
             self.excursion.begin(step.step, self.last_step, leading[0] if leading else "")
-            self.excursion.imbalance = reading.imbalance
             self.excursion.leapt = self.excursion.level_before() - self.norm.center() < _CREEPING_OCTAVES
             self.held_levels, self.held_losses = [], []
         if reading.far:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from seismograd_server.detect.facts import UNKNOWN, octaves
+
 # Quiet steps in a row that end an excursion: fewer, and an oscillating explosion (up, down, up) would be cut to pieces.
 _QUIET_STEPS_TO_END = 8
 # Steps whose levels are kept for the slope: more would average a fast explosion with its slow beginning.
@@ -26,7 +28,6 @@ class Excursion:
     high_steps: int = 0  # of these, steps above the record
     bad_losses: int = 0  # of these, steps whose loss was far above its usual range as well
     worst_loss: float = -math.inf
-    imbalance: float = math.nan  # between the jumps of norm and loss at its first step
     uneven: float = math.inf  # how far its layers' rises have differed, in two far steps in a row; Inf = cannot be told
     uneven_before: float = 0.0  # in the latest far step
     leapt: bool = False  # whether the latest steps before it were as usual
@@ -38,7 +39,7 @@ class Excursion:
         self.open = True
         self.first_step, self.last_quiet_step, self.first_layer = step, last_quiet_step, first_layer
         self.first_level = self.peak = self.peak_excess = -math.inf
-        self.worst_loss, self.imbalance, self.uneven, self.uneven_before = -math.inf, math.nan, 0.0, 0.0
+        self.worst_loss, self.uneven, self.uneven_before = -math.inf, 0.0, 0.0
         self.steps = self.high_steps = self.bad_losses = self.quiet_steps = 0
 
     def follow(self, level: float, excess: float, *, far: bool, high: bool, bad_loss: bool, loss: float) -> None:
@@ -72,8 +73,8 @@ class Excursion:
 
     def level_before(self) -> float:
         """Median of the latest levels, without the last one; NaN = there were none."""
-        levels = sorted(level for _, level in self.trail[:-1])
-        return levels[len(levels) // 2] if levels else math.nan
+        levels = [level for _, level in self.trail[:-1]]
+        return middle(levels) if levels else math.nan
 
     def remember(self, step: int, level: float) -> None:
         """Keep a level for the slope, whether or not an excursion is open."""
@@ -97,8 +98,24 @@ class Excursion:
         return max(0.0, over / under) if under > 0.0 else 0.0
 
 
+def middle(values: list[float]) -> float:
+    """Median of some values, the upper one of two; there must be one."""
+    return sorted(values)[len(values) // 2]
+
+
 def rise_within(levels: list[float]) -> float:
     """Octaves from the median of the first third of some levels to that of the last; 0 = fewer than three levels."""
     third = len(levels) // 3
-    first, last = sorted(levels[:third]), sorted(levels[len(levels) - third :])
-    return last[third // 2] - first[third // 2] if third else 0.0
+    return middle(levels[-third:]) - middle(levels[:third]) if third else 0.0
+
+
+def imbalance(levels: list[float], losses: list[float], usual_level: float, usual_loss: float) -> float:
+    """Octaves between norm and loss above their usual, or its root, which scales with targets; NaN = not known.
+
+    The median of some steps, because a single batch may be odd.
+    """
+    if not all(0.0 < each < math.inf for each in (usual_loss, *losses)):
+        return UNKNOWN
+    reference = octaves(usual_loss)
+    pairs = [(level - usual_level, octaves(loss) - reference) for level, loss in zip(levels, losses, strict=True)]
+    return middle([min(abs(above - worse), abs(above - worse / 2.0)) for above, worse in pairs])

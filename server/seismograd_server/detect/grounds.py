@@ -98,7 +98,7 @@ def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | No
     usual = min(context.updates.usual.center() + config.overwriting_above_usual, config.ruinous_ratio)
     if not reading.ratio >= config.overwriting_ratio or reading.ratio < usual or not context.armed():
         return None
-    if reading.ratio < config.ruinous_ratio and _rescaled(context, config):
+    if reading.ratio < config.ruinous_ratio and _rescaled(step, context, config):
         return None
     young = 0.0 if context.norm.full() else config.young_octaves
     high = reading.far and reading.excess >= config.overwriting_excess + young and not context.learns(step)
@@ -115,11 +115,12 @@ def overwriting(step: Step, context: Context, config: RunawayConfig) -> str | No
 
 
 def growing(step: Step, context: Context, config: RunawayConfig) -> str | None:
-    """The excursion goes on rising after its first two high steps."""
+    """The excursion goes on rising after its first two high steps; in another scale, above its record there."""
     reading, excursion = context.reading, context.excursion
     if not excursion.open or _harmless(context) or step.level < excursion.peak:
         return None
-    if reading.excess < config.growth_excess or excursion.growth() < config.growth_octaves:
+    explained = context.lift() if _rescaled(step, context, config) else 0.0
+    if reading.excess - explained < config.growth_excess or excursion.growth() < config.growth_octaves:
         return None
     return f"{_usual(context)} and growing"
 
@@ -129,10 +130,13 @@ def hopeless(step: Step, context: Context, config: RunawayConfig) -> str | None:
     reading = context.reading
     if not context.excursion.open or _harmless(context) or not reading.excess >= config.hopeless_excess:
         return None
+    unseen = math.isnan(reading.ratio) and math.isnan(reading.loss_above)
+    if context.excursion.steps < 2 and (unseen or reading.ratio < config.overwriting_ratio):
+        return None  # it may be a single bad batch, as far as is known: the next step tells
     if math.isnan(reading.ratio) and clipped_level(step) - context.norm.center() < FAR_OCTAVES:
         return None  # clipping has left no more of it than of a usual step
     unmoved = not math.isnan(reading.loss_above) and not reading.bad_loss
-    if reading.ratio < config.overwriting_ratio and (unmoved or _rescaled(context, config)):
+    if reading.ratio < config.overwriting_ratio and (unmoved or _rescaled(step, context, config)):
         return None
     return f"{_usual(context)}, far beyond anything in this run"
 
@@ -145,12 +149,12 @@ def loss_follows(step: Step, context: Context, config: RunawayConfig) -> str | N
     mostly = 2 * excursion.bad_losses >= excursion.steps
     if excursion.bad_losses < config.loss_steps or not mostly or reading.excess < config.loss_excess:
         return None
-    if _turned(step, context, config) or _rescaled(context, config):
+    if _turned(step, context, config) or _rescaled(step, context, config):
         return None
     return f"{_usual(context)}, and the loss has followed for {excursion.bad_losses} steps"
 
 
-def creeping(step: Step, context: Context, config: RunawayConfig) -> str | None:  # noqa: ARG001 (one form for all grounds)
+def creeping(step: Step, context: Context, config: RunawayConfig) -> str | None:
     """However small the updates: over a long excursion the norm has grown, and the loss is twice the untrained one."""
     reading, excursion = context.reading, context.excursion
     if not excursion.open or excursion.steps < config.creeping_steps or not (reading.far and reading.bad_loss):
@@ -159,6 +163,8 @@ def creeping(step: Step, context: Context, config: RunawayConfig) -> str | None:
     if not mostly or not context.creeps() or reading.excess < config.no_return_up * excursion.peak_excess:
         return None
     if not context.lately_untrained() >= config.slow_loss_octaves:
+        return None
+    if excursion.leapt and _rescaled(step, context, config):
         return None
     return f"{_usual(context)} and the loss {times(context.lately_untrained())} the untrained one, after a long rise"
 
@@ -169,7 +175,7 @@ def worse_than_untrained(step: Step, context: Context, config: RunawayConfig) ->
         return None
     if context.excursion.bad_losses < config.loss_steps or not context.lately_untrained() >= config.undone_octaves:
         return None
-    if _turned(step, context, config) or _rescaled(context, config):
+    if _turned(step, context, config) or _rescaled(step, context, config):
         return None
     return f"{_usual(context)}, and the loss is {times(context.lately_untrained())} the untrained one"
 
@@ -182,8 +188,10 @@ def no_return(step: Step, context: Context, config: RunawayConfig) -> str | None
     mostly = 2 * excursion.high_steps >= excursion.steps
     if excursion.high_steps < config.no_return_steps or not mostly or reading.excess < config.no_return_excess:
         return None
-    if reading.excess < config.no_return_up * excursion.peak_excess or _rescaled(context, config):
+    if reading.excess < config.no_return_up * excursion.peak_excess or _rescaled(step, context, config):
         return None
+    if context.lately_untrained() < 0.0 and _turned(step, context, config):
+        return None  # still better than untrained, and on its way back
     seen = len(context.loss) or not math.isnan(reading.ratio) or context.ranks.leading() is not None
     if not seen and excursion.growth() < config.rescaled_octaves:
         return None
@@ -270,28 +278,28 @@ def _harmless(context: Context) -> bool:
     return context.reading.ratio < HARMLESS_RATIO
 
 
-def _rescaled(context: Context, config: RunawayConfig) -> bool:
-    """Whether norm and loss have jumped by the same factor at one step and stayed there, with the updates in bounds.
+def _rescaled(step: Step, context: Context, config: RunawayConfig) -> bool:
+    """Whether norm and loss have jumped by the same factor and stayed there, with the updates in bounds.
 
     That is a loss which is summed where it was averaged, or targets in other units: an optimizer that normalises its
     updates does not mind. The data of a single rank are no change of scale.
-    Where updates are not sampled, the layers tell.
+    Where updates are not known, the layers tell.
     """
     reading, excursion = context.reading, context.excursion
     if context.lifted():
         return True
-    together = max(excursion.imbalance, reading.imbalance) < config.rescaled_octaves  # False when not known
-    steady = excursion.growth() < config.growth_octaves and reading.ratio < config.ruinous_ratio
+    stays = excursion.steps < 2 or reading.above - context.lift() < FAR_OCTAVES
+    steady = stays and reading.ratio < config.ruinous_ratio
     alike = context.updates.normalised() and context.ranks.leading() is None
-    return excursion.open and together and steady and alike
+    return excursion.open and steady and alike and context.imbalance(step) < config.rescaled_octaves
 
 
 def _turned(step: Step, context: Context, config: RunawayConfig) -> bool:
-    """Where the ratio is not known: whether the loss may be on its way back.
+    """Where the updates are not known: whether the loss may be on its way back.
 
     It is not when this is its worst moment, or when it has been above the untrained one for long.
     """
-    if not math.isnan(context.reading.ratio) or step.loss >= context.excursion.worst_loss:
+    if context.knows_updates() or step.loss >= context.excursion.worst_loss:
         return False
     long = context.excursion.bad_losses >= config.turned_losses
     return not (long and context.lately_untrained() >= config.turned_octaves)

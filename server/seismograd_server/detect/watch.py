@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from seismograd_server.detect.clip_saturation import ClipSaturationConfig, ClipSaturationDetector
-from seismograd_server.detect.context import Context, Reading
+from seismograd_server.detect.context import Context
 from seismograd_server.detect.dead_layer import DeadLayerConfig, DeadLayerDetector
 from seismograd_server.detect.depth_growth import DepthGrowthConfig, DepthGrowthDetector
 from seismograd_server.detect.facts import Facts, Step, from_octaves
@@ -29,6 +29,7 @@ from seismograd_server.detect.loss_divergence import LossDivergenceConfig, LossD
 from seismograd_server.detect.loss_scale_collapse import LossScaleCollapseConfig, LossScaleCollapseDetector
 from seismograd_server.detect.nonfinite import NonfiniteConfig, NonfiniteDetector
 from seismograd_server.detect.rank_outlier import RankOutlierConfig, RankOutlierDetector
+from seismograd_server.detect.reading import Reading
 from seismograd_server.detect.recurrent_gain import RecurrentGainConfig, RecurrentGainDetector
 from seismograd_server.detect.replica_desync import ReplicaDesyncConfig, ReplicaDesyncDetector
 from seismograd_server.detect.runaway import RunawayDetector

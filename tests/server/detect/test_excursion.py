@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from seismograd_server.detect.excursion import Excursion
+from seismograd_server.detect.excursion import Excursion, imbalance
 
 
 def follow(excursion: Excursion, level: float, *, far: bool = True, bad_loss: bool = False) -> None:
@@ -75,3 +75,16 @@ def test_only_steps_since_the_last_quiet_one_count_for_the_slope() -> None:
     for step in range(10, 14):
         excursion.remember(step, 2.0 * (step - 9))
     assert excursion.octaves_per_step() == pytest.approx(2.0)
+
+
+def test_norm_and_loss_go_together_by_the_same_factor_or_its_square_and_one_odd_batch_says_nothing() -> None:
+    levels = [5.0, 5.5, 4.5, 5.0]
+    same, squared = [32.0, 45.0, 22.0, 1.0], [2.0**10, 2.0**11, 2.0**9, 1.0]
+    assert imbalance(levels, same, 0.0, 1.0) < 0.1
+    assert imbalance(levels, squared, 0.0, 1.0) < 0.1
+    assert imbalance(levels, [1.0] * 4, 0.0, 1.0) > 4.0
+
+
+@pytest.mark.parametrize(("usual", "latest"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (1.0, np.nan), (1.0, np.inf)])
+def test_of_losses_without_a_logarithm_nothing_is_known(usual: float, latest: float) -> None:
+    assert np.isnan(imbalance([1.0, 1.0], [1.0, latest], 0.0, usual))

@@ -215,12 +215,13 @@ def test_by_the_norm_alone_a_jump_to_a_level_that_stays_is_no_growth() -> None:
     assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_noisy_new_scale_does_not_creep_however_long_it_stays(seed: int) -> None:
-    scale = np.where(AFTER >= 0, 2.0**5, 1.0)
-    block = run_of(noisy(STEPS, seed, octaves=0.6) * scale, loss=losses(scale))
-    found = findings_of(with_ratio(block, np.where(AFTER >= 0, 0.004, 0.002)))
-    assert told(found, Signature.RUNAWAY) == []
+@pytest.mark.parametrize("ratio", [0.004, 0.03])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_noisy_new_scale_does_not_creep_however_long_it_stays(seed: int, ratio: float) -> None:
+    noise, scale = noisy(STEPS, seed, octaves=0.6), np.where(AFTER >= 0, 2.0**5, 1.0)
+    block = run_of(noise * scale, loss=losses(scale * noise), learning_rate=np.full(STEPS, 1e-3))
+    ratios = np.where(AFTER >= 30, 0.004, np.where(AFTER >= 0, ratio, 0.002))
+    assert told(findings_of(with_ratio(block, ratios)), Signature.RUNAWAY) == []
 
 
 @pytest.mark.parametrize("at", [1, 5])
@@ -290,3 +291,53 @@ def test_a_single_odd_batch_does_not_hide_that_only_the_scale_has_changed() -> N
     block = with_loss(lifted(5.0), 32.0)
     block.layer_norms[ONSET + 9, ::2] *= 8.0
     assert told(findings_of(block), Signature.RUNAWAY) == []
+
+
+def test_the_noise_of_a_lifted_gradient_is_no_growth() -> None:
+    block = lifted(4.0)
+    block.layer_norms[ONSET + 4] *= 2.0**1.8
+    block.global_norm[ONSET + 4] *= 2.0**1.8
+    found = findings_of(block)
+    assert told(found, Signature.RUNAWAY) == []
+    assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
+
+
+def test_where_no_update_has_been_sampled_since_the_layers_tell_of_a_smaller_batch() -> None:
+    ratios = np.where(np.arange(STEPS) % 10 == 9, 0.008, np.nan)
+    ratios[0] = 0.008
+    block = replace(with_ratio(with_loss(lifted(2.8), 1.0), ratios), learning_rate=np.full(STEPS, 1e-3))
+    assert told(findings_of(block), Signature.RUNAWAY) == []
+
+
+def test_by_the_norm_alone_a_young_run_whose_norms_rise_may_have_begun_to_learn() -> None:
+    rise = np.clip((np.arange(STEPS) - 20) / 3.0, 0.0, 3.5)
+    assert told(findings_of(run_of(noisy(STEPS, octaves=0.5) * 2.0**rise)), Signature.RUNAWAY) == []
+    explodes = np.clip(np.arange(STEPS) - 40.0, 0.0, 40.0)
+    found = told(findings_of(run_of(noisy(STEPS, octaves=0.5) * 2.0**explodes)), Signature.RUNAWAY)
+    assert 40 < found[0][0] <= 48
+
+
+def test_by_the_norm_alone_a_single_step_is_never_hopeless_and_a_second_one_is() -> None:
+    norms = rising(0.0)
+    norms[ONSET] *= 2.0**12
+    found = findings_of(run_of(norms))
+    assert told(found, Signature.RUNAWAY) == []
+    assert told(found, Signature.SPIKE)[0] == (ONSET, Severity.WARNING)
+    norms[ONSET + 1] *= 2.0**12
+    assert told(findings_of(run_of(norms)), Signature.RUNAWAY)[0] == (ONSET + 1, Severity.CRITICAL)
+
+
+def test_a_single_step_is_not_hopeless_while_its_update_is_small_whatever_its_loss() -> None:
+    norms = rising(0.0)
+    norms[ONSET] *= 2.0**12
+    block = run_of(norms, loss=np.where(AFTER == 0, 1e4, losses()))
+    assert told(findings_of(with_ratio(block, np.where(AFTER == 0, 0.03, 0.002))), Signature.RUNAWAY) == []
+
+
+def test_a_norm_that_stays_up_is_waited_for_while_the_loss_is_better_than_untrained_and_falls() -> None:
+    norms, after = rising(0.0), AFTER[ONSET:]
+    norms[ONSET:] *= 2.0 ** np.where(after < 20, 3.0, 0.0)
+    falling, stuck = np.ones(STEPS), np.where(AFTER >= 0, 1.9, 1.0)
+    falling[ONSET:] = np.maximum(1.0, 1.9 * 0.97**after)
+    assert told(findings_of(run_of(norms, loss=losses(falling))), Signature.RUNAWAY) == []
+    assert told(findings_of(run_of(norms, loss=losses(stuck * 3.0))), Signature.RUNAWAY)
