@@ -147,7 +147,7 @@ def test_ranges_work_without_a_script_and_a_live_page_loads_itself_again(
     assert shown_steps(page) == (49, 149)
     page.get_by_role("link", name="all steps").click()
     assert shown_steps(page) == (0, 199)
-    assert page.locator(".scripted").is_hidden()
+    expect(page.locator(".scripted")).to_be_hidden()
 
 
 def test_a_page_follows_a_real_training_without_being_loaded_again(

@@ -75,7 +75,10 @@ def record(accepted: list[float], survived: list[tuple[int, float]]) -> float:
 
 
 def looked_at(levels: Levels) -> Iterator[At]:
-    """Step by step: what is usual is learnt from the steps outside of excursions only."""
+    """Step by step: what is usual is learnt from the steps outside of excursions only, and at first from all.
+
+    A young model of which nothing but the norm is known may be beginning to learn.
+    """
     accepted: list[float] = []
     survived: list[tuple[int, float]] = []
     out: list[float] = []
@@ -92,7 +95,7 @@ def looked_at(levels: Levels) -> Iterator[At]:
         over = len(out) > QUIET_STEPS and not any(far[-QUIET_STEPS:])
         high = [is_far and above >= 1.0 for is_far, above in zip(far, broken, strict=True)]
         yield At(step, level, usual, wide, excess, out, broken, high, over)
-        if not out:
+        if not out or len(accepted) < WINDOW:
             accepted.append(level)
         if over:
             survived.append((len(accepted), max(out)))
@@ -167,7 +170,7 @@ def runs_away(at: At, levels: Levels, config: RunawayConfig) -> bool:
     third = [place for place, high in enumerate(at.high) if high][2:3] or [len(at.out)]
     growth = max(at.out) - max(at.out[: third[0]])
     peak = at.records_broken[at.out.index(max(at.out))]
-    if at.above_record >= config.hopeless_excess:
+    if len(at.out) > 1 and at.above_record >= config.hopeless_excess:  # the first may be a single bad batch
         return True
     if at.level == max(at.out) and at.above_record >= config.growth_excess and growth >= config.growth_octaves:
         return True

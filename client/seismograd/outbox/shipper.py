@@ -94,7 +94,7 @@ class Shipper:
         self._arrived_at = float("-inf")  # monotonic clock: when the last turn that found records was
         self._not_before = 0.0  # monotonic clock: no attempt earlier than this
         self._finish: Finish | None = None
-        self._keep_trying = True
+        self._attempts_left = float("inf")  # to connect, once the job is over
         self._said: set[str] = set()
         self.quiet = False  # for the records of others, of which training need not hear
 
@@ -259,8 +259,8 @@ class Shipper:
         if self._finish is not None:
             return
         self._finish = finish
-        # Whoever was connected is worth waiting for; an absent server gets one more chance, not the whole time.
-        self._keep_trying = self.phase is Phase.STREAMING
+        # Whoever was connected is worth waiting for; an absent server gets one more chance, which begins from now on.
+        self._attempts_left = float("inf") if self.phase is Phase.STREAMING else 1 + (self.phase is Phase.OPENING)
         if self.phase is Phase.BACKING_OFF:
             self._not_before = 0.0
 
@@ -302,12 +302,12 @@ class Shipper:
         self._end()
 
     def _after_failure_at_the_end(self, finish: Finish) -> None:
-        now = self._clock.monotonic()
-        if not self._keep_trying:
+        self._attempts_left -= 1
+        if self._attempts_left <= 0:
             self._end()
             return
         # The time left is short: a tenth of it between two attempts, whatever the back-off says.
-        self._not_before = min(self._not_before, now + 0.1 * finish.timeout_seconds)
+        self._not_before = min(self._not_before, self._clock.monotonic() + 0.1 * finish.timeout_seconds)
 
     def _end(self) -> None:
         self.hang_up()

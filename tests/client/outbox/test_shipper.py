@@ -705,6 +705,19 @@ def test_the_end_interrupts_the_back_off_for_one_last_attempt() -> None:
     assert bench.phase() is Phase.DONE
 
 
+def test_an_attempt_that_began_before_the_end_is_not_the_last_one() -> None:
+    bench = Bench()
+    bench.offer(*records(0, 3))
+    bench.turn()
+    assert bench.phase() is Phase.OPENING
+    bench.finish()
+    for attempts in (1, 2):
+        assert (len(bench.transport.opens), bench.phase()) == (attempts, Phase.OPENING)
+        bench.refuse_open("UNAVAILABLE")
+        bench.turn(0.2)
+    assert bench.phase() is Phase.DONE
+
+
 def test_a_server_that_restarts_while_the_job_ends_gets_everything() -> None:
     bench = Bench()
     bench.connect()
