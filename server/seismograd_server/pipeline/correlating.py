@@ -1,9 +1,8 @@
 """Alerts of different runs, seen together: one incident is stored and told, and speaks for those that follow.
 
 The incident is an alert of the run whose alert made it one, and is told to whoever is told of that run's project: it
-speaks for the runs of this project alone. What is silenced counts for none: an incident of a sweep
-that somebody has silenced would tell of it all the same. Everything is read from the store, so that a restart changes
-nothing.
+speaks for the runs of this project alone. What is silenced counts for none: an incident of a sweep that somebody has
+silenced would tell of it all the same. Everything is read from the store, so that a restart changes nothing.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from seismograd_server.model import SUMMARY_SIZES, Summary, SummaryKind
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.lines import visible_stretches
-from seismograd_server.reading.resolution import plan_for, size_for
+from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.series import read_series
 from seismograd_server.reading.summaries import Asked, lines_of, read_summary
 from seismograd_server.store.database import Database
@@ -39,8 +39,8 @@ def read_curves(
 
 def read_trail(database: Database, run_id: int) -> Summary | None:
     """All steps of a run in about 120 buckets; None = there is no step yet. Raises StorageError."""
-    asked = Asked(run_id, 0, SummaryKind.SERIES)
-    return read_summary(database, asked, size_for(asked, lines_of(database, run_id, 0), _TRAIL_BUCKETS))
+    plan = plan_for(database, Asked(run_id, 0, SummaryKind.SERIES), _TRAIL_BUCKETS)
+    return read_summary(database, plan.asked, plan.size)
 
 
 def read_layer_columns(

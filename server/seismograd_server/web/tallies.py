@@ -29,17 +29,15 @@ class Tallies:
             StorageError: the store cannot be read.
         """
         found = {view.run.run_id: view.tally for view in self._snapshot().runs}
+        known = self._remembered
         rest = [run for run in runs if run.run_id not in found and run.closed_steps]
-        unread = [run for run in rest if self._remembered.get(run.run_id, (0, None))[0] != run.closed_steps]
+        unread = [run for run in rest if known.get(run.run_id, (0, None))[0] != run.closed_steps]
         if unread:
             with self._database.read() as transaction:
-                read = {run.run_id: (run.closed_steps, _saved(transaction, run)) for run in unread}
+                known = known | {run.run_id: (run.closed_steps, _saved(transaction, run)) for run in unread}
             # Replaced as a whole, because another page may be reading it.
-            kept = {**self._remembered, **read}
-            self._remembered = dict(list(kept.items())[-_REMEMBERED:])
-        found |= {
-            run.run_id: tally for run in rest if (tally := self._remembered.get(run.run_id, (0, None))[1]) is not None
-        }
+            self._remembered = dict(list(known.items())[-_REMEMBERED:])
+        found |= {run.run_id: tally for run in rest if (tally := known[run.run_id][1]) is not None}
         return found
 
 

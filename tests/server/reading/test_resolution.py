@@ -13,6 +13,7 @@ from seismograd_server.model import Line, SummaryKind
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.resolution import plan_for, size_for
 from seismograd_server.reading.summaries import Asked, read_summary
+from seismograd_server.reading.view import read_trail
 from seismograd_server.store.schema import closed_blocks, segments
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, healthy_norms
@@ -97,6 +98,15 @@ def test_the_whole_run_is_in_its_summaries_when_only_they_are_left(old: Stocked)
         assert summary.steps.sum() == 1500
         column = 1 if kind is SummaryKind.SERIES else slice(None)
         np.testing.assert_allclose(np.max(summary.maximum[:, column], axis=0), truth.max(axis=0))
+
+
+@pytest.mark.parametrize("removed_below", [0, 700, 10_000])
+def test_the_picture_of_a_run_covers_all_of_it_whatever_has_been_removed(old: Stocked, removed_below: int) -> None:
+    forget(old, removed_below)
+    summary = read_trail(old.database, 1)
+    assert summary is not None
+    assert summary.steps.sum() == 1500
+    assert summary.maximum[:, 1].max() == TOTALS.max()
 
 
 def test_the_series_may_be_kept_when_the_layers_are_not(old: Stocked) -> None:
