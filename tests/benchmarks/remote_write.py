@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.benchmarks.serving import LAYERS, NAMES, walk
+from tests.benchmarks.serving import LAYERS, NAMES, Stoppable, walk
 
 
 def free_port() -> int:
@@ -48,7 +48,7 @@ def field(number: int, payload: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
-class Prometheus:
+class Prometheus(Stoppable):
     """One process, pinned as its parent is. A run is a set of LAYERS series."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,6 +76,11 @@ class Prometheus:
             threading.Event().wait(0.2)
         raise TimeoutError("Prometheus did not become ready within 60 s")
 
+    def turn(self, runs: int, requests: int, steps_a_request: int) -> float:
+        """Goes on, receives, and is stopped again; values per second as `send`."""
+        with self.going_on():
+            return self.send(runs, requests, steps_a_request)
+
     def send(self, runs: int, requests: int, steps_a_request: int) -> float:
         """Values per second from the first request to the last answer; the runs take turns over all calls."""
         norms = walk(steps_a_request, seed=self._turn).astype(np.float64)
@@ -90,7 +95,7 @@ class Prometheus:
         return requests * norms.size / (time.perf_counter() - began)
 
     def _post(self, message: bytes, steps: int) -> None:
-        self._milliseconds += 10 * steps
+        self._milliseconds += steps  # an hour is enough for all that a benchmark sends
         headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
         self._connection.request("POST", "/api/v1/write", snappy_block(message), headers)
         response = self._connection.getresponse()
@@ -99,7 +104,7 @@ class Prometheus:
             raise RuntimeError(f"remote write: {response.status} {answer[:200]!r}")
 
     def _encode(self, labels: list[bytes], norms: npt.NDArray[np.float64]) -> bytes:
-        stamps = [b"\x10" + varint(self._milliseconds + 10 * step) for step in range(len(norms))]
+        stamps = [b"\x10" + varint(self._milliseconds + step) for step in range(len(norms))]
         length = 9 + len(stamps[0])
         head = bytes([0x12, length, 0x09])
         samples = np.zeros((LAYERS, len(norms), 2 + length), np.uint8)
@@ -109,7 +114,8 @@ class Prometheus:
         return b"".join(field(1, label + samples[index].tobytes()) for index, label in enumerate(labels))
 
     def close(self) -> None:
-        """Stops it."""
+        """Ends it."""
+        self.go_on()
         self.process.terminate()
         self.process.wait(timeout=60)
         self._log.close()

@@ -5,7 +5,8 @@ core, in turn, and is timed from the first value sent to the last one acknowledg
 that the detectors have judged ("judged"): the second figure is what the server sustains. A stream is a run in a
 connection of its own. Prometheus receives remote write of as many runs' series, in turn through one connection, at the
 same number of steps a request (its write-ahead log is not synced to disk, ours is committed; it judges nothing; its
-series exist before it is timed).
+series exist before it is timed). While one of the two has its turn the other one is stopped: what it does later, such
+as collecting garbage or merging what it has stored, it does in its own time.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
 
 STEPS_A_REQUEST = (1, 16, 64)
 STREAMS = (1, 100, 1000)
-# Enough requests, over all streams, that an arm runs for about five seconds on one core, whatever its speed: the last
-# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains.
+# Enough requests, over all streams, that an arm runs for some five seconds on one core, whatever its speed: the last
+# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains; nor
+# is what a garbage collector has put off after a second.
 REQUESTS = {1: 20000, 16: 12000, 64: 6000}
-PROMETHEUS_REQUESTS = {1: 1000, 16: 200, 64: 60}
+PROMETHEUS_REQUESTS = {1: 3000, 16: 2000, 64: 1000}
 ROW_STEPS = 300
 # How many streams are opened at once: a fleet does not start in the same millisecond.
 OPENING = 50
@@ -64,6 +66,11 @@ class Seismograd:
 
         self._streams[count] = self._runner.run(opened())
 
+    def turn(self, streams: int, steps: int) -> float:
+        """Goes on, sends, and stops the server again; values per second as `send`."""
+        with self.server.going_on():
+            return self.send(streams, steps)
+
     def send(self, streams: int, steps: int) -> float:
         """Values per second from the first frame to the durable ack of the last one."""
         own = self._streams[streams]
@@ -92,6 +99,7 @@ class Seismograd:
 
     def close(self) -> None:
         """Ends every run, and the server."""
+        self.server.go_on()
 
         async def closed(streams: Sequence[Stream]) -> None:
             for start in range(0, len(streams), OPENING):
@@ -157,6 +165,7 @@ def main() -> None:
             print("prometheus is not installed: its columns are left out")
         else:
             stack.callback(peer.close)
+            peer.stop()
         for streams in arguments.streams:
             ours = Seismograd(folder / f"seismograd-{streams}")
             try:
@@ -169,11 +178,12 @@ def measure(ours: Seismograd, peer: Prometheus | None, rows: SqlRows, streams: i
     """Measures and prints the table for so many streams."""
     memory = ours.server.resident_bytes()
     ours.open(streams)
+    ours.server.stop()
     arms: dict[str, Callable[[], float]] = {"rows": rows.send}
     for steps in STEPS_A_REQUEST:
-        arms[f"ours {steps}"] = functools.partial(ours.send, streams, steps)
+        arms[f"ours {steps}"] = functools.partial(ours.turn, streams, steps)
         if peer is not None:
-            arms[f"prometheus {steps}"] = functools.partial(peer.send, streams, PROMETHEUS_REQUESTS[steps], steps)
+            arms[f"prometheus {steps}"] = functools.partial(peer.turn, streams, PROMETHEUS_REQUESTS[steps], steps)
     interleave(arms, 1)  # warm-up: caches, page files, the first run's tables
     results = interleave(arms, repetitions)
     lines = []
@@ -196,6 +206,7 @@ def measure(ours: Seismograd, peer: Prometheus | None, rows: SqlRows, streams: i
     header += ["judged / Prometheus", "judged / SQL rows", "server CPU a value"]
     name = f"{streams} stream{'s' if streams > 1 else ''}"
     table(f"Server throughput, {name}, client and server on one core, {LAYERS} layers", header, lines)
+    ours.server.go_on()
     grown = (ours.server.resident_bytes() - memory) / 2**20
     print(
         f"  memory of the server: {memory / 2**20:.0f} MiB at the start, {grown:+.0f} MiB with {name}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,30 @@ def walk(steps: int, seed: int) -> npt.NDArray[np.float32]:
     return np.exp(level + generator.normal(0.0, 0.15, (steps, LAYERS))).astype(np.float32)
 
 
-class ServerProcess:
+class Stoppable:
+    """A process that stands still while others are measured."""
+
+    process: subprocess.Popen[str] | subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """It does nothing from now on."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """It does again."""
+        self.process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Lets a stopped process go on within the block."""
+        self.go_on()
+        try:
+            yield
+        finally:
+            self.stop()
+
+
+class ServerProcess(Stoppable):
     """`seismograd serve` with everything on, on free ports, in a folder of its own."""
 
     def __init__(self, folder: Path, config: str = "") -> None:
@@ -56,7 +81,8 @@ class ServerProcess:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def close(self) -> None:
-        """Stops it."""
+        """Ends it."""
+        self.go_on()
         self.process.terminate()
         self.process.wait(timeout=60)
         self._log.close()
