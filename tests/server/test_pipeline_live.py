@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from seismograd_server.model import Health, RunState, RunView
+from seismograd_server.model import Health, RunState, RunView, Signature, Visibility
 from seismograd_server.pipeline import Arrival, Pipeline, PipelineSettings
 from seismograd_server.store.database import Database
-from tests.support.synthetic import LAYERS, NOW, SyntheticRun, new_pipeline
+from tests.support.synthetic import LAYERS, NOW, SyntheticRun, healthy_norms, new_pipeline
 
 HOUR = 3600.0
 
@@ -70,6 +70,33 @@ def test_norms_by_layer_are_not_held_for_nothing(pipeline: Pipeline) -> None:
     finished(pipeline, "calm")
     pipeline.detect(NOW)
     assert view(pipeline).layers is None
+
+
+def test_what_detectors_can_see_is_asked_with_the_chores_once_all_are_armed(pipeline: Pipeline) -> None:
+    run = SyntheticRun(pipeline, world_size=1, norms=healthy_norms(640)).open()
+    run.send(0, 600)
+    pipeline.detect(NOW)
+    armed = view(pipeline).statuses
+    assert {each.visibility for each in armed if each.signature is Signature.SPIKE} == {Visibility.ARMED}
+
+    run.send(600, 616, now=NOW + 1.0)
+    pipeline.detect(NOW + 1.0)
+    assert view(pipeline).tally.steps == 616
+    assert view(pipeline).statuses is armed, "nothing has happened since"
+
+    run.send(616, 632, now=NOW + 6.0)
+    pipeline.detect(NOW + 6.0)
+    assert view(pipeline).statuses is not armed
+    assert view(pipeline).statuses == armed
+
+
+def test_a_young_run_says_at_each_step_how_far_its_detectors_are(pipeline: Pipeline) -> None:
+    run = SyntheticRun(pipeline, world_size=1).open()
+    for first in (0, 3):
+        run.send(first, first + 3)
+        pipeline.detect(NOW)
+        because = {each.because for each in view(pipeline).statuses if each.signature is Signature.SPIKE}
+        assert any(str(view(pipeline).tally.steps) in reason for reason in because), because
 
 
 def test_a_deleted_run_is_forgotten_and_the_others_are_left_alone(pipeline: Pipeline, database: Database) -> None:

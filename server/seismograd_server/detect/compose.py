@@ -27,6 +27,8 @@ from seismograd_server.model import (
     Quantity,
     RankLayers,
     RecordFlag,
+    UInt8,
+    UInt16,
     unknown32,
 )
 
@@ -93,19 +95,13 @@ def compose_block(closing: Closing, plan: Plan, attempt: int, *, compare: bool =
     reported = _gradient_norms(closing, plan)
     squares, layer_norms = layers_of(plan, reported, count)
     norms = np.sqrt(squares.sum(axis=1)) if plan.slot_count else np.full(count, np.nan)
-    partial = np.count_nonzero(plan.partial) > 0
-    inexact = np.full(count, partial)
-    if partial:
+    flags, times, sources = _heads(closing)
+    inexact = (flags & _INEXACT) != 0
+    if np.count_nonzero(plan.partial):
+        inexact[:] = True
         norms, layer_norms = _without_summands(closing, plan, squares, layer_norms)
     else:
         _fall_back_on_totals(norms, inexact, closing, plan)
-    flags = np.zeros(count, np.uint16)
-    times, sources = np.full(count, -np.inf), np.zeros(count, np.uint8)
-    for part in reversed(closing.parts):  # the lowest rank is the last to write
-        batch, rows = part.batch, slice(part.start, part.stop)
-        flags[part.positions] |= batch.flags[rows]
-        times[part.positions] = np.maximum(times[part.positions], batch.times[rows])
-        sources[part.positions] = batch.sources[rows]
     rank_loss, rank_loss_known = by_rank(closing, Quantity.LOSS, world_size)
     nonfinite, nonfinite_layers = compose_nonfinite(closing, plan)
     return ClosedBlock(
@@ -119,11 +115,11 @@ def compose_block(closing: Closing, plan: Plan, attempt: int, *, compare: bool =
         layer_norms=layer_norms,
         nonfinite=nonfinite,
         nonfinite_layers=nonfinite_layers,
-        inexact=inexact | ((flags & _INEXACT) != 0),
+        inexact=inexact,
         sources=sources,
         flags=flags,
         loss=mean_over_ranks(rank_loss, rank_loss_known),
-        loss_known=np.logical_or.reduce(rank_loss_known, axis=1),
+        loss_known=rank_loss_known[:, 0] if world_size == 1 else np.logical_or.reduce(rank_loss_known, axis=1),
         rank_loss=rank_loss,
         rank_loss_known=rank_loss_known,
         rank_norm=by_rank(closing, Quantity.LOCAL_NORM, world_size)[0],
@@ -138,6 +134,22 @@ def compose_block(closing: Closing, plan: Plan, attempt: int, *, compare: bool =
         rank_layers=rank_layers(closing, plan),
         replica_gaps=replica_gaps(closing, plan, reported) if compare else (),
     )
+
+
+def _heads(closing: Closing) -> tuple[UInt16, Float64, UInt8]:
+    """Flags, times and sources of the steps: united, the latest, and those of the lowest rank."""
+    count, first = len(closing.steps), closing.parts[0]
+    if len(closing.parts) == 1 and first.positions == slice(0, count):  # a run of one rank, nearly always
+        batch, rows = first.batch, slice(first.start, first.stop)
+        return batch.flags[rows], batch.times[rows], batch.sources[rows]
+    flags = np.zeros(count, np.uint16)
+    times, sources = np.full(count, -np.inf), np.zeros(count, np.uint8)
+    for part in reversed(closing.parts):  # the lowest rank is the last to write
+        batch, rows = part.batch, slice(part.start, part.stop)
+        flags[part.positions] |= batch.flags[rows]
+        times[part.positions] = np.maximum(times[part.positions], batch.times[rows])
+        sources[part.positions] = batch.sources[rows]
+    return flags, times, sources
 
 
 def _first_position(part: Part) -> int:

@@ -13,10 +13,13 @@ from seismograd_server.model import Bool, Float64, Int64, Quantity, unknown
 def by_rank(closing: Closing, quantity: Quantity, world_size: int) -> tuple[Float64, Bool]:
     """A scalar as float64[n, r] (NaN where not known) and where it is known."""
     shape = (len(closing.steps), world_size)
-    values, known = unknown(*shape), np.zeros(shape, np.bool_)
-    for part in closing.parts:
+    known = np.zeros(shape, np.bool_)
+    told = _parts_with(closing, quantity)
+    if not told:
+        return unknown(*shape), known
+    values = np.full(shape, np.nan)
+    for part in told:
         for positions, found in _scalar(part, quantity):
-            values = values if values.flags.writeable else np.full(shape, np.nan)
             values[positions, part.rank] = found
             known[positions, part.rank] = True
     return values, known
@@ -24,18 +27,23 @@ def by_rank(closing: Closing, quantity: Quantity, world_size: int) -> tuple[Floa
 
 def lowest_rank(closing: Closing, quantity: Quantity) -> Float64:
     """A scalar as the lowest rank that knows it has it, float64[n]; NaN where nobody does."""
-    values = unknown(len(closing.steps))
-    for part in reversed(closing.parts):
+    told = _parts_with(closing, quantity)
+    if not told:
+        return unknown(len(closing.steps))
+    values = np.full(len(closing.steps), np.nan)
+    for part in reversed(told):
         for positions, found in _scalar(part, quantity):
-            values = values if values.flags.writeable else np.full(len(closing.steps), np.nan)
             values[positions] = found
     return values
 
 
+def _parts_with(closing: Closing, quantity: Quantity) -> list[Part]:
+    """The parts whose batches hold a scalar at all."""
+    return [part for part in closing.parts if quantity in part.batch.scalars]
+
+
 def _scalar(part: Part, quantity: Quantity) -> Iterator[tuple[slice | Int64, Float64]]:
-    column = part.batch.scalars.get(quantity)
-    if column is None:
-        return
+    column = part.batch.scalars[quantity]
     if len(column.rows) == part.batch.count:
         yield part.positions, column.values[part.start : part.stop]
         return

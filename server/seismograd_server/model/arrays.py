@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ Bool = npt.NDArray[np.bool_]
 _NAN, _NAN32 = np.float64(np.nan).tobytes(), np.float32(np.nan).tobytes()
 
 
+@lru_cache(maxsize=256)  # most blocks of a server are of a few shapes
 def unknown(*shape: int) -> Float64:
     """NaN everywhere, read-only: one number however large the shape, because to fill an array costs more."""
     return np.ndarray(shape, np.float64, _NAN, strides=(0,) * len(shape))
 
 
+@lru_cache(maxsize=256)
 def unknown32(*shape: int) -> Float32:
     """The same in single precision."""
     return np.ndarray(shape, np.float32, _NAN32, strides=(0,) * len(shape))

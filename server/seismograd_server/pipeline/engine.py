@@ -37,6 +37,9 @@ _SHIPPED = Rules()
 
 # So many records are enough to be judged together: the detectors look no further ahead at once.
 _MANY_RECORDS = 512
+# So far detectors are arming one after the other. Later what they can see changes so seldom that it is asked with the
+# chores: to ask all of them costs as much as to judge a dozen steps.
+_ARMING_STEPS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class PipelineSettings:
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
-    steps_at_once: int = 2048
+    steps_at_once: int = 4096
     pace_seconds: float = 0.0
     standing_bytes: int = sys.maxsize
 
@@ -110,6 +113,7 @@ class RunEngine:
     judged_at: float = 0.0
     recorded_at: float | None = None  # when its latest records arrived; None = none since it is in memory
     health: dict[int, Health] = field(default_factory=dict)  # by rank, the latest that each told
+    statuses: tuple[DetectorStatus, ...] = ()  # what the first optimizer's detectors could see when they were asked
     silent_since: float = field(init=False)  # when its latest records arrived, or when it came into memory
 
     def __post_init__(self) -> None:
@@ -296,16 +300,17 @@ class RunEngine:
         """Whether nothing of the run needs to be live any more."""
         return self.at_rest and now - max(self.run.ended_at or 0.0, self.heard_at) > self.settings.view_seconds
 
-    def view(self) -> RunView:
-        """The run as pages and metrics show it."""
+    def view(self, *, ask: bool = True) -> RunView:
+        """The run as pages and metrics show it; without `ask`, what detectors can see as they said it last."""
         active: dict[Signature, Severity] = {}
         for alert in self.open_alerts:
             if alert.state is AlertState.FIRING:
                 active[alert.signature] = max(alert.severity, active.get(alert.signature, Severity.NONE))
         first = self.series[min(self.series)] if self.series else None
-        statuses: tuple[DetectorStatus, ...] = first.watch.statuses() if first is not None else ()
+        if first is not None and (ask or not self.statuses or first.tally.steps < _ARMING_STEPS):
+            self.statuses = first.watch.statuses()
         dtype = first.dtype if first is not None else ""
         layers = first.layers() if first is not None and self.settings.view_layers else None
         skew = max((each.clock_skew_seconds for each in self.health.values()), key=abs, default=None)
         share = max((each.capture_share for each in self.health.values()), default=0.0)  # the wire's 0 = unknown
-        return RunView(self.run, self.tally, active, statuses, dtype, skew, share if share > 0.0 else None, layers)
+        return RunView(self.run, self.tally, active, self.statuses, dtype, skew, share if share > 0.0 else None, layers)

@@ -189,10 +189,10 @@ class Fleet:
             text = str(error) if isinstance(error, SeismogradError) else f"{type(error).__name__}: {error}"
             _log.error("a run could not be judged", run_id=run_id, tries=tries, reason=text)
 
-    def show(self, engine: RunEngine) -> None:
-        """Show readers the run as it is now; it has been judged and stored."""
+    def show(self, engine: RunEngine, *, ask: bool = True) -> None:
+        """Show readers the run as it is now; it has been judged and stored. `ask` as for `RunEngine.view`."""
         self._failures.pop(engine.run_id, None)
-        self._views[engine.run_id] = engine.view()
+        self._views[engine.run_id] = engine.view(ask=ask)
 
     def lay_to_rest(self, engines: Iterable[RunEngine]) -> None:
         """Put aside those of some runs that are over: they cost nothing until there is news of them."""

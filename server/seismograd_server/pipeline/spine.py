@@ -306,13 +306,11 @@ class Pipeline:
         self.asking.take_over(job.asked)
         if job.steps:
             self._instruments.detector_evaluations.inc(job.steps)
-        for judged in job.judged:
-            for signature, why in judged.observation.failures:
-                self._instruments.detector_failures.labels(signature=signature.value).inc()
-                _log.error(
-                    "a detector failed and is quarantined", run=str(engine.run.key), signature=signature, why=why
-                )
-        self._fleet.show(engine)
+        failures = [failure for judged in job.judged for failure in judged.observation.failures]
+        for signature, why in failures:
+            self._instruments.detector_failures.labels(signature=signature.value).inc()
+            _log.error("a detector failed and is quarantined", run=str(engine.run.key), signature=signature, why=why)
+        self._fleet.show(engine, ask=bool(job.chores or job.transitions or failures))
 
 
 def _is_news(transition: Transition) -> bool:

@@ -20,6 +20,17 @@ def append_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
         connection.execute(insert(table), rows)
 
 
+def append_numbered(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Insert rows, at least one, behind all others; give the number that each has got in the table's first column."""
+    (number,) = table.primary_key.columns
+    if connection.dialect.name == "postgresql":
+        return list(connection.scalars(insert(table).returning(number, sort_by_parameter_order=True), rows))
+    # Nobody else writes meanwhile, so that each number is the last one plus one; to be told all costs as much again.
+    connection.execute(insert(table), rows)
+    last: int = connection.exec_driver_sql("SELECT last_insert_rowid()").scalar_one()
+    return list(range(last - len(rows) + 1, last + 1))
+
+
 def _copy(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     names = tuple(rows[0])
     statement, types = _copying(connection.dialect, table, names)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, func, insert, select
+from sqlalchemy import Connection, Row, Select, Table, func, select
 
 from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import ClosedBlock, Line
 from seismograd_server.store.blocks import Closing, StepChunk, decode_block, encode_block
+from seismograd_server.store.bulk import append_numbered
 from seismograd_server.store.schema import closed_blocks
 from seismograd_server.store.summary_tables import summary_lines
 
@@ -56,7 +57,7 @@ class StepRepository:
                     "payload": encode_block(block),
                 }
             )
-        return list(self._connection.scalars(_INSERT, rows)) if rows else []
+        return append_numbered(self._connection, closed_blocks, rows) if rows else []
 
     def read(
         self,
@@ -197,7 +198,6 @@ def _of(statement: Select[Any], table: Table, run_id: int, optimizer: int | None
     return statement if optimizer is None else statement.where(table.c.optimizer == optimizer)
 
 
-_INSERT = insert(closed_blocks).returning(closed_blocks.c.ordinal, sort_by_parameter_order=True)
 _LINE = (closed_blocks.c.optimizer, closed_blocks.c.attempt, closed_blocks.c.branch)
 _SELECT_EXTENTS = select(
     *_LINE, func.min(closed_blocks.c.first_step).label("first"), func.max(closed_blocks.c.last_step).label("last")

@@ -100,6 +100,28 @@ def test_blocks_are_read_in_closing_order_page_by_page(
     assert steps.last(1, 1) is None
 
 
+def test_blocks_of_several_runs_stored_together_are_told_each_its_own_number(
+    database: Database, make_identity: Callable[..., RankIdentity], make_block: BlockMaker
+) -> None:
+    with database.begin() as transaction:
+        opened = [transaction.runs.open_rank(make_identity(run=name, launch_id=name), now=1.0) for name in "abc"]
+    where = [(each.run.run_id, each.launch.launch_row) for each in opened]
+    told: dict[int, list[int]] = {}
+    for first in (0, 4):  # in two transactions, and behind what another one has removed
+        with database.begin() as transaction:
+            blocks = [(run_id, launch_row, 0, make_block(first, 4)) for run_id, launch_row in where]
+            for (run_id, _), ordinal in zip(where, transaction.steps.append_all(blocks), strict=True):
+                told.setdefault(run_id, []).append(ordinal)
+        if first == 0:
+            with database.begin() as transaction:
+                transaction.runs.delete(where[1][0])
+                del told[where[1][0]], where[1]
+
+    with database.read() as transaction:
+        found = {run_id: [chunk.ordinal for chunk in transaction.steps.read(run_id, 0)] for run_id, _ in where}
+    assert found == told
+
+
 def test_the_last_branch_hides_what_it_took_over(steps: StepRepository, make_block: BlockMaker) -> None:
     steps.append(1, 1, 0, make_block(0, 10))
     steps.append(1, 1, 0, make_block(6, 2, branch=1))
