@@ -94,13 +94,14 @@ class DeadLayerDetector:
 
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until a layer may have been zero for long enough."""
-        after, longest = self.config.dead_after_steps, 0
+        after, longest, norms = self.config.dead_after_steps, 0, stretch.layer_norms
         if len(self.zero_for):
             dead = self.zero_for >= after
-            norms = stretch.layer_norms
             if self.told and (norms.shape[1] != len(dead) or np.count_nonzero(norms[:, dead])):
                 return 0
             longest = int(self.zero_for[~dead].max(initial=0))
+        elif stretch.count >= after and not np.count_nonzero(norms == 0.0):
+            return stretch.count
         return max(0, min(stretch.count, after - 1 - longest))
 
     def skip(self, stretch: Stretch) -> None:

@@ -180,6 +180,16 @@ class DepthGrowthDetector:
         ]
         return max(grown, key=lambda each: each.total, default=None)
 
+    def _doubtful(self, layout: Layout, norms: Float32, rows: list[int]) -> list[int]:
+        """Those of some looks that may find growth: all of them are fitted at once, nearly as `fit_depth` does."""
+        doubtful = np.zeros(len(rows), np.bool_)
+        for kind in self._kinds(layout):
+            with np.errstate(divide="ignore", invalid="ignore"):  # a layer without a gradient leaves doubt
+                levels = np.log2(norms[rows][:, kind.layers].astype(np.float64)) - kind.scales
+                totals = levels @ kind.depths * ((1 - len(kind.layers)) / float(kind.depths @ kind.depths))
+                doubtful |= ~(np.isfinite(totals) & (totals < self.config.total_octaves - _NEARLY_OCTAVES))
+        return [row for row, doubt in zip(rows, doubtful.tolist(), strict=True) if doubt]
+
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until a look that finds something else than what was told."""
         if self.looks:
@@ -187,7 +197,10 @@ class DepthGrowthDetector:
         told = self.severity != Severity.NONE
         early = range(min(stretch.count, self.config.first_steps - self.steps))
         later = range(-(self.steps + 1) % self.config.every_steps, stretch.count, self.config.every_steps)
-        for row in sorted({*early, *later}) if early else later:
+        rows = sorted({*early, *later}) if early else list(later)
+        if len(rows) >= _WORTH_ROWS and not told:
+            rows = self._doubtful(stretch.layout, stretch.layer_norms, rows)
+        for row in rows:
             if (self._grown(stretch.layout, stretch.layer_norms[row]) is not None) != told:
                 return row
         return stretch.count
@@ -205,6 +218,11 @@ class DepthGrowthDetector:
             return DetectorStatus(self.signature, Visibility.BLIND, "the gradient norm is zero or not known")
         return DetectorStatus(self.signature, Visibility.ARMED, "")
 
+
+# For fewer looks, numpy's calls cost more than they save.
+_WORTH_ROWS = 4
+# Far more than the last bits in which a fit of many looks differs from that of one.
+_NEARLY_OCTAVES = 0.001
 
 # Vectors of a normalisation have no place in a chain of products, embeddings stand outside it.
 _OUTSIDE = ("norm", "embedding", "ln", "bn")

@@ -91,6 +91,7 @@ class Facts:
         "columns",
         "count",
         "levels",
+        "longest_pause",
         "losses",
         "sampled",
         "start",
@@ -109,11 +110,8 @@ class Facts:
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-
-    @property
-    def longest_pause(self) -> float:
-        """Seconds between two steps, at most; NaN = look, because some time is not finite."""
-        return max(map(sub, self.times[1:], self.times), default=0.0)
+        # Seconds between two steps, at most; NaN = look, because some time is not finite.
+        self.longest_pause = max(map(sub, self.times[1:], self.times), default=0.0)
 
     @property
     def all_present(self) -> bool:

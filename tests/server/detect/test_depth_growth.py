@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from seismograd_server.detect.depth_growth import fit_depth, kinds_of
+from seismograd_server.detect.depth_growth import DepthGrowthDetector, fit_depth, kinds_of
 from seismograd_server.model import ClosedBlock, Layout, Severity, Signature
 from tests.support.closed import findings_of, layout, noisy, run_of, told
 from tests.support.networks import train_perceptron
@@ -103,3 +103,23 @@ def test_growth_and_vanishing_are_told_apart_on_real_networks(
     found = findings_of(train_perceptron(depth, activation, gain, steps))
     assert {each.signature for each in found} == expected
     assert {each.severity for each in found} <= {Severity.WARNING}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 1.2), st.sampled_from([0.0, np.nan, np.inf]), st.floats(0.0, 0.3))
+def test_a_look_at_many_steps_at_once_misses_none_that_would_find_growth(
+    seed: int, slope: float, hole: float, share: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    detector, shape = DepthGrowthDetector(), layout(NAMES)
+    levels = generator.normal(0.0, 0.5, (40, 12)) - np.linspace(0.0, 2.0 * slope, 40)[:, None] * np.arange(12)
+    norms = (2.0**levels).astype(np.float32)
+    norms[generator.random(norms.shape) < share] = hole
+    rows = list(range(40))
+
+    doubtful = detector._doubtful(shape, norms, rows)
+
+    grown = [row for row in rows if detector._grown(shape, norms[row]) is not None]
+    assert set(grown) <= set(doubtful)
+    if not share:
+        assert doubtful == grown or len(doubtful) - len(grown) <= 12, "those without growth are mostly passed over"
