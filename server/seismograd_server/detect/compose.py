@@ -138,10 +138,12 @@ def compose_block(closing: Closing, plan: Plan, attempt: int, *, compare: bool =
 
 def _heads(closing: Closing) -> tuple[UInt16, Float64, UInt8]:
     """Flags, times and sources of the steps: united, the latest, and those of the lowest rank."""
-    count, first = len(closing.steps), closing.parts[0]
-    if len(closing.parts) == 1 and first.positions == slice(0, count):  # a run of one rank, nearly always
-        batch, rows = first.batch, slice(first.start, first.stop)
-        return batch.flags[rows], batch.times[rows], batch.sources[rows]
+    count = len(closing.steps)
+    if len(closing.parts) == 1 and isinstance(closing.parts[0].positions, slice):  # a run of one rank, nearly always
+        (part,) = closing.parts
+        if part.stop - part.start == count:
+            batch, rows = part.batch, slice(part.start, part.stop)
+            return batch.flags[rows], batch.times[rows], batch.sources[rows]
     flags = np.zeros(count, np.uint16)
     times, sources = np.full(count, -np.inf), np.zeros(count, np.uint8)
     for part in reversed(closing.parts):  # the lowest rank is the last to write
