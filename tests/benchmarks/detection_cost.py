@@ -16,7 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from seismograd_server.detect.facts import facts_of
-from seismograd_server.detect.watch import RunWatch, foresee_blocks
+from seismograd_server.detect.together import look_together
+from seismograd_server.detect.watch import RunWatch
 from seismograd_server.model import ClosedBlock
 from seismograd_server.transfer.trace_blocks import slice_block
 from tests.benchmarks.measure import table
@@ -59,9 +60,7 @@ def cost(runs: int, ranks: int) -> float:
     for start in range(WARM_UP, WARM_UP + TICKS * STEPS_A_TICK, STEPS_A_TICK):
         blocks = [slice_block(each, start, start + STEPS_A_TICK) for each in kinds]
         began = time.process_time()
-        facts = facts_of([blocks[number % len(blocks)] for number in range(runs)])
-        for watch, each, foreseen in zip(watches, facts, foresee_blocks(watches, facts), strict=True):
-            watch.look(each, foreseen)
+        look_together(watches, facts_of([blocks[number % len(blocks)] for number in range(runs)]))
         spent.append((time.process_time() - began) / (runs * ranks * STEPS_A_TICK))
     return statistics.median(spent) * 1e6
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seismograd_server.detect.facts import facts_of
-from seismograd_server.detect.watch import Observation, RunWatch, foresee_blocks
+from seismograd_server.detect.together import look_together
+from seismograd_server.detect.watch import Observation, RunWatch
 from seismograd_server.model import ClosedBlock, NonfiniteLayer, Quantity, RecordFlag, ReplicaGap, Severity
 from seismograd_server.transfer.trace_blocks import slice_block
 from tests.support.closed import StepByStep, layout, noisy, run_of
@@ -202,9 +203,9 @@ def test_runs_looked_at_together_are_what_each_is_alone(many: list[ClosedBlock],
             for start, run in zip(starts, many, strict=True)
         ]
         blocks = [slice_block(*each) for each in zip(many, starts, stops, strict=True)]
-        facts = facts_of(blocks)
-        for number, foreseen in enumerate(foresee_blocks(watches, facts)):
-            told[number].append(watches[number].look(facts[number], foreseen))
+        for observations, said in zip(told, look_together(watches, facts_of(blocks)), strict=True):
+            assert isinstance(said, Observation)
+            observations.append(said)
         starts = stops
     for watch, observations, other, twin in zip(watches, told, alone, expected, strict=True):
         found = together(observations)

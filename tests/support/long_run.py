@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.watch import WatchConfig
 from seismograd_server.model import (
     Catalog,
@@ -151,6 +150,6 @@ def _state(transaction: Transaction, launch: Launch, rank: Rank, block: ClosedBl
     series.begin(launch, rank.opened_at, frontier=(0, int(block.steps[-1])), versions={0: 0})
     catalogs = {(0, 0): transaction.runs.catalogs(launch.launch_row, 0)[rank.handle, 0]}
     series.know(Sender(rank, launch.attempt, KEY.project, catalogs=catalogs))
-    series.observe(Facts(block))
+    series.take(block, series.watch.observe(block))
     series.ordinal = ordinal
     return series.state(transaction.segments.last_id()).to_bytes()

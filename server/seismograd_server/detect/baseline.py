@@ -13,11 +13,13 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from seismograd_server.detect.state import NUMBERS, SETTING
+from seismograd_server.model import Float64
 
 # Enough for a median that one bad epoch's worth of batches cannot move, short enough to follow a warm-up.
 _WINDOW = 64
@@ -34,19 +36,38 @@ _UPPER_DECILE_TO_SIGMA = 1.2816
 class Baseline:
     """Median and spread of the latest `_WINDOW` accepted values.
 
-    `ordered` holds the same values as `latest`, sorted: quantiles are then read off, not computed.
+    `ordered` holds the same values as `latest`, sorted: quantiles are then read off, not computed. Behind `follow_all`
+    both are made when somebody asks for them: of a calm run that is hardly ever.
     """
 
     least_spread: float = _LEAST_SPREAD
     latest: list[float] = field(default_factory=list, metadata=NUMBERS)
     ordered: list[float] = field(default_factory=list, metadata=SETTING)
+    followed: tuple[Float64, float] | None = field(default=None, metadata=SETTING, compare=False)  # window, its center
+
+    @classmethod
+    def of_window(cls, least_spread: float, window: Float64, center: float) -> Baseline:
+        """One that is full: its latest values, float64[_WINDOW], and their median."""
+        made = object.__new__(cls)
+        made.least_spread, made.followed = least_spread, (window, center)
+        return made
+
+    def __getattr__(self, name: str) -> list[float]:
+        """The lists of one that was made `of_window`."""
+        if name not in {"latest", "ordered"} or self.followed is None:
+            raise AttributeError(name)
+        self.latest = self.followed[0].tolist()
+        self.followed = None
+        self.derive()
+        found: list[float] = getattr(self, name)
+        return found
 
     def derive(self) -> None:
         """Sort what has been restored."""
         self.ordered = sorted(self.latest)
 
     def __len__(self) -> int:
-        return len(self.latest)
+        return len(self.latest) if self.followed is None else _WINDOW
 
     def accept(self, value: float) -> None:
         """Take a finite value in; the oldest leaves when the window is full."""
@@ -58,7 +79,7 @@ class Baseline:
 
     def full(self) -> bool:
         """Whether the oldest value leaves when a new one comes."""
-        return len(self.latest) >= _WINDOW
+        return self.followed is not None or len(self.latest) >= _WINDOW
 
     def accept_all(self, values: list[float], below: float = math.inf) -> list[float]:
         """Accept value after value, until one lies `below` or more above the center; the same as so many `accept`.
@@ -91,13 +112,19 @@ class Baseline:
         """One that goes its own way from here on."""
         return Baseline(self.least_spread, self.latest[:], self.ordered[:])
 
+    def window(self) -> Float64:
+        """The latest values, for many baselines at once."""
+        return np.array(self.latest) if self.followed is None else self.followed[0]
+
     def restart(self, values: list[float]) -> None:
         """Forget, and begin again with these: the level has moved for good."""
-        self.latest = values[-_WINDOW:]
+        self.latest, self.followed = values[-_WINDOW:], None
         self.derive()
 
     def center(self) -> float:
         """Median (the lower one of two); NaN = nothing accepted yet."""
+        if self.followed is not None:
+            return self.followed[1]
         return self.ordered[(len(self.ordered) - 1) // 2] if self.ordered else math.nan
 
     def lower_quartile(self) -> float:
@@ -122,33 +149,37 @@ def follow_all(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> 
     Returns:
         for each, the baseline afterwards and the center before each value.
     """
-    followed: list[tuple[Baseline, list[float]]] = []
-    flat: list[float] = []
-    starts, counts = [], []
-    for baseline, own in zip(baselines, values, strict=True):
-        if own and baseline.full():
-            starts.append(len(flat))
-            counts.append(len(own))
-            flat += baseline.latest
-            flat += own
-    if starts:
-        windows = np.array(counts) + 1  # the last one is what the next value would meet
-        ends = np.cumsum(windows)
-        rows = np.arange(ends[-1]) + np.repeat(np.array(starts) - ends + windows, windows)
-        ordered = sliding_window_view(np.array(flat), _WINDOW)[rows]
+    full = [baseline.full() and bool(own) for baseline, own in zip(baselines, values, strict=True)]
+    counts = [len(own) for own, is_full in zip(values, full, strict=True) if is_full]
+    windows: list[tuple[Float64, list[float]]] = []  # the last one, and the centers of all
+    if counts:
+        numbers = np.array([each for own, is_full in zip(values, full, strict=True) if is_full for each in own])
+        behind = [0, *accumulate(counts)]
+        pieces = [baseline.window() for baseline, is_full in zip(baselines, full, strict=True) if is_full]
+        flat = np.concatenate(
+            [each for at, own in enumerate(pieces) for each in (own, numbers[behind[at] : behind[at + 1]])]
+        )
+        # One window more than values: the last one is what the next value would meet. None reaches into the next run's.
+        rows = np.arange(len(numbers) + len(counts))
+        rows += np.repeat(np.arange(len(counts)) * (_WINDOW - 1), np.array(counts) + 1)
+        ordered = sliding_window_view(flat, _WINDOW)[rows]
+        last = ordered[np.array(behind[1:]) + np.arange(len(counts))]
         ordered.sort(axis=1)
         centers: list[float] = ordered[:, _MIDDLE].tolist()
-        latest = zip(starts, counts, ends.tolist(), ordered[ends - 1].tolist(), strict=True)
-    for baseline, own in zip(baselines, values, strict=True):
-        if not own:
-            followed.append((baseline, []))
-        elif baseline.full():
-            start, count, end, last = next(latest)
-            window = flat[start + count : start + count + _WINDOW]
-            followed.append((Baseline(baseline.least_spread, window, last), centers[end - count - 1 : end - 1]))
-        else:
+        for at, window in enumerate(last):
+            windows.append((window.copy(), centers[behind[at] + at : behind[at + 1] + at + 1]))
+    found = iter(windows)
+    followed: list[tuple[Baseline, list[float]]] = []
+    for baseline, own, is_full in zip(baselines, values, full, strict=True):
+        if is_full:
+            last, centers = next(found)
+            center = centers.pop()
+            followed.append((Baseline.of_window(baseline.least_spread, last, center), centers))
+        elif own:
             other = baseline.copy()
             followed.append((other, other.accept_all(own)))
+        else:
+            followed.append((baseline, []))
     return followed
 
 

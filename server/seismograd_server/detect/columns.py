@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +17,7 @@ from seismograd_server.model import (
     ClosedBlock,
     Float32,
     Float64,
+    Int64,
     RecordFlag,
     UInt16,
     is_unknown,
@@ -40,6 +42,7 @@ class Columns:
         "of_loss",
         "of_ranks",
         "of_scale",
+        "pauses",
         "rank_losses",
         "rank_norms",
         "rates",
@@ -54,27 +57,25 @@ class Columns:
 
     def __init__(self, blocks: Sequence[ClosedBlock]) -> None:
         """Join them."""
-
-        def joined(of: Callable[[ClosedBlock], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-            return _joined([of(block) for block in blocks])
-
         self.starts = [0, *accumulate(block.count for block in blocks)]  # of each block, and the end of the last
-        norms = joined(lambda at: at.global_norm)
+        norms = _joined([block.global_norm for block in blocks])
         # Zero has one sign only: which of two equal losses is the median must not be seen.
-        losses = joined(lambda at: at.loss) + 0.0
+        losses = _joined([block.loss for block in blocks]) + 0.0
+        times = _joined([block.times for block in blocks])
+        self.pauses = _longest_pauses(times, self.starts)
         # As plain numbers what every step is asked for, as arrays what few are.
-        self.steps: list[int] = joined(lambda at: at.steps).tolist()
-        self.times: list[float] = joined(lambda at: at.times).tolist()
+        self.steps: list[int] = _joined([block.steps for block in blocks]).tolist()
+        self.times: list[float] = times.tolist()
         self.norms: list[float] = norms.tolist()
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else math.nan for norm in self.norms]
         self.losses: list[float] = losses.tolist()
-        self.loss_known: Bool = joined(lambda at: at.loss_known)
+        self.loss_known: Bool = _joined([block.loss_known for block in blocks])
         self.of_loss = _rows_where(self.loss_known)
-        self.flags: UInt16 = joined(lambda at: at.flags)
-        self.clips: Float64 = joined(lambda at: at.clip_coefficient)
-        self.clipped: list[int] = [0, *(self.clips < 1.0).cumsum().tolist()]
-        self.rates: Float64 = joined(lambda at: at.learning_rate)
-        self.of_scale = _rows_where(~np.isnan(joined(lambda at: at.loss_scale)))
+        self.flags: UInt16 = _joined([block.flags for block in blocks])
+        self.clips: Float64 = _joined([block.clip_coefficient for block in blocks])
+        self.clipped: Int64 = np.concatenate(([0], (self.clips < 1.0).cumsum()))
+        self.rates: Float64 = _joined([block.learning_rate for block in blocks])
+        self.of_scale = _rows_where(~np.isnan(_joined([block.loss_scale for block in blocks])))
         self.ratios, self.update_levels = update_ratios(blocks)
         self.sampled = [] if is_unknown(self.ratios) else _rows_where(~np.isnan(self.ratios))
         self.rank_norms, self.rank_losses = norm_spreads(blocks), loss_spreads(blocks)
@@ -85,8 +86,21 @@ class Columns:
         unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)
         unsound |= self.loss_known & ~np.isfinite(losses)
         self.unsound = _rows_where(
-            unsound if self.all_finite else unsound | joined(lambda at: at.nonfinite).any(axis=1)
+            unsound if self.all_finite else unsound | _joined([block.nonfinite for block in blocks]).any(axis=1)
         )
+
+
+def _longest_pauses(times: Float64, starts: Sequence[int]) -> list[float]:
+    """Seconds between two steps of each block, at most; NaN = some time is not finite."""
+    longest, first = np.zeros(len(starts) - 1), np.array(starts[:-1])
+    filled = first < np.array(starts[1:])
+    if filled.any():
+        with np.errstate(invalid="ignore"):
+            pauses = np.diff(times, prepend=times[0])
+        pauses[first[filled]] = 0.0  # what lies between two blocks is no pause of either
+        longest[filled] = np.maximum.reduceat(pauses, first[filled])
+    told: list[float] = longest.tolist()
+    return told
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -117,18 +131,33 @@ def update_ratios(blocks: Sequence[ClosedBlock]) -> tuple[Float64, Float64]:
     if not by_width:
         return unknown(count), unknown(count)
     ratios, levels = np.full(count, np.nan), np.full(count, np.nan)
-    for group in by_width.values():
-        updates = _joined([block.update_norms for _, block in group])
-        sampled = np.flatnonzero(~np.isnan(updates).all(axis=1))  # few: the rest is done for these alone
-        updates, weights = updates[sampled], _joined([block.weight_norms for _, block in group])[sampled]
+    for width, group in by_width.items():
+        sampled = _sampled_rows(group)
+        if not sampled:
+            continue
+        rows = np.array([start + row for start, block, row in sampled])
+        updates = np.concatenate([block.update_norms[row] for _, block, row in sampled]).reshape(-1, width)
+        weights = np.concatenate([block.weight_norms[row] for _, block, row in sampled]).reshape(-1, width)
         both = ~(np.isnan(updates) | np.isnan(weights))
-        rows = _joined([np.arange(start, start + block.count) for start, block in group])[sampled]
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             update, weight = _total(updates, both), _total(weights, both)
             known = both.any(axis=1)
             levels[rows] = np.where(known, np.log2(update), np.nan)
             ratios[rows] = np.where(known, np.log2(update / np.where(weight > 0.0, weight, np.nan)), np.nan)
     return ratios, levels
+
+
+def _sampled_rows(group: Sequence[tuple[int, ClosedBlock]]) -> list[tuple[int, ClosedBlock, int]]:
+    """(start, block, row in it) of the few rows whose updates are known, in order."""
+    updates = _joined([block.update_norms for _, block in group])
+    known = (updates == updates).any(axis=1)  # noqa: PLR0124 (NaN alone is not; half of what isnan costs)
+    ends = list(accumulate(block.count for _, block in group))
+    found = []
+    for at in np.flatnonzero(known).tolist():
+        number = bisect_right(ends, at)
+        start, block = group[number]
+        found.append((start, block, at - (ends[number - 1] if number else 0)))
+    return found
 
 
 def _total(norms: Float32, known: Bool) -> Float64:

@@ -79,9 +79,13 @@ class Context:
         """Whether there is a baseline to judge by."""
         return len(self.norm) >= WARM_UP_STEPS
 
+    def usual_level(self) -> float:
+        """Level of the norm that is usual now; NaN = none yet."""
+        return self.norm.center() if self.armed() else UNKNOWN
+
     def baseline(self) -> float:
         """Norm that is usual now; NaN = none yet."""
-        return from_octaves(self.norm.center()) if self.armed() else math.nan
+        return from_octaves(self.usual_level())
 
     def threshold(self) -> float:
         """Norm above which a step is far from usual; NaN = none yet."""
@@ -102,9 +106,8 @@ class Context:
 
     def lately_untrained(self) -> float:
         """Octaves by which the loss of the latest few steps lies above the untrained one; NaN = not known."""
-        if len(self.last_losses) < _LATELY_STEPS:
-            return UNKNOWN
-        return octaves(middle(self.last_losses)) - octaves(self.untrained_loss())
+        known = len(self.last_losses) >= _LATELY_STEPS
+        return octaves(middle(self.last_losses)) - self.untrained_level() if known else UNKNOWN
 
     def learns(self, step: Step) -> bool:
         """Whether the loss, now and in the latest few steps, lies in the lowest quarter of what it has been of late.

@@ -10,7 +10,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import sub
 
 import numpy as np
 
@@ -110,8 +109,7 @@ class Facts:
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-        # Seconds between two steps, at most; NaN = look, because some time is not finite.
-        self.longest_pause = max(map(sub, self.times[1:], self.times), default=0.0)
+        self.longest_pause = columns.pauses[number]  # seconds; NaN = look, because some time is not finite
 
     @property
     def all_present(self) -> bool:
@@ -131,7 +129,7 @@ class Facts:
     def clipped(self, start: int, stop: int) -> int:
         """How many steps from `start` to `stop` were clipped."""
         sums = self.columns.clipped
-        return sums[self.start + stop] - sums[self.start + start]
+        return int(sums[self.start + stop] - sums[self.start + start])
 
     @property
     def of_ranks(self) -> list[int]:

@@ -31,7 +31,7 @@ def fold(tally: Tally, block: ClosedBlock, baseline: Float64, opened: Iterable[T
     Args:
         tally: of everything before.
         block: consecutive closed steps of the first optimizer, n of them (0 is fine).
-        baseline: float64[n], the norm's baseline before each step; NaN = none yet.
+        baseline: float64, the norm's baseline before each step, or before the last one alone; NaN = none yet.
         opened: the transitions that the block caused; those that opened an alert are counted.
     """
     signatures = _count_opened(tally.signatures, opened)

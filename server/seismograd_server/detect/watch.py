@@ -3,8 +3,8 @@
     ClosedBlock --facts--> Step --(each signature, in the light of the Context)--> Finding
                              `--> Context learns, after the detectors have looked
 
-Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`), and what is usual
-is followed for many runs at once (`foresee_blocks`). The effect is the same, to the last bit of the state.
+Where it is certain that nobody has anything to tell, many steps are taken in at once (`stretch.py`), and those of many
+runs together (`together.py`). The effect is the same, to the last bit of the state.
 
 A pure state machine: the same steps give the same findings, however the stream was cut into blocks and wherever it was
 saved and restored in between.
@@ -37,7 +37,7 @@ from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
 from seismograd_server.detect.stalled import StalledConfig, StalledDetector
 from seismograd_server.detect.state import StateError, fill, pack, unpack
-from seismograd_server.detect.stretch import Stretch, foresee, foresee_all, take_in
+from seismograd_server.detect.stretch import Stretch, foresee, take_in
 from seismograd_server.detect.update_overshoot import UpdateOvershootConfig, UpdateOvershootDetector
 from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
@@ -46,10 +46,8 @@ from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float6
 STATE_VERSION = 2
 
 # Calm steps are foreseen so far: from there on longer is no faster. After a step that had to be looked at, only so far.
-_REACH_STEPS = 512
+REACH_STEPS = 512
 _LEAST_REACH_STEPS = 16
-# So many runs are foreseen together at least: for fewer, numpy's calls cost more than they save.
-_WORTH_RUNS = 4
 
 # Every signature that a run is watched for, in the order in which they look at a step. A new signature is a new file
 # with a detector class, a line here, and its thresholds in `WatchConfig`.
@@ -103,8 +101,18 @@ class Observation:
     """What a block told: changes of level, the norm baseline before each step, and detectors that have just failed."""
 
     findings: tuple[Finding, ...]
-    baseline: Float64  # [n]; NaN = none yet
+    usual: Sequence[float]  # [n], octaves; NaN = none yet
     failures: tuple[tuple[Signature, str], ...] = ()
+
+    @property
+    def baseline(self) -> Float64:
+        """float64[n]: the norm that was usual before each step; NaN = none yet."""
+        return np.array([from_octaves(each) for each in self.usual])
+
+    @property
+    def latest_baseline(self) -> Float64:
+        """float64[1]: of that the last one known."""
+        return np.array([from_octaves(next((each for each in reversed(self.usual) if not math.isnan(each)), math.nan))])
 
 
 class RunWatch:
@@ -128,28 +136,31 @@ class RunWatch:
         return self.look(Facts(block))
 
     def look(self, facts: Facts, foreseen: Stretch | None = None) -> Observation:
-        """The same, with the facts of the block, and what has been foreseen of the whole of it (`foresee_blocks`)."""
+        """The same, with the facts of the block, and what has been foreseen of the whole of it (`foresee_all`)."""
         findings: list[Finding] = []
         failures: list[tuple[Signature, str]] = []
-        baseline = [math.nan] * facts.count
-        row, reach = 0, _REACH_STEPS
+        usual: list[float] = []
+        row, reach = 0, REACH_STEPS
         while row < facts.count:
-            passed = self._pass_by(facts, row, reach, baseline, None if row else foreseen)
+            passed = self._pass_by(facts, row, reach, usual, None if row else foreseen)
             if not passed:
-                baseline[row] = self._context.baseline()
+                usual.append(self._context.usual_level())
                 self._look_at(facts.step(row), findings, failures)
+                self._context.reading = Reading()  # of one step, so that it is no part of the state between blocks
             row += passed or 1
-            reach = min(_REACH_STEPS, 2 * passed + _LEAST_REACH_STEPS)  # what is not passed was foreseen in vain
-        self._context.reading = Reading()  # of one step, so that it is no part of the state between blocks
-        return Observation(tuple(findings), np.array(baseline), tuple(failures))
+            reach = min(REACH_STEPS, 2 * passed + _LEAST_REACH_STEPS)  # what is not passed was foreseen in vain
+        return Observation(tuple(findings), usual, tuple(failures))
 
-    def learnt(self) -> Context | None:
-        """What the steps so far have taught; None = every step must be looked at, because some detector has failed."""
-        return None if self._quarantined else self._context
+    @property
+    def may_pass(self) -> bool:
+        """Whether steps may be taken in unseen: not when some detector has failed."""
+        return not self._quarantined
 
-    def _pass_by(
-        self, facts: Facts, row: int, reach: int, baseline: list[float], stretch: Stretch | None = None
-    ) -> int:
+    def passers(self) -> tuple[Context, tuple[Detector, ...]]:
+        """What steps that pass unseen are taken in by; for `look_together`."""
+        return self._context, self._detectors
+
+    def _pass_by(self, facts: Facts, row: int, reach: int, usual: list[float], stretch: Stretch | None = None) -> int:
         """Take in the steps from this row on of which it is certain that nothing is to be told, all at once.
 
         Returns:
@@ -167,7 +178,7 @@ class RunWatch:
         take_in(self._context, stretch, steps)
         for each in self._detectors:
             each.skip(stretch)
-        baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
+        usual += stretch.centers
         return steps
 
     def _look_at(self, step: Step, findings: list[Finding], failures: list[tuple[Signature, str]]) -> None:
@@ -240,18 +251,3 @@ class RunWatch:
         why = f"{type(error).__name__} at step {step.step}: {error}"
         self._quarantined[detector.signature] = why
         return detector.signature, why
-
-
-def foresee_blocks(watches: Sequence[RunWatch], facts: Sequence[Facts]) -> list[Stretch | None]:
-    """What `RunWatch.look` may be given with the facts of some blocks, cut from the same columns; None = nothing.
-
-    A watch may come several times: of all but its first block nothing is foreseen.
-    """
-    contexts = {id(watch): (number, watch.learnt()) for number, watch in reversed(list(enumerate(watches)))}
-    known = sorted((number, context) for number, context in contexts.values() if context is not None)
-    found: list[Stretch | None] = [None] * len(facts)
-    if len(known) >= _WORTH_RUNS:
-        stretches = foresee_all([context for _, context in known], [facts[each] for each, _ in known], _REACH_STEPS)
-        for (number, _), stretch in zip(known, stretches, strict=True):
-            found[number] = stretch
-    return found

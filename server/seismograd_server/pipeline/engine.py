@@ -10,8 +10,6 @@ from seismograd_server.alerts.asking import CapturePolicy
 from seismograd_server.alerts.fleet import FleetPolicy
 from seismograd_server.alerts.lifecycle import DEFAULT_POLICY, LifecyclePolicy
 from seismograd_server.detect.align import Patience
-from seismograd_server.detect.facts import Facts
-from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import Observation
 from seismograd_server.model import (
     Alert,
@@ -253,9 +251,10 @@ class RunEngine:
             self.judged_at = now
         return closed
 
-    def judge(self, closed: Closed, facts: Facts, foreseen: Stretch | None) -> Judged:
-        """Let the detectors look at what was closed, block by block in order."""
-        return Judged(closed, self.series[closed.optimizer].observe(facts, foreseen))
+    def take(self, closed: Closed, observation: Observation) -> Judged:
+        """Take in what the detectors said of what was closed, block by block in order."""
+        self.series[closed.optimizer].take(closed.block, observation)
+        return Judged(closed, observation)
 
     def silence(self, now: float) -> list[Finding]:
         """What is to be said of a run that lives and has sent no record for some time."""

@@ -10,7 +10,8 @@ from itertools import islice
 from seismograd_server.alerts import lifecycle
 from seismograd_server.alerts.silencing import lasting_silences
 from seismograd_server.detect.facts import facts_of
-from seismograd_server.detect.watch import foresee_blocks
+from seismograd_server.detect.together import look_together
+from seismograd_server.detect.watch import Observation
 from seismograd_server.model import Alert, AlertState, AskedDirective, Finding, Run, Transition
 from seismograd_server.pipeline.asking import Asking
 from seismograd_server.pipeline.correlating import correlate, findings_of_time
@@ -55,18 +56,25 @@ def take_turns(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: b
     """Let the runs that are due close and look at their steps, in turn, until there is enough to write."""
     jobs = _close(fleet, settings, now, hurry=hurry)
     facts = facts_of([each.block for job in jobs for each in job.closed])
-    foreseen = foresee_blocks([job.engine.series[each.optimizer].watch for job in jobs for each in job.closed], facts)
-    to_judge = zip(facts, foreseen, strict=True)
+    watches = [job.engine.series[each.optimizer].watch for job in jobs for each in job.closed]
+    said = iter(look_together(watches, facts))
     judged = []
     for job in jobs:
-        own = list(islice(to_judge, len(job.closed)))
+        own = list(islice(said, len(job.closed)))
         try:
-            job.judged = [job.engine.judge(closed, *each) for closed, each in zip(job.closed, own, strict=True)]
+            job.judged = [job.engine.take(closed, _sound(each)) for closed, each in zip(job.closed, own, strict=True)]
         except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others, nor ingest)
             fleet.give_up(job.engine.run_id, error)
         else:
             judged.append(job)
     return judged
+
+
+def _sound(said: Observation | Exception) -> Observation:
+    """What was said. Raises what was raised."""
+    if isinstance(said, Exception):
+        raise said
+    return said
 
 
 def _close(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool) -> list[Job]:

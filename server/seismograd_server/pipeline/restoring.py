@@ -13,7 +13,6 @@ from itertools import zip_longest
 import structlog
 
 from seismograd_server.detect.closing import rows_in
-from seismograd_server.detect.facts import Facts
 from seismograd_server.model import Launch, Rank, RecordKind, Run
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import Sender
@@ -137,7 +136,7 @@ class _Replay:
                 series.aligner.offer(rank, batch, now=self._now, segment=segment - 1)
                 held += rows_in(batch, rank, *event)
             for block in series.composer.compose(series.aligner.repeat(*event)):
-                series.observe(Facts(block))
+                series.take(block, series.watch.observe(block))
             series.ordinal = closing.ordinal
         for segment, batch in records:
             series.aligner.offer(numbers[batch.rank_handle], batch, now=self._now, segment=segment - 1)

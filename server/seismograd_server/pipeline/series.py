@@ -12,8 +12,6 @@ from seismograd_server.detect import tally as tallies
 from seismograd_server.detect.align import Aligner, Patience
 from seismograd_server.detect.closing import Position
 from seismograd_server.detect.compose import Composer
-from seismograd_server.detect.facts import Facts
-from seismograd_server.detect.stretch import Stretch
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
 from seismograd_server.model import (
     Catalog,
@@ -206,13 +204,11 @@ class Series:
         ready, self._ready = self._ready, []
         return ready + self._close(now, everything=everything, most=most)
 
-    def observe(self, facts: Facts, foreseen: Stretch | None = None) -> Observation:
-        """Let the detectors look at a block, and fold it into the tally; `foreseen` as for `RunWatch.look`."""
-        block, observation = facts.block, self.watch.look(facts, foreseen)
-        self.tally = tallies.fold(self.tally, block, observation.baseline)
+    def take(self, block: ClosedBlock, observation: Observation) -> None:
+        """Fold a block into the tally, and what the detectors said of it."""
+        self.tally = tallies.fold(self.tally, block, observation.latest_baseline)
         if block.count:
             self.latest_layers = block.layout, block.layer_norms[-1].copy()  # a view would keep the block in memory
-        return observation
 
     def restore(self, state: SavedState, ordinal: int) -> None:
         """Go back to a checkpoint. Raises ValueError when it cannot be read."""
