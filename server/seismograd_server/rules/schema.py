@@ -25,6 +25,8 @@ SEVERITIES: Mapping[str, Severity] = {
 }
 # More steps than any run has; a limit keeps a typing error from filling the memory of a detector.
 _MOST = 1_000_000_000
+# How names end of what is a share of a whole or a probability: more than all of it there cannot be.
+_SHARES = ("share", "fit", "significance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Key:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             return f"must be {'a whole number' if whole else 'a number'}, not {written(value)}"
         least: Number = -_MOST
-        most: Number = _MOST
+        most: Number = 1 if self.name.endswith(_SHARES) else _MOST
         if self.default > 0:
             least = 1 if whole else 0
         elif self.default < 0:

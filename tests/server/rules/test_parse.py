@@ -91,6 +91,14 @@ def test_nothing_said_is_nothing_changed() -> None:
             ("line 1: signature.spike.above_spreads must lie between 0 and 1,000,000,000, not be NaN"),
         ),
         (
+            "signature.fleet.significance = 1.5",
+            ("line 1: signature.fleet.significance must lie between 0 and 1, not be 1.5"),
+        ),
+        (
+            "signature.clip_saturation.clipped_share = 95",
+            ("line 1: signature.clip_saturation.clipped_share must lie between 0 and 1, not be 95"),
+        ),
+        (
             "signature.vanishing.learnt_octaves = 0.4",
             ("line 1: signature.vanishing.learnt_octaves must lie between -1,000,000,000 and 0, not be 0.4"),
         ),
