@@ -34,6 +34,7 @@ class Columns:
         "clips",
         "flags",
         "levels",
+        "longest_pauses",
         "loss_known",
         "losses",
         "norms",
@@ -64,7 +65,9 @@ class Columns:
         losses = joined(lambda at: at.loss) + 0.0
         # As plain numbers what every step is asked for, as arrays what few are.
         self.steps: list[int] = joined(lambda at: at.steps).tolist()
-        self.times: list[float] = joined(lambda at: at.times).tolist()
+        times = joined(lambda at: at.times)
+        self.times: list[float] = times.tolist()
+        self.longest_pauses = _longest_pauses(times, self.starts)  # of each block
         self.norms: list[float] = norms.tolist()
         self.levels = [math.log2(norm) if 0.0 < norm < math.inf else math.nan for norm in self.norms]
         self.losses: list[float] = losses.tolist()
@@ -91,6 +94,18 @@ class Columns:
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _longest_pauses(times: Float64, starts: list[int]) -> list[float]:
+    """Seconds between two neighbours in each block, at most, and 0 at least; NaN = some time is not finite."""
+    pauses = np.zeros(len(times) + 1)
+    bounds = np.array(starts)
+    with np.errstate(invalid="ignore"):
+        np.subtract(times[1:], times[:-1], out=pauses[1:-1])
+    pauses[bounds] = 0.0  # no pause lies between two blocks
+    longest = np.maximum.reduceat(pauses, bounds[:-1])
+    found: list[float] = np.where(bounds[1:] > bounds[:-1], longest, 0.0).tolist()
+    return found
 
 
 def _rows_where(true: Bool) -> list[int]:

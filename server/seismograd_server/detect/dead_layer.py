@@ -106,7 +106,9 @@ class DeadLayerDetector:
     def skip(self, stretch: Stretch) -> None:
         """Zeros are counted."""
         norms = stretch.layer_norms
-        if len(self.zero_for) or not norms.min(initial=np.inf) > 0.0:  # NaN, too, is looked at
+        if (
+            len(self.zero_for) or not np.minimum.reduce(norms, axis=None, initial=np.inf) > 0.0
+        ):  # NaN, too, is looked at
             self._count(norms)
 
     def status(self, context: Context) -> DetectorStatus:

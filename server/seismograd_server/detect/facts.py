@@ -10,7 +10,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import sub
 
 import numpy as np
 
@@ -91,6 +90,7 @@ class Facts:
         "columns",
         "count",
         "levels",
+        "longest_pause",
         "losses",
         "sampled",
         "start",
@@ -108,12 +108,9 @@ class Facts:
         self.times = columns.times[self.start : self.stop]
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
+        # Seconds between two steps, at most; NaN = look, because some time is not finite.
+        self.longest_pause = columns.longest_pauses[number]
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-
-    @property
-    def longest_pause(self) -> float:
-        """Seconds between two steps, at most; NaN = look, because some time is not finite."""
-        return max(map(sub, self.times[1:], self.times), default=0.0)
 
     @property
     def all_present(self) -> bool:
