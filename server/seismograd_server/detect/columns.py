@@ -30,9 +30,11 @@ class Columns:
 
     __slots__ = (
         "all_finite",
+        "all_present",
         "clipped",
         "clips",
         "flags",
+        "least_norms",
         "levels",
         "longest_pauses",
         "loss_known",
@@ -84,6 +86,9 @@ class Columns:
         pairs = zip(self.rank_norms, self.rank_losses, strict=True)
         self.of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
         self.all_finite = not any(np.count_nonzero(block.nonfinite) for block in blocks)
+        self.all_present: list[bool] = _of_each(np.logical_and, [block.ranks_present for block in blocks], True)
+        # The least norm of any layer in each block; NaN = some is not known.
+        self.least_norms: list[float] = _of_each(np.minimum, [block.layer_norms for block in blocks], math.inf)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
         unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)
         unsound |= self.loss_known & ~np.isfinite(losses)
@@ -94,6 +99,19 @@ class Columns:
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _of_each(combine: np.ufunc, columns: Sequence[npt.NDArray[Any]], nothing: Any) -> list[Any]:
+    """What all numbers of each of some arrays make when they are combined; `nothing` of those that hold none."""
+    filled = [column.ravel() for column in columns if column.size]
+    if not filled:
+        return [nothing] * len(columns)
+    starts = [0, *accumulate(map(len, filled[:-1]))]
+    found: list[Any] = combine.reduceat(_joined(filled), starts).tolist()
+    if len(filled) < len(columns):
+        rest = iter(found)
+        found = [next(rest) if column.size else nothing for column in columns]
+    return found
 
 
 def _longest_pauses(times: Float64, starts: list[int]) -> list[float]:

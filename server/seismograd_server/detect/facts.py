@@ -23,6 +23,8 @@ from seismograd_server.model import (
 )
 
 UNKNOWN = math.nan
+# From here on 2 to a power is beyond double precision.
+BEYOND_OCTAVES = 1024.0
 # As plain numbers: an enum takes a microsecond for every `&`, and this is done for every step.
 _SKIPPED_BY_SCALER = int(RecordFlag.SKIPPED_BY_SCALER)
 _SKIPPED_BY_USER = int(RecordFlag.SKIPPED_BY_USER)
@@ -35,7 +37,7 @@ def octaves(value: float) -> float:
 
 def from_octaves(value: float) -> float:
     """2 to a power; Inf where that is beyond double precision, NaN stays NaN."""
-    return math.inf if value >= 1024.0 else 2.0**value
+    return math.inf if value >= BEYOND_OCTAVES else 2.0**value
 
 
 @dataclass(slots=True)
@@ -86,9 +88,11 @@ class Facts:
     """The facts of a block, cut from the columns of many: plain lists, for loops over steps. `step` gathers one's."""
 
     __slots__ = (
+        "all_present",
         "block",
         "columns",
         "count",
+        "least_norm",
         "levels",
         "longest_pause",
         "losses",
@@ -110,13 +114,9 @@ class Facts:
         self.losses = columns.losses[self.start : self.stop]
         # Seconds between two steps, at most; NaN = look, because some time is not finite.
         self.longest_pause = columns.longest_pauses[number]
+        self.all_present = columns.all_present[number]  # whether no rank is missing in any step
+        self.least_norm = columns.least_norms[number]  # of any layer at any step; NaN = some is not known
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-
-    @property
-    def all_present(self) -> bool:
-        """Whether no rank is missing in any step."""
-        present = self.block.ranks_present
-        return bool(np.count_nonzero(present) == present.size)
 
     @property
     def knows_scales(self) -> bool:

@@ -17,7 +17,7 @@ from operator import sub
 
 from seismograd_server.detect.baseline import Baseline, follow_all
 from seismograd_server.detect.context import FAR_OCTAVES, UNTRAINED_STEPS, WARM_UP_STEPS, Context
-from seismograd_server.detect.facts import Facts, octaves
+from seismograd_server.detect.facts import BEYOND_OCTAVES, Facts, from_octaves, octaves
 from seismograd_server.detect.updates import clipped
 from seismograd_server.detect.weights import are_steady
 from seismograd_server.model import Float32, Layout
@@ -60,6 +60,12 @@ class Stretch:
     def loss_center(self, row: int) -> float:
         """The usual loss before a step, counted from the start; NaN = no loss is known yet."""
         return self.loss_centers[bisect_left(self.loss_rows, row)]
+
+    def usual_norms(self) -> list[float]:
+        """The norm that is usual before each step."""
+        if self.highest < BEYOND_OCTAVES:  # spelt out: a call for every step of every run would cost more than the rest
+            return [2.0**center for center in self.centers]
+        return list(map(from_octaves, self.centers))
 
     def ratios(self, context: Context) -> list[float]:
         """What `Reading.ratio` would be at each step. Slow: for grounds that cannot be ruled out otherwise."""
@@ -223,9 +229,9 @@ def _take_in_samples(context: Context, facts: Facts, start: int, stop: int, *, s
     for row in sampled:
         context.updates.wait(row + 1 - behind)
         at = facts.start + row
-        if math.isfinite(ratio := float(columns.ratios[at])):
-            gradient, rate = clipped(columns.levels[at], float(columns.clips[at])), float(columns.rates[at])
-            context.updates.sample(ratio, float(columns.update_levels[at]), octaves(rate), gradient)
+        if math.isfinite(ratio := columns.ratios.item(at)):
+            gradient, rate = clipped(columns.levels[at], columns.clips.item(at)), columns.rates.item(at)
+            context.updates.sample(ratio, columns.update_levels.item(at), octaves(rate), gradient)
             context.updates.usual.accept(ratio)
         behind = row + 1
     context.updates.wait(stop - behind)

@@ -23,7 +23,7 @@ from seismograd_server.detect.clip_saturation import ClipSaturationConfig, ClipS
 from seismograd_server.detect.context import Context
 from seismograd_server.detect.dead_layer import DeadLayerConfig, DeadLayerDetector
 from seismograd_server.detect.depth_growth import DepthGrowthConfig, DepthGrowthDetector
-from seismograd_server.detect.facts import Facts, Step, from_octaves
+from seismograd_server.detect.facts import Facts, Step
 from seismograd_server.detect.grounds import RunawayConfig
 from seismograd_server.detect.loss_divergence import LossDivergenceConfig, LossDivergenceDetector
 from seismograd_server.detect.loss_scale_collapse import LossScaleCollapseConfig, LossScaleCollapseDetector
@@ -168,7 +168,7 @@ class RunWatch:
         take_in(context, stretch, steps)
         for each in self._detectors:
             each.skip(stretch)
-        baseline[row : row + steps] = [from_octaves(center) for center in stretch.centers[:steps]]
+        baseline[row : row + steps] = stretch.usual_norms()
         return steps
 
     def _look_at(self, step: Step, findings: list[Finding], failures: list[tuple[Signature, str]]) -> None:
