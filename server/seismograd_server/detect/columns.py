@@ -32,17 +32,19 @@ class Columns:
 
     __slots__ = (
         "all_finite",
+        "all_present",
         "clipped",
         "clips",
         "flags",
+        "least_norms",
         "levels",
+        "longest_pauses",
         "loss_known",
         "losses",
         "norms",
         "of_loss",
         "of_ranks",
         "of_scale",
-        "pauses",
         "rank_losses",
         "rank_norms",
         "rates",
@@ -62,7 +64,7 @@ class Columns:
         # Zero has one sign only: which of two equal losses is the median must not be seen.
         losses = _joined([block.loss for block in blocks]) + 0.0
         times = _joined([block.times for block in blocks])
-        self.pauses = _longest_pauses(times, self.starts)
+        self.longest_pauses = _longest_pauses(times, self.starts)  # of each block
         # As plain numbers what every step is asked for, as arrays what few are.
         self.steps: list[int] = _joined([block.steps for block in blocks]).tolist()
         self.times: list[float] = times.tolist()
@@ -82,6 +84,9 @@ class Columns:
         pairs = zip(self.rank_norms, self.rank_losses, strict=True)
         self.of_ranks = [row for row, pair in enumerate(pairs) if pair[0] or pair[1]]
         self.all_finite = not any(np.count_nonzero(block.nonfinite) for block in blocks)
+        self.all_present: list[bool] = _of_each(np.logical_and, [block.ranks_present for block in blocks], True)
+        # The least norm of any layer in each block; NaN = some is not known.
+        self.least_norms: list[float] = _of_each(np.minimum, [block.layer_norms for block in blocks], math.inf)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
         unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)
         unsound |= self.loss_known & ~np.isfinite(losses)
@@ -90,21 +95,33 @@ class Columns:
         )
 
 
-def _longest_pauses(times: Float64, starts: Sequence[int]) -> list[float]:
-    """Seconds between two steps of each block, at most; NaN = some time is not finite."""
-    longest, first = np.zeros(len(starts) - 1), np.array(starts[:-1])
-    filled = first < np.array(starts[1:])
-    if filled.any():
-        with np.errstate(invalid="ignore"):
-            pauses = np.diff(times, prepend=times[0])
-        pauses[first[filled]] = 0.0  # what lies between two blocks is no pause of either
-        longest[filled] = np.maximum.reduceat(pauses, first[filled])
-    told: list[float] = longest.tolist()
-    return told
-
-
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _of_each(combine: np.ufunc, columns: Sequence[npt.NDArray[Any]], nothing: Any) -> list[Any]:
+    """What all numbers of each of some arrays make when they are combined; `nothing` of those that hold none."""
+    filled = [column.ravel() for column in columns if column.size]
+    if not filled:
+        return [nothing] * len(columns)
+    starts = [0, *accumulate(map(len, filled[:-1]))]
+    found: list[Any] = combine.reduceat(_joined(filled), starts).tolist()
+    if len(filled) < len(columns):
+        rest = iter(found)
+        found = [next(rest) if column.size else nothing for column in columns]
+    return found
+
+
+def _longest_pauses(times: Float64, starts: list[int]) -> list[float]:
+    """Seconds between two neighbours in each block, at most, and 0 at least; NaN = some time is not finite."""
+    pauses = np.zeros(len(times) + 1)
+    bounds = np.array(starts)
+    with np.errstate(invalid="ignore"):
+        np.subtract(times[1:], times[:-1], out=pauses[1:-1])
+    pauses[bounds] = 0.0  # no pause lies between two blocks
+    longest = np.maximum.reduceat(pauses, bounds[:-1])
+    found: list[float] = np.where(bounds[1:] > bounds[:-1], longest, 0.0).tolist()
+    return found
 
 
 def _rows_where(true: Bool) -> list[int]:

@@ -106,9 +106,8 @@ class DeadLayerDetector:
 
     def skip(self, stretch: Stretch) -> None:
         """Zeros are counted."""
-        norms = stretch.layer_norms
-        if len(self.zero_for) or not norms.min(initial=np.inf) > 0.0:  # NaN, too, is looked at
-            self._count(norms)
+        if len(self.zero_for) or not stretch.facts.least_norm > 0.0:  # NaN, too, is looked at
+            self._count(stretch.layer_norms)
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed from the first step on; blind without layer norms."""

@@ -257,7 +257,8 @@ def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
 def fit_depth(kind: _Kind, norms: Float32, least: int) -> DepthFit | None:
     """Fit a line to the layers that have a gradient, by least squares; None = there are fewer than `least`."""
     values, scales, depths = norms[kind.layers].astype(np.float64), kind.scales, kind.depths
-    if not values.min() > 0.0 or not values.max() < np.inf:  # seldom: not all of them have one
+    # Not by `min` and `max`, which of a few numbers take three times as long. Seldom do not all of them have one.
+    if not np.minimum.reduce(values) > 0.0 or not np.maximum.reduce(values) < np.inf:
         known = np.flatnonzero((values > 0.0) & (values < np.inf))
         if len(known) < least:
             return None

@@ -84,6 +84,9 @@ class Excursion:
 
     def remember_all(self, steps: list[int], levels: list[float]) -> None:
         """Keep the latest of some levels, in order."""
+        if len(steps) >= _STEPS_KEPT:
+            self.trail = list(zip(steps[-_STEPS_KEPT:], levels[-_STEPS_KEPT:], strict=True))
+            return
         self.trail = [*self.trail, *zip(steps[-_STEPS_KEPT:], levels[-_STEPS_KEPT:], strict=True)][-_STEPS_KEPT:]
 
     def octaves_per_step(self) -> float:

@@ -86,9 +86,11 @@ class Facts:
     """The facts of a block, cut from the columns of many: plain lists, for loops over steps. `step` gathers one's."""
 
     __slots__ = (
+        "all_present",
         "block",
         "columns",
         "count",
+        "least_norm",
         "levels",
         "longest_pause",
         "losses",
@@ -108,14 +110,11 @@ class Facts:
         self.times = columns.times[self.start : self.stop]
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
+        # Seconds between two steps, at most; NaN = look, because some time is not finite.
+        self.longest_pause = columns.longest_pauses[number]
+        self.all_present = columns.all_present[number]  # whether no rank is missing in any step
+        self.least_norm = columns.least_norms[number]  # of any layer at any step; NaN = some is not known
         self.sampled = _between(columns.sampled, self.start, self.stop)  # rows of known ratio; -Inf = no update at all
-        self.longest_pause = columns.pauses[number]  # seconds; NaN = look, because some time is not finite
-
-    @property
-    def all_present(self) -> bool:
-        """Whether no rank is missing in any step."""
-        present = self.block.ranks_present
-        return bool(np.count_nonzero(present) == present.size)
 
     @property
     def knows_scales(self) -> bool:

@@ -264,12 +264,10 @@ def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> boo
     )
     if lost and any(each >= config.overwriting_ratio for each in stretch.ratios(context)):
         return False
-    highest = max(stretch.centers)
-    if highest - min(context.lowest, *stretch.centers) >= config.slow_norm_octaves:
-        worst = max(stretch.loss_centers, default=UNKNOWN)
-        if octaves(worst) - untrained >= config.slow_loss_octaves:
-            return False
-    if len(context.loss) or highest - max(context.first_levels) < config.rising_octaves:
+    risen = stretch.highest - min(context.lowest, stretch.lowest) >= config.slow_norm_octaves
+    if risen and octaves(stretch.worst_loss) - untrained >= config.slow_loss_octaves:
+        return False
+    if len(context.loss) or stretch.highest - max(context.first_levels) < config.rising_octaves:
         return True
     return all(each < HARMLESS_RATIO for each in stretch.ratios(context))
 

@@ -22,7 +22,7 @@ _LEAST_LAYERS = 4
 class LayerMemory:
     """float32[rows, l]: log2 of layer norms at quiet steps.
 
-    Logarithms are worked out when somebody asks, or for a whole memory at once: of most rows nobody ever does.
+    Logarithms are worked out when somebody asks: of most rows nobody ever does.
     """
 
     rows: Float32 = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
@@ -51,8 +51,8 @@ class LayerMemory:
         self.seen += len(norms)
         if len(kept):
             self.fresh.append(kept.copy())  # a view would keep the block in memory
-        if sum(map(len, self.fresh)) >= _ROWS:
-            self.settle()
+        while sum(map(len, self.fresh[1:])) >= _ROWS:  # what is written over unseen needs no logarithm
+            self.next_row = (self.next_row + len(self.fresh.pop(0))) % _ROWS
 
     def settle(self) -> None:
         """Bring `rows` up to date."""

@@ -35,10 +35,14 @@ class Stretch:
     count: int
     norm: Baseline  # after the stretch
     centers: list[float]  # of the norm's baseline, before each step
+    lowest: float  # of these
+    highest: float  # of these
     loss: Baseline  # after the stretch
     loss_rows: list[int]  # steps of known loss, counted from the start
     losses: list[float]  # of these steps
     loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
+    best_loss: float  # the lowest of these
+    worst_loss: float  # the highest of these
     untrained: float  # log2 of the untrained loss; NaN = not known
     steady: bool = False  # it is known that no weights change by much from sample to sample
 
@@ -86,10 +90,14 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
         count=count,
         norm=norm,
         centers=centers,
+        lowest=min(centers),
+        highest=max(centers),
         loss=loss,
         loss_rows=[row - start for row in rows],
         losses=losses,
         loss_centers=loss_centers,
+        best_loss=min(loss_centers),
+        worst_loss=max(loss_centers),
         untrained=context.untrained_level(),
     )
 
@@ -119,18 +127,24 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
     found: list[Stretch | None] = [None] * len(facts)
     for place, number in enumerate(calm):
         each, (norm, centers), (loss, loss_centers) = facts[number], norms[place], usual_losses[place]
-        # The first is true of nearly all, and quicker to tell.
-        if max(each.levels) - min(centers) < CALM_OCTAVES or max(map(sub, each.levels, centers)) < CALM_OCTAVES:
+        lowest = min(centers)
+        # The first is the rougher one, and nearly always enough.
+        if max(each.levels) - lowest < CALM_OCTAVES or max(map(sub, each.levels, centers)) < CALM_OCTAVES:
+            loss_centers.append(loss.center())
             found[number] = Stretch(
                 facts=each,
                 start=0,
                 count=each.count,
                 norm=norm,
                 centers=centers,
+                lowest=lowest,
+                highest=max(centers),
                 loss=loss,
                 loss_rows=rows[place],
                 losses=losses[place],
-                loss_centers=[*loss_centers, loss.center()],
+                loss_centers=loss_centers,
+                best_loss=min(loss_centers),
+                worst_loss=max(loss_centers),
                 untrained=contexts[number].untrained_level(),
                 steady=steady[place],
             )
@@ -154,7 +168,7 @@ def _is_calm(context: Context, facts: Facts) -> bool:
         and len(context.first_levels) >= WARM_UP_STEPS
         and (block.attempt, block.branch) == (context.attempt, context.branch)
         and context.layers.rows.shape[1] == block.layer_norms.shape[1] > 0
-        and all(math.isfinite(each) for each in context.last_losses)
+        and all(map(math.isfinite, context.last_losses))
     )
 
 
@@ -170,7 +184,7 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
         _shorten(stretch, context, levels)
     context.seen += count
     context.last_step = facts.steps[stop - 1]
-    context.lowest = min(context.lowest, *stretch.centers, stretch.norm.center())
+    context.lowest = min(context.lowest, stretch.lowest, stretch.norm.center())
     context.norm = stretch.norm
     context.record.accept_all(levels)
     context.excursion.remember_all(facts.steps[start:stop], levels)
@@ -185,16 +199,20 @@ def _shorten(stretch: Stretch, context: Context, levels: list[float]) -> None:
     stretch.count = len(levels)
     stretch.norm = context.norm.copy()
     stretch.centers = stretch.norm.accept_all(levels)
+    stretch.lowest, stretch.highest = min(stretch.centers), max(stretch.centers)
     known = bisect_left(stretch.loss_rows, stretch.count)
     stretch.loss_rows, stretch.losses = stretch.loss_rows[:known], stretch.losses[:known]
     stretch.loss, stretch.loss_centers = _follow_loss(context, stretch.losses)
+    stretch.best_loss, stretch.worst_loss = min(stretch.loss_centers), max(stretch.loss_centers)
 
 
 def _take_in_losses(context: Context, stretch: Stretch) -> None:
     if not stretch.losses:
         return
-    deviations = [abs(loss - center) for loss, center in zip(stretch.losses, stretch.loss_centers, strict=False)]
-    context.loss_record.accept_all([math.log2(each) for each in deviations if each > 0.0])
+    deviations = list(map(abs, map(sub, stretch.losses, stretch.loss_centers)))
+    if not min(deviations) > 0.0:
+        deviations = [each for each in deviations if each > 0.0]
+    context.loss_record.accept_all(list(map(math.log2, deviations)))
     context.remember_losses(stretch.losses)
     context.loss = stretch.loss
 
@@ -205,9 +223,9 @@ def _take_in_samples(context: Context, facts: Facts, start: int, stop: int, *, s
     for row in sampled:
         context.updates.wait(row + 1 - behind)
         at = facts.start + row
-        if math.isfinite(ratio := float(columns.ratios[at])):
-            gradient, rate = clipped(columns.levels[at], float(columns.clips[at])), float(columns.rates[at])
-            context.updates.sample(ratio, float(columns.update_levels[at]), octaves(rate), gradient)
+        if math.isfinite(ratio := columns.ratios.item(at)):
+            gradient, rate = clipped(columns.levels[at], columns.clips.item(at)), columns.rates.item(at)
+            context.updates.sample(ratio, columns.update_levels.item(at), octaves(rate), gradient)
             context.updates.usual.accept(ratio)
         behind = row + 1
     context.updates.wait(stop - behind)

@@ -7,6 +7,7 @@ not learn: many healthy models have layers with tiny gradients.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
@@ -72,7 +73,7 @@ class VanishingDetector:
         self.steps += 1
         if self.steps < self.config.first_look_steps or self.steps % self.config.every_steps:
             return None
-        learns = _learnt(context.loss.center(), context.untrained_loss(), self.config)
+        learns = _learnt(context.loss.center(), context.untrained_level(), self.config)
         found = None if learns else _vanished(step, context, self.config)
         if (found is not None) == self.active:
             self.looks = 0
@@ -101,17 +102,14 @@ class VanishingDetector:
         first = -(self.steps + 1) % self.config.every_steps
         if first >= stretch.count:
             return stretch.count
-        looks = [
-            row
-            for row in range(first, stretch.count, self.config.every_steps)
-            if self.steps + 1 + row >= self.config.first_look_steps
-        ]
+        looks: Sequence[int] = range(first, stretch.count, self.config.every_steps)
+        if self.steps + 1 + first < self.config.first_look_steps:
+            looks = [row for row in looks if self.steps + 1 + row >= self.config.first_look_steps]
         if not looks:
             return stretch.count
         if self.active or self.looks:
             return looks[0]
-        untrained = context.untrained_loss()
-        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), untrained, self.config)]
+        doubtful = [row for row in looks if not _learnt(stretch.loss_center(row), stretch.untrained, self.config)]
         if not doubtful or not _may_vanish(stretch, context, doubtful, self.config):
             return stretch.count
         return doubtful[0]
@@ -133,14 +131,14 @@ class VanishingDetector:
         return DetectorStatus(self.signature, Visibility.ARMED, "")
 
 
-def _learnt(usual_loss: float, untrained_loss: float, config: VanishingConfig) -> bool:
+def _learnt(usual_loss: float, untrained_level: float, config: VanishingConfig) -> bool:
     """Whether the usual loss has come down since the beginning; where it cannot be told, as with zero, it has.
 
     `usual_loss` is NaN where no loss is known at all: then the model is not known to learn.
     """
     if math.isnan(usual_loss):
         return False
-    learnt = octaves(usual_loss) - octaves(untrained_loss)
+    learnt = octaves(usual_loss) - untrained_level
     return math.isnan(learnt) or learnt <= config.learnt_octaves
 
 

@@ -170,12 +170,13 @@ class RunWatch:
             stretch = foresee(self._context, facts, row, reach)
         if stretch is None:
             return 0
-        steps = stretch.count
+        steps, context = stretch.count, self._context
         for each in self._detectors:
-            steps = min(steps, each.idle(stretch, self._context))
-            if not steps:
-                return 0
-        take_in(self._context, stretch, steps)
+            if (idle := each.idle(stretch, context)) < steps:
+                steps = idle
+                if not steps:
+                    return 0
+        take_in(context, stretch, steps)
         for each in self._detectors:
             each.skip(stretch)
         usual += stretch.centers
