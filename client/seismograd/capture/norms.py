@@ -30,6 +30,11 @@ _dtype = operator.attrgetter("dtype")
 _ACCUMULATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 NATIVE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 
+# The highest byte of a float32, the fourth of it, holds its sign and its exponent but for one bit: it is 0 below
+# 2**-125, 127 from 2**127 on and for Inf, 127 or 255 for NaN. They cost half of what the numbers cost.
+HIGHEST_BYTES = slice(3, None, 4)
+USUAL = bytes(range(1, 127))
+
 
 class Census(NamedTuple):
     """What one gradient holds: the norm of its finite elements, and how many elements are not finite, by kind."""
@@ -108,7 +113,7 @@ def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = F
     """
     if foreach is False or not (alike or set(map(type, gradients)) == PLAIN):
         return None
-    if alike and len(set(map(_dtype, gradients))) == 1 and has_foreach(device := gradients[0].device):
+    if alike and _all_alike(list(map(_dtype, gradients))) and has_foreach(device := gradients[0].device):
         try:
             return _torch_norm_of_group(device, gradients)
         except RuntimeError:
@@ -122,6 +127,10 @@ def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = F
     if len(groups) > 1:
         return TorchNorm(_total_of_groups(groups, gradients[0].device), None, groups)
     return _torch_norm_of_group(*groups[0])
+
+
+def _all_alike(dtypes: list[torch.dtype]) -> bool:
+    return dtypes.count(dtypes[0]) == len(dtypes)  # compares by identity first; a set would ask each for its hash
 
 
 def _torch_norm_of_group(device: torch.device, gradients: list[Tensor]) -> TorchNorm:

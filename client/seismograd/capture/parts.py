@@ -14,7 +14,9 @@ from torch import Tensor
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import (
+    HIGHEST_BYTES,
     NATIVE,
+    USUAL,
     Census,
     accumulation,
     census,
@@ -30,6 +32,7 @@ _LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float
 
 
 _version = operator.attrgetter("_version")  # torch documents no other way to see that a tensor was changed
+_gradient = operator.attrgetter("grad")
 
 
 class Stamp:
@@ -109,7 +112,7 @@ class Part:
 
     def holds(self) -> bool:
         """Whether nobody has changed or replaced the gradients since."""
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = list(map(_gradient, self.parameters))
         return self.stamp is not None and self.stamp.is_of(self._witnesses(gradients))
 
     def _witnesses(self, gradients: list[Any]) -> list[Any]:
@@ -233,6 +236,8 @@ def make_part(
 def _examine(part: Part, gradients: list[Tensor], suspects: frozenset[int]) -> None:
     if part.norms.is_cpu:
         part.row = part.norms.numpy()
+        if part.norms.dtype is torch.float32 and not part.row.tobytes()[HIGHEST_BYTES].translate(None, USUAL):
+            return  # neither zero nor Inf nor NaN is among them
         _look_closer(part, gradients, part.row.tolist())
     elif suspects:
         chosen = [

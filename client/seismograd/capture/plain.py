@@ -26,7 +26,7 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import Census
+from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -47,10 +47,6 @@ _outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
     torch.inference_mode,
 )
 _INFINITE = float("inf")
-# The highest byte of a float32, the fourth of it, holds its sign and its exponent but for one bit: it is 0 below
-# 2**-125, 127 from 2**127 on and for Inf, 127 or 255 for NaN. They cost half of what the numbers cost.
-_HIGHEST_BYTES = slice(3, None, 4)
-_USUAL = bytes(range(1, 127))
 # In a row: gradients that are sparse, broken or of another type mostly stay so, and trying costs their norms.
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
@@ -156,7 +152,7 @@ class PlainSteps:
                 if self._absent and any(parameter.grad is not None for parameter in self._absent):
                     self._sort_out()
                     self._measure()
-                unusual = self._own_norms[_HIGHEST_BYTES].translate(None, _USUAL)
+                unusual = self._own_norms[HIGHEST_BYTES].translate(None, USUAL)
                 if len(unusual) != len(self._absent) and not self._row_is_plain():  # the absent ones are zero
                     return self._fails()
                 self._norms, self._clip = self._own_norms, None
