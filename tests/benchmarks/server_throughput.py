@@ -33,8 +33,8 @@ from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
 STEPS_A_REQUEST = (1, 16, 64)
 STREAMS = (1, 100, 1000)
 # Enough requests, over all streams, that an arm runs for some five seconds on one core, whatever its speed: the last
-# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains; nor
-# is what a garbage collector has put off after a second.
+# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains, and
+# within a second a garbage collector may have done nothing yet.
 REQUESTS = {1: 20000, 16: 12000, 64: 6000}
 PROMETHEUS_REQUESTS = {1: 3000, 16: 2000, 64: 1000}
 ROW_STEPS = 300

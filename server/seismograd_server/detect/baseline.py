@@ -149,37 +149,41 @@ def follow_all(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> 
     Returns:
         for each, the baseline afterwards and the center before each value.
     """
-    full = [baseline.full() and bool(own) for baseline, own in zip(baselines, values, strict=True)]
-    counts = [len(own) for own, is_full in zip(values, full, strict=True) if is_full]
-    windows: list[tuple[Float64, list[float]]] = []  # the last one, and the centers of all
-    if counts:
-        numbers = np.array([each for own, is_full in zip(values, full, strict=True) if is_full for each in own])
-        behind = [0, *accumulate(counts)]
-        pieces = [baseline.window() for baseline, is_full in zip(baselines, full, strict=True) if is_full]
-        flat = np.concatenate(
-            [each for at, own in enumerate(pieces) for each in (own, numbers[behind[at] : behind[at + 1]])]
-        )
-        # One window more than values: the last one is what the next value would meet. None reaches into the next run's.
-        rows = np.arange(len(numbers) + len(counts))
-        rows += np.repeat(np.arange(len(counts)) * (_WINDOW - 1), np.array(counts) + 1)
-        ordered = sliding_window_view(flat, _WINDOW)[rows]
-        last = ordered[np.array(behind[1:]) + np.arange(len(counts))]
-        ordered.sort(axis=1)
-        centers: list[float] = ordered[:, _MIDDLE].tolist()
-        for at, window in enumerate(last):
-            windows.append((window.copy(), centers[behind[at] + at : behind[at + 1] + at + 1]))
-    found = iter(windows)
+    full = [number for number, own in enumerate(values) if own and baselines[number].full()]
+    at_once = dict(zip(full, _follow([baselines[each] for each in full], [values[each] for each in full]), strict=True))
     followed: list[tuple[Baseline, list[float]]] = []
-    for baseline, own, is_full in zip(baselines, values, full, strict=True):
-        if is_full:
-            last, centers = next(found)
-            center = centers.pop()
-            followed.append((Baseline.of_window(baseline.least_spread, last, center), centers))
+    for number, (baseline, own) in enumerate(zip(baselines, values, strict=True)):
+        if number in at_once:
+            followed.append(at_once[number])
         elif own:
             other = baseline.copy()
             followed.append((other, other.accept_all(own)))
         else:
             followed.append((baseline, []))
+    return followed
+
+
+def _follow(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> list[tuple[Baseline, list[float]]]:
+    """The same for full baselines, each with a value at least."""
+    if not baselines:
+        return []
+    numbers = np.array([each for own in values for each in own])
+    starts = [0, *accumulate(map(len, values))]  # of each one's values
+    pieces: list[Float64] = []
+    for number, baseline in enumerate(baselines):
+        pieces += (baseline.window(), numbers[starts[number] : starts[number + 1]])
+    # One window more than values: the last one is what the next value would meet. None reaches into the next run's.
+    counts, places = np.array([len(own) + 1 for own in values]), np.arange(len(values))
+    rows = np.arange(counts.sum()) + np.repeat(places * (_WINDOW - 1), counts)
+    ordered = sliding_window_view(np.concatenate(pieces), _WINDOW)[rows]
+    last = ordered[np.array(starts[1:]) + places]
+    ordered.sort(axis=1)
+    centers: list[float] = ordered[:, _MIDDLE].tolist()
+    followed = []
+    for number, (baseline, window) in enumerate(zip(baselines, last, strict=True)):
+        *before, after = centers[starts[number] + number : starts[number + 1] + number + 1]
+        # A view would keep the windows of all others in memory.
+        followed.append((Baseline.of_window(baseline.least_spread, window.copy(), after), before))
     return followed
 
 

@@ -101,7 +101,7 @@ class DeadLayerDetector:
                 return 0
             longest = int(self.zero_for[~dead].max(initial=0))
         elif stretch.count >= after and not np.count_nonzero(norms == 0.0):
-            return stretch.count
+            return stretch.count  # no layer is zero at any step of it
         return max(0, min(stretch.count, after - 1 - longest))
 
     def skip(self, stretch: Stretch) -> None:

@@ -33,6 +33,11 @@ from seismograd_server.model import (
     Visibility,
 )
 
+# For fewer looks, numpy's calls cost more than they save.
+_WORTH_ROWS = 4
+# Far more than the last bits in which a fit of many looks differs from that of one.
+_NEARLY_OCTAVES = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class DepthGrowthConfig:
@@ -218,11 +223,6 @@ class DepthGrowthDetector:
             return DetectorStatus(self.signature, Visibility.BLIND, "the gradient norm is zero or not known")
         return DetectorStatus(self.signature, Visibility.ARMED, "")
 
-
-# For fewer looks, numpy's calls cost more than they save.
-_WORTH_ROWS = 4
-# Far more than the last bits in which a fit of many looks differs from that of one.
-_NEARLY_OCTAVES = 0.001
 
 # Vectors of a normalisation have no place in a chain of products, embeddings stand outside it.
 _OUTSIDE = ("norm", "embedding", "ln", "bn")

@@ -35,7 +35,7 @@ _SHIPPED = Rules()
 
 # So many records are enough to be judged together: the detectors look no further ahead at once.
 _MANY_RECORDS = 512
-# So far detectors are arming one after the other. Later what they can see changes so seldom that it is asked with the
+# Up to here detectors arm one after the other. Later what they can see changes so seldom that it is asked with the
 # chores: to ask all of them costs as much as to judge a dozen steps.
 _ARMING_STEPS = 512
 

@@ -122,4 +122,4 @@ def test_a_look_at_many_steps_at_once_misses_none_that_would_find_growth(
     grown = [row for row in rows if detector._grown(shape, norms[row]) is not None]
     assert set(grown) <= set(doubtful)
     if not share:
-        assert doubtful == grown or len(doubtful) - len(grown) <= 12, "those without growth are mostly passed over"
+        assert len(doubtful) - len(grown) <= 12, "those without growth are mostly passed over"
