@@ -40,6 +40,7 @@ class Budget:
     """Decides which steps are sampled, and for what.
 
     `share` is the part of the step time that all extras together may take on average. `every` = 0 samples never.
+    `possible`: what there is to sample here, by whoever knows.
     """
 
     def __init__(self, every: int, first: int, share: float = 0.01) -> None:
@@ -48,6 +49,8 @@ class Budget:
         self._share = share
         self._steps: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._costs: dict[Extra, float] = {}
+        self._beside: float | None = None
+        self.possible = _EVERYTHING
         self.doublings = dict.fromkeys(Extra, 0)
 
     def samples(self, count: int) -> frozenset[Extra]:
@@ -56,50 +59,63 @@ class Budget:
             return _NOTHING
         chosen = _NOTHING
         if count % self._every == 0:
-            chosen = frozenset(each for each in Extra if count % (self._every << self.doublings[each]) == 0)
-        return chosen | self._affordable(_FIRST_STEPS_SHARE) if count < self._first else chosen
+            chosen = frozenset(each for each in self.possible if count % (self._every << self.doublings[each]) == 0)
+        return chosen | self._affordable(_FIRST_STEPS_SHARE, self.possible) if count < self._first else chosen
 
     def next_sample(self, count: int) -> int:
         """First count from this one on for which something may be to sample."""
-        if self._every == 0:
+        if self._every == 0 or not self.possible:
             return _NEVER
-        return count if count < self._first else -(-count // self._every) * self._every
+        cadence = self._every << min(self.doublings[each] for each in self.possible)
+        return count if count < self._first else -(-count // cadence) * cadence
 
-    def all_of_it(self) -> frozenset[Extra]:
-        """What a step can bear that somebody asked to see whole; nothing where the job wants nothing sampled.
+    def all_of(self, extras: frozenset[Extra]) -> frozenset[Extra]:
+        """What of these a step can bear that somebody asked to see whole; none where the job wants nothing sampled.
 
         The dearest is left to its own cadence, where a step would take more than about twice its time with it.
         """
-        return _NOTHING if self._every == 0 else self._affordable(_WHOLE_STEP_SHARE)
+        return _NOTHING if self._every == 0 else self._affordable(_WHOLE_STEP_SHARE, extras)
 
     def step_took(self, seconds: float) -> None:
         """A step without extras took this long."""
         self._steps.append(seconds)
 
-    def samples_took(self, seconds: Mapping[Extra, float]) -> None:
-        """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first."""
+    def samples_took(self, seconds: Mapping[Extra, float], beside: float | None = None) -> None:
+        """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first.
+
+        `beside` is what a sampled step costs whatever is sampled in it, if that is known: its record is made in
+        another way. It is spent as often as the most frequent of them is sampled, and saved only by thinning all those.
+        """
         for extra, cost in seconds.items():
             self._costs[extra] = _blend(self._costs.get(extra), cost)
-        if not self._steps or self._every == 0:
+        if beside is not None:
+            self._beside = _blend(self._beside, beside)
+        if not self._steps or self._every == 0 or not self.possible:
             return
-        allowed = self._share * max(self._step_seconds(), 1e-9)
-        self.doublings = dict.fromkeys(Extra, 0)
-        a_step = {extra: cost / self._every for extra, cost in self._costs.items()}  # on average
-        while sum(a_step.values()) > allowed:
-            left = [extra for extra in a_step if self.doublings[extra] < _MOST_DOUBLINGS]
-            if not left:
+        allowed = self._share * max(self._step_seconds(), 1e-9) * self._every
+        doublings = dict.fromkeys(sorted(self.possible), 0)
+        while True:
+            spent = {extra: self._costs.get(extra, 0.0) / 2**times for extra, times in doublings.items()}
+            most_often = min(doublings.values())
+            spent_beside = (self._beside or 0.0) / 2**most_often
+            left = [extra for extra in doublings if doublings[extra] < _MOST_DOUBLINGS]
+            if sum(spent.values()) + spent_beside <= allowed or not left:
                 break
-            dearest = max(left, key=a_step.__getitem__)
-            self.doublings[dearest] += 1
-            a_step[dearest] /= 2.0
+            dearest = max(left, key=spent.__getitem__)
+            thinned = [dearest]
+            if spent_beside > spent[dearest]:
+                thinned = [extra for extra in left if doublings[extra] == most_often]
+            for extra in thinned:
+                doublings[extra] += 1
+        self.doublings |= doublings
 
-    def _affordable(self, share: float) -> frozenset[Extra]:
-        """What fits into this share of a step, the cheapest first; all of it as long as nothing is known."""
+    def _affordable(self, share: float, extras: frozenset[Extra]) -> frozenset[Extra]:
+        """What of these fits into this share of a step, the cheapest first; all as long as nothing is known."""
         if not self._steps:
-            return _EVERYTHING
-        left = share * self._step_seconds()
+            return extras
+        left = share * self._step_seconds() - (self._beside or 0.0)
         chosen = set()
-        for extra in sorted(Extra, key=lambda each: self._costs.get(each, 0.0)):
+        for extra in sorted(extras, key=lambda each: self._costs.get(each, 0.0)):
             left -= self._costs.get(extra, 0.0)
             if left < 0.0:
                 break

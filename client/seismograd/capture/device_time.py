@@ -6,8 +6,10 @@ import torch
 
 from seismograd.capture.budget import Extra
 
-# Marks waiting to be read; a device that is further behind than this has other troubles.
-_MOST_WAITING = 32
+# Sampled steps waiting for the device; one that is further behind than this has other troubles.
+_MOST_WAITING = 8
+
+_Marks = tuple[Extra, torch.cuda.Event, torch.cuda.Event]  # what, from, until
 
 
 class DeviceTimes:
@@ -16,7 +18,8 @@ class DeviceTimes:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._open: dict[Extra, torch.cuda.Event] = {}
-        self._waiting: list[tuple[Extra, torch.cuda.Event, torch.cuda.Event]] = []
+        self._marks: list[_Marks] = []
+        self._waiting: list[tuple[dict[Extra, float], list[_Marks]]] = []
 
     def begin(self, extra: Extra) -> None:
         """The kernels launched from now on belong to the extra."""
@@ -26,14 +29,21 @@ class DeviceTimes:
     def end(self, extra: Extra) -> None:
         """The kernels of the extra are all launched."""
         if (begun := self._open.pop(extra, None)) is not None:
-            self._waiting.append((extra, begun, self._mark()))
+            self._marks.append((extra, begun, self._mark()))
 
-    def take(self) -> dict[Extra, float]:
-        """Seconds by extra of what the device has finished since the last call."""
-        found: dict[Extra, float] = {}
-        while self._waiting and self._waiting[0][2].query():
-            extra, begun, ended = self._waiting.pop(0)
-            found[extra] = found.get(extra, 0.0) + begun.elapsed_time(ended) / 1000.0  # it tells milliseconds
+    def complete(self, host: dict[Extra, float]) -> None:
+        """A step's extras are all launched, which took the host so many seconds each."""
+        self._waiting.append((host, self._marks))
+        self._marks = []
+
+    def take(self) -> list[dict[Extra, float]]:
+        """Seconds by extra, on host and device together, of each step whose extras the device has done since."""
+        found: list[dict[Extra, float]] = []
+        while self._waiting and all(ended.query() for _, _, ended in self._waiting[0][1]):
+            seconds, marks = self._waiting.pop(0)
+            for extra, begun, ended in marks:
+                seconds[extra] = seconds.get(extra, 0.0) + begun.elapsed_time(ended) / 1000.0  # it tells milliseconds
+            found.append(seconds)
         return found
 
     def _mark(self) -> torch.cuda.Event:

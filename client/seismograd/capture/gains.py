@@ -14,9 +14,6 @@ The estimate is never above the true value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +30,16 @@ _RECURRENT: tuple[tuple[tuple[type[nn.Module], ...], tuple[float, ...]], ...] = 
     ((nn.RNN, nn.RNNCell), (_TANH,)),
 )
 _ITERATIONS = 2
-# Rows of half precision are made float32 so many bytes at a time: the guest must not take the memory of the job.
-_WIDENED_BYTES = 4 * 1024 * 1024
+# So many bytes are copied at a time, of small matrices to stand together, or of rows of half precision to be made
+# float32: the guest must not take the memory of the job.
+_COPIED_BYTES = 4 * 1024 * 1024
+_WIDE = 4  # bytes of a float32
 
 # Others (eight bits) have no matrix product everywhere.
 _TYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 Slopes = tuple[float, ...]  # one per gate; the matrix has as many blocks of rows
+_Matrix = tuple[int, Tensor, Slopes]  # column, parameter
 
 
 def slopes_by_parameter(model: nn.Module | None) -> dict[int, Slopes]:
@@ -55,40 +55,76 @@ def slopes_by_parameter(model: nn.Module | None) -> dict[int, Slopes]:
     return found
 
 
-@dataclass(slots=True, eq=False)
-class _Matrix:
-    column: int
-    parameter: Tensor
-    slopes: Slopes
-    vectors: list[Tensor]  # one per gate, float32[columns of the matrix], of unit length
-
-
 class GainSampler:
     """The gains of one optimizer's matrices; never waits for a device or touches a random generator of the job."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self._model = model
         self._layout: Layout | None = None
-        self._matrices: list[_Matrix] = []
+        self._columns: list[int] = []
+        self._batches: list[_Batch] = []
+
+    def are_in(self, layout: Layout) -> bool:
+        """Whether any column has a gain."""
+        self._follow(layout)
+        return bool(self._columns)
 
     @torch.no_grad()
     def measure(self, layout: Layout) -> tuple[list[int], Tensor] | None:
         """Columns and their gains, float32[k] on the device; None when no column has one."""
-        if layout is not self._layout:
-            self._layout = layout
-            self._matrices = _matrices(layout, slopes_by_parameter(self._model))
-        if not self._matrices:
+        self._follow(layout)
+        if not self._columns:
             return None
-        with torch.autocast(self._matrices[0].parameter.device.type, enabled=False):
-            return [matrix.column for matrix in self._matrices], together([_iterate(each) for each in self._matrices])
+        gains: dict[int, Tensor] = {}
+        with torch.autocast(layout.parameters[self._columns[0]].device.type, enabled=False):
+            for batch in self._batches:
+                gains |= batch.gains()
+        return self._columns, together([gains[column] for column in self._columns])
+
+    def _follow(self, layout: Layout) -> None:
+        if layout is self._layout:
+            return
+        self._layout = layout
+        slopes = slopes_by_parameter(self._model)
+        found = [
+            (column, parameter, slopes[id(parameter)])
+            for column, parameter in enumerate(layout.parameters)
+            if id(parameter) in slopes and not is_sharded(parameter) and parameter.dtype in _TYPES
+        ]
+        self._columns = [column for column, _, _ in found]
+        self._batches = _batches(found)
 
 
-def _matrices(layout: Layout, slopes: Mapping[int, Slopes]) -> list[_Matrix]:
-    return [
-        _Matrix(column, parameter, slopes[id(parameter)], [_start(parameter)] * len(slopes[id(parameter)]))
-        for column, parameter in enumerate(layout.parameters)
-        if id(parameter) in slopes and not is_sharded(parameter) and parameter.dtype in _TYPES
-    ]
+class _Batch:
+    """Matrices of one kind that go through the same operations; a large one is alone in its batch."""
+
+    def __init__(self, matrices: list[_Matrix]) -> None:
+        self._columns = [column for column, _, _ in matrices]
+        self._parameters = [parameter for _, parameter, _ in matrices]
+        first = self._parameters[0]
+        slopes = torch.tensor(matrices[0][2])
+        self._slopes = slopes.to(first.device, non_blocking=True)  # float32[gates]
+        self._vectors = _start(first).repeat(len(matrices) * len(slopes), 1)  # one per gate, of unit length
+
+    def gains(self) -> dict[int, Tensor]:
+        """By column, float32 without dimensions: the largest over the gates of each matrix."""
+        held = [parameter.detach() for parameter in self._parameters]
+        stacked = held[0][None] if len(held) == 1 else torch.stack(held)
+        gates = stacked.unflatten(1, (len(self._slopes), -1)).flatten(0, 1)
+        values, self._vectors = _largest_singular_values(gates, self._vectors)
+        largest = (values.view(len(held), -1) * self._slopes).amax(dim=1)
+        return dict(zip(self._columns, largest.unbind(), strict=True))
+
+
+def _batches(matrices: list[_Matrix]) -> list[_Batch]:
+    kinds: dict[object, list[list[_Matrix]]] = {}
+    for matrix in matrices:
+        _, parameter, slopes = matrix
+        batches = kinds.setdefault((parameter.shape, parameter.dtype, parameter.device, slopes), [[]])
+        if (len(batches[-1]) + 1) * _WIDE * parameter.numel() > _COPIED_BYTES and batches[-1]:
+            batches.append([])
+        batches[-1].append(matrix)
+    return [_Batch(each) for batches in kinds.values() for each in batches]
 
 
 def _start(parameter: Tensor) -> Tensor:
@@ -99,35 +135,30 @@ def _start(parameter: Tensor) -> Tensor:
     return unit
 
 
-def _iterate(matrix: _Matrix) -> Tensor:
-    """The gain of one matrix, float32 without dimensions: the largest over its gates."""
-    blocks = matrix.parameter.detach().chunk(len(matrix.slopes))
-    gains = []
-    for gate, (block, slope) in enumerate(zip(blocks, matrix.slopes, strict=True)):
-        value, matrix.vectors[gate] = _largest_singular_value(block, matrix.vectors[gate])
-        gains.append(value * slope)
-    largest: Tensor = torch.stack(gains).amax()
-    return largest
+def _largest_singular_values(matrices: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """What a few more iterations find, float32[k], NaN where a matrix is not finite; and the vectors to go on with.
 
-
-def _largest_singular_value(block: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-    """What a few more iterations find, NaN where the matrix is not finite; and the vector to go on with."""
-    half = block.dtype in (torch.float16, torch.bfloat16)
-    pieces = block.split(max(1, _WIDENED_BYTES // (4 * block.shape[1]))) if half else (block,)
-    wide = torch.float32 if half else block.dtype
-    value = torch.zeros((), device=block.device)
+    `matrices` are [k, rows, columns], `vectors` [k, columns] of unit length.
+    """
+    count, rows, columns = matrices.shape
+    half = matrices.dtype in (torch.float16, torch.bfloat16)
+    wide = torch.float32 if half else matrices.dtype
+    pieces = matrices.split(max(1, _COPIED_BYTES // (_WIDE * count * columns)) if half else rows, dim=1)
+    values = torch.zeros(count, device=vectors.device)
     for _ in range(_ITERATIONS):
-        image = torch.cat([torch.mv(piece.to(wide), vector.to(wide)) for piece in pieces])
+        column = vectors.to(wide)[:, :, None]
+        image = torch.cat([torch.bmm(piece.to(wide), column) for piece in pieces], dim=1)[:, :, 0]
         image, _ = _unit(image, torch.zeros_like(image))
-        parts = image.split([len(piece) for piece in pieces])
-        products = [torch.mv(piece.to(wide).t(), part) for piece, part in zip(pieces, parts, strict=True)]
+        parts = image[:, None, :].split([piece.shape[1] for piece in pieces], dim=2)
+        products = [torch.bmm(part, piece.to(wide)) for piece, part in zip(pieces, parts, strict=True)]
         back = products[0] if len(products) == 1 else torch.stack(products).sum(dim=0)
-        vector, value = _unit(back, vector)
-    return value, vector
+        vectors, values = _unit(back[:, 0, :], vectors)
+    return values, vectors
 
 
-def _unit(vector: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
-    """The vector at unit length, or `otherwise` where its length is zero or not finite; and its length, float32."""
-    length = torch.linalg.vector_norm(vector, dtype=widest(vector.device))  # squares of 1e20 leave float32
-    sound = (length > 0.0) & torch.isfinite(length)
-    return torch.where(sound, (vector / length).to(otherwise.dtype), otherwise), length.to(torch.float32)
+def _unit(vectors: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
+    """Each vector at unit length, or `otherwise` where its length is zero or not finite; and the lengths, float32."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=widest(vectors.device))  # squares of 1e20 leave float32
+    sound = (lengths > 0.0) & torch.isfinite(lengths)
+    unit = torch.where(sound[:, None], (vectors / lengths[:, None]).to(otherwise.dtype), otherwise)
+    return unit, lengths.to(torch.float32)

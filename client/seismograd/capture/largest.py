@@ -10,8 +10,9 @@ from torch import Tensor
 
 from seismograd.capture.norms import dense, foreach_norm, has_foreach, together
 
+_REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 # Types that one call of `_foreach_norm` takes in a list.
-_LISTABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128})
+_LISTABLE = _REAL | {torch.complex64, torch.complex128}
 
 
 @torch.no_grad()
@@ -24,17 +25,25 @@ def largest_elements(gradients: Sequence[Tensor]) -> Tensor:
     values = [dense(gradient) for gradient in gradients]
     device = values[0].device
     kinds = {(value.device, value.dtype) for value in values}
-    alike = len(kinds) == 1 and has_foreach(device) and values[0].dtype in _LISTABLE
-    if alike and all(value.numel() for value in values):  # torch knows no largest of nothing
-        maxima = list(foreach_norm(values, math.inf))
+    alike = len(kinds) == 1 and all(value.numel() for value in values)  # torch knows no largest of nothing
+    if alike and device.type == "cpu" and values[0].dtype in _REAL:
+        result = _largest_on_host(values)
+    elif alike and has_foreach(device) and values[0].dtype in _LISTABLE:
+        result = together(list(foreach_norm(values, math.inf)))
     else:
-        maxima = [_largest(value) for value in values]
-    result = together(maxima)
+        result = together([_largest(value) for value in values])
     if device.type != "cpu":
         return result + 0.0 * result  # NaN for Inf too; a choice between tensor and number would wait for the device
     for place in torch.isfinite(result).logical_not().nonzero().flatten().tolist():
         result[place] = _largest(torch.nan_to_num(values[place].abs(), nan=0.0, posinf=0.0))
     return result
+
+
+def _largest_on_host(values: Sequence[Tensor]) -> Tensor:
+    """The infinity norm is slow here, five times slower than the Euclidean one; this is one pass as well."""
+    extremes = [torch.aminmax(value) for value in values]
+    lowest, highest = together([each.min for each in extremes]), together([each.max for each in extremes])
+    return torch.maximum(lowest.abs(), highest.abs())
 
 
 def _largest(values: Tensor) -> Tensor:

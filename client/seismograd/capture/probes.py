@@ -25,7 +25,7 @@ P = ParamSpec("P")
 
 
 class Probes:
-    """The probes of one optimizer. `costs` adds up what each took; `take_costs()` sets it back."""
+    """The probes of one optimizer. `costs` adds up what each took of the host; `take_costs()` sets it back."""
 
     def __init__(self, guard: Guard, model: nn.Module | None = None) -> None:
         self.costs: dict[Extra, float] = {}  # seconds
@@ -46,13 +46,17 @@ class Probes:
         """What the training thread has spent since the costs were taken."""
         return sum(self.costs.values())
 
-    def take_costs(self) -> dict[Extra, float]:
-        """Seconds by extra, with what the device has reported of earlier ones."""
+    def take_costs(self) -> list[dict[Extra, float]]:
+        """Seconds by extra of each step whose extras are done: on a host the latest, on a device some steps later."""
         costs, self.costs = self.costs, {}
-        if self._device is not None:
-            for extra, seconds in (self._guard("device times", self._device.take) or {}).items():
-                costs[extra] = costs.get(extra, 0.0) + seconds
-        return costs
+        if self._device is None:
+            return [costs]
+        self._guard("device times", self._device.complete, costs)
+        return self._guard("device times", self._device.take) or []
+
+    def have_gains(self, layout: Layout) -> bool:
+        """Whether any of these parameters is a matrix whose gain is worth knowing."""
+        return self._gains.are_in(layout)
 
     def examine(self, parts: list[Part]) -> None:
         """Looks for the largest elements of gradients that have just been measured, before anybody scales them."""

@@ -87,7 +87,8 @@ class Session:
         sender.ask_health(weakref.WeakMethod(self._health))
         for series in self._series:
             registry.add(series.watch, interceptions)
-            series.watch.shared_model = is_distributed() and torch.distributed.get_world_size() > 1
+            shared_model = is_distributed() and torch.distributed.get_world_size() > 1
+            series.watch.can_sample(ships_rows=True, shared_model=shared_model)
             series.watch.begin_sampling()
 
     def _watch(self, group: Sequence[torch.optim.Optimizer]) -> OptimizerWatch:
@@ -276,8 +277,8 @@ class Session:
         descriptions = self._naming.current()
         catalogs = [series.describe(self._placement, descriptions) for series in self._series]
         for series in self._series:
-            series.watch.shared_model = self._placement.replication > 1
-            series.watch.samples_weights = series.owns_rows and self._captures_layers
+            ships_rows = series.owns_rows and self._captures_layers
+            series.watch.can_sample(ships_rows=ships_rows, shared_model=self._placement.replication > 1)
         self._sender.open(self._identity, catalogs, self._identity.provisional())
 
     def _announce(self, series: Series, pieces: Sequence[Piece] | None) -> None:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seismograd.capture.budget import Budget, Extra
+from seismograd.capture.budget import Budget
 from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import pieces_of
-from seismograd.capture.probes import Probes
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Norms
+from seismograd.capture.sampling import Sampling
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
 from seismograd.record import NormSource, Quantity, RecordFlag
@@ -56,23 +56,18 @@ class OptimizerWatch:
         self.inert = False
         self.layout = Layout(optimizer)
         self.suspicion = Suspicion()
-        self.shared_model = False  # other ranks hold the same parameters: local norms are worth taking
-        self.samples_weights = True  # this process ships columns by parameter
-        self._whole = False  # the next step is for the flight recorder, whoever ships columns
         self.hook_seconds = 0.0
         self.hook_calls = 0
         self.optimizer = optimizer
         self._guard = guard
-        self._budget = budget
         self._begins = begins
         self._emit = emit
-        self._probes = Probes(guard, model)
+        self.sampling = Sampling(guard, budget, model)
         self.harvest = Harvest(self.layout, self.suspicion)
         self.plain: PlainSteps | None = None  # the next step may be one
         self._draft: Draft | None = None
         self.in_step = False
         self._with_closure = False
-        self._sampled: frozenset[Extra] = frozenset()
         self.scale: Tensor | float | None = None
         self.count = 0
         self._count_at_scaler = -1
@@ -89,7 +84,7 @@ class OptimizerWatch:
         self.inert = True
         for handle in self._handles:
             handle.remove()
-        self._probes.close()
+        self.sampling.probes.close()
 
     def is_of(self, optimizer: object) -> bool:
         """Whether this is the optimizer watched."""
@@ -194,15 +189,15 @@ class OptimizerWatch:
         # With a closure the gradients come into being inside the step: they are measured when it ends.
         self._with_closure = closure is not None
         self._draft = None if self._with_closure else self._make_draft()
-        if self._sampled and (self.samples_weights or self._whole):
-            self._probes.before_step(self.layout, self._sampled)
+        if self.sampling.chosen:
+            self.sampling.probes.before_step(self.layout, self.sampling.chosen)
 
     def _end(self) -> None:
         if not self.in_step:
             return
         draft = self._draft if self._draft is not None else self._make_draft()
         self.in_step, self._draft = False, None
-        self._probes.after_step(draft)
+        self.sampling.probes.after_step(draft)
         self._finish(draft)
 
     def remember_gradient(self) -> None:
@@ -215,6 +210,8 @@ class OptimizerWatch:
             self.layout = Layout(self.optimizer)
             self.harvest = Harvest(self.layout, self.suspicion)
             self.plain = None
+            self.sampling.follow(self.layout)
+            self.harvest.examine = self.sampling.examine
         taken = self.harvest.take()
         flags = _NO_FLAG if flag is None else flag
         pieces = pieces_of(self.layout, taken.parts)
@@ -228,26 +225,29 @@ class OptimizerWatch:
 
     def _finish(self, draft: Draft) -> None:
         now = time.perf_counter()
+        sampling = self.sampling
         if self.last_end is not None:
             seconds = now - self.last_end
             draft.scalars[Quantity.STEP_SECONDS] = seconds
-            self._budget.step_took(max(seconds - self._probes.seconds, 0.0))
+            sampling.step_took(seconds)
         self.last_end = now
-        if self.shared_model:
-            inside = self._probes.add_local(draft)
+        if sampling.shared_model:
+            inside = sampling.probes.add_local(draft)
             self.cost += inside
             self.hook_seconds += inside
-        if self._sampled:
-            self._probes.add_largest(draft)
-        draft.scalars[Quantity.CAPTURE_SECONDS] = self.cost
-        if self._probes.costs:
-            self._budget.samples_took(self._probes.take_costs())
+        if self.harvest.examine is not None:
+            sampling.probes.add_largest(draft)
+        draft.scalars[Quantity.CAPTURE_SECONDS] = cost = self.cost
+        sampled, probing = bool(sampling.chosen), sampling.probes.seconds
         self.cost = 0.0
         self.count += 1
         self._choose_samples()
         self.remember_gradient()
         self._emit(self, draft)
-        self._arm_local()
+        if sampled:
+            here = time.perf_counter() - now
+            sampling.account(self.count, self.hook_seconds + here, cost + here, probing)
+        sampling.arm(self.layout)
 
     # ----------------------------------------------------------------------------------------------- loss scaler
 
@@ -275,20 +275,28 @@ class OptimizerWatch:
 
     def begin_sampling(self) -> None:
         """Decides about the first step; called once, before training."""
-        self._sampled = self._budget.samples(0)
-        self._examine_largest()
-        self._arm_local()
+        self._choose_samples()
+        self.sampling.arm(self.layout)
+
+    def can_sample(self, *, ships_rows: bool, shared_model: bool) -> None:
+        """This process ships norms by parameter (`ships_rows`); others hold the same parameters (`shared_model`)."""
+        self.sampling.of(self.layout, ships_rows=ships_rows, shared_model=shared_model)
+        self.harvest.examine = self.sampling.examine
+
+    def sample_next(self) -> None:
+        """The next step is to be sampled as whole as it can bear."""
+        self.sampling.choose_whole(self.layout)
+        self.harvest.examine = self.sampling.examine
 
     def _choose_samples(self) -> None:
-        self._sampled, self._whole = self._budget.samples(self.count), False
-        if self._sampled or self.harvest.examine is not None:
-            self._examine_largest()
+        self.sampling.choose(self.count)
+        self.harvest.examine = self.sampling.examine
 
     def be_plain(self, plain: PlainSteps) -> None:
         """Steps may be plain until something is to be sampled."""
-        usual = not self._sampled and self.harvest.examine is None and not self.suspicion.columns
+        usual = not self.sampling.chosen and not self.suspicion.columns
         self.plain = plain if usual and self.scale is None else None
-        plain.until = self._budget.next_sample(self.count)
+        plain.until = self.sampling.next_turn(self.count)
 
     def look_ahead(self, *, whole: bool) -> None:
         """Behind a plain step: the next one may be to be sampled, by its turn, or as `whole` as it can bear."""
@@ -297,19 +305,4 @@ class OptimizerWatch:
             self.sample_next()
         if self.plain is not None:
             self.be_plain(self.plain)
-        self._arm_local()
-
-    def sample_next(self) -> None:
-        """The next step is to be sampled as whole as it can bear, whatever its turn would be."""
-        self._sampled, self._whole = self._sampled | self._budget.all_of_it(), True
-        self._examine_largest()
-
-    def _examine_largest(self) -> None:
-        """Looks for the largest elements wherever norms are taken for a sampled step."""
-        wanted = Extra.LARGEST in self._sampled and (self.samples_weights or self._whole)
-        self.harvest.examine = self._probes.examine if wanted else None
-
-    def _arm_local(self) -> None:
-        """Watches the next backward pass for local gradients, if they are sampled and other ranks will mix them."""
-        if Extra.LOCAL in self._sampled and self.shared_model and not self.layout.sharded:
-            self._probes.arm_local(self.layout.parameters)
+        self.sampling.arm(self.layout)

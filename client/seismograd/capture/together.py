@@ -150,8 +150,8 @@ class JointWatch(OptimizerWatch):
             self._complete()
         if not self._stepped:
             self._begins(self)
-            if self._sampled and self.samples_weights:
-                self._probes.before_step(self.layout, self._sampled)
+            if self.sampling.chosen:
+                self.sampling.probes.before_step(self.layout, self.sampling.chosen)
         self._stepped.add(member)
         taken = self._harvests[member].take()
         for part in taken.parts:
@@ -182,7 +182,7 @@ class JointWatch(OptimizerWatch):
         draft.add_rate_and_scale(self.optimizer, self.scale)
         self._expected = frozenset(self._stepped)
         self._stepped, self._parts, self._sources, self._clip = set(), [], set(), None
-        self._probes.after_step(draft)
+        self.sampling.probes.after_step(draft)
         self._finish(draft)
 
 

@@ -51,6 +51,29 @@ def test_the_dearest_is_thinned_first() -> None:
     assert counts(budget, Extra.GAIN, 100) == [0, 40, 80]
 
 
+def test_what_every_sampled_step_costs_beside_is_saved_by_thinning_all_that_are_sampled_most_often() -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    budget.possible = frozenset({Extra.LARGEST, Extra.GAIN})
+    budget.step_took(0.010)
+    budget.samples_took({Extra.LARGEST: 0.0001, Extra.GAIN: 0.0001}, beside=0.0030)
+
+    assert counts(budget, Extra.LARGEST, 100) == counts(budget, Extra.GAIN, 100) == [0, 40, 80]
+    assert budget.next_sample(1) == 40
+
+
+def test_what_there_is_none_of_is_not_sampled_and_no_step_waits_for_it() -> None:
+    budget = Budget(every=10, first=3)
+    budget.possible = frozenset({Extra.WEIGHTS})
+    assert budget.samples(0) == budget.samples(1) == {Extra.WEIGHTS}
+    budget.step_took(0.010)
+    budget.samples_took({Extra.WEIGHTS: 0.0035})
+
+    assert [budget.next_sample(count) for count in (0, 3, 40, 41)] == [0, 40, 40, 80]
+    budget.possible = frozenset()
+    assert not budget.samples(40)
+    assert budget.next_sample(3) > 10**9
+
+
 def test_extras_return_when_they_become_cheap() -> None:
     budget = Budget(every=10, first=0)
     budget.step_took(0.010)
@@ -71,12 +94,12 @@ def test_the_first_steps_are_sampled_for_what_is_cheap() -> None:
 
 def test_a_step_to_be_seen_whole_takes_about_twice_its_time_and_not_more() -> None:
     budget = Budget(every=1000, first=0)
-    assert budget.all_of_it() == ALL, "nothing is known yet"
+    assert budget.all_of(ALL) == ALL, "nothing is known yet"
     budget.step_took(0.010)
     budget.samples_took({Extra.WEIGHTS: 0.006, Extra.GAIN: 0.02, Extra.LARGEST: 0.001, Extra.LOCAL: 0.001})
 
-    assert budget.all_of_it() == ALL - {Extra.GAIN}
-    assert Budget(every=0, first=0).all_of_it() == frozenset()
+    assert budget.all_of(ALL) == ALL - {Extra.GAIN}
+    assert Budget(every=0, first=0).all_of(ALL) == frozenset()
 
 
 def test_nothing_is_sampled_when_told_so_and_everything_while_nothing_is_known() -> None:
@@ -88,16 +111,19 @@ def test_nothing_is_sampled_when_told_so_and_everything_while_nothing_is_known()
     costs=st.dictionaries(st.sampled_from(Extra), st.floats(1e-6, 1.0), min_size=1),
     step_seconds=st.floats(1e-4, 1.0),
     share=st.floats(0.001, 1.0),
+    beside=st.none() | st.floats(0.0, 1.0),
 )
 def test_the_share_is_held_unless_all_are_as_rare_as_can_be(
-    costs: dict[Extra, float], step_seconds: float, share: float
+    costs: dict[Extra, float], step_seconds: float, share: float, beside: float | None
 ) -> None:
     budget = Budget(every=10, first=0, share=share)
+    budget.possible = frozenset(costs)
     budget.step_took(step_seconds)
-    budget.samples_took(costs)
+    budget.samples_took(costs, beside)
 
     rarest = 10 * 2**10
-    spent = sum(cost * len(counts(budget, extra, rarest)) for extra, cost in costs.items()) / rarest
+    sampled = [chosen for count in range(rarest) if (chosen := budget.samples(count))]
+    spent = sum((beside or 0.0) + sum(costs[extra] for extra in chosen) for chosen in sampled) / rarest
     as_rare_as_can_be = all(budget.doublings[extra] == 10 for extra in costs)
     assert spent <= share * step_seconds * (1 + 1e-9) or as_rare_as_can_be
 

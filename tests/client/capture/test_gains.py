@@ -72,9 +72,27 @@ def test_gains_converge_to_the_largest_slope_times_singular_value(
 def test_half_precision_is_widened_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(40, 40).to(torch.bfloat16)
     whole = settled(GainSampler(model), layout_of(model), 3)
-    monkeypatch.setattr(gains, "_WIDENED_BYTES", 4 * 40 * 7)
+    monkeypatch.setattr(gains, "_COPIED_BYTES", 4 * 40 * 7)
 
     assert settled(GainSampler(model), layout_of(model), 3)[0] == pytest.approx(whole[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("most_bytes", [4 * 16 * 16, 4 * 4 * 16 * 16, 2**22], ids=["one", "a few", "all"])
+def test_matrices_of_a_kind_go_together_and_each_has_its_own_gain(
+    most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gains, "_COPIED_BYTES", most_bytes)
+    model = nn.Sequential(*[nn.Linear(16, 16) for _ in range(9)], nn.Linear(8, 8), nn.RNN(8, 8))
+    with torch.no_grad():
+        for place, parameter in enumerate(model.parameters()):
+            parameter.mul_(1.0 + place)
+    layout = layout_of(model)
+
+    found = settled(GainSampler(model), layout, 40)
+
+    for column, gain in found.items():
+        assert gain == pytest.approx(true_gain(layout.parameters[column], [TANH]), rel=2e-2)
+    assert len(found) == 11
 
 
 def test_a_growing_matrix_is_followed_from_sample_to_sample() -> None:

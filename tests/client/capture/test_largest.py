@@ -29,6 +29,10 @@ def test_it_is_the_largest_magnitude_in_every_type(dtype: torch.dtype) -> None:
     assert largest_elements(gradients).tolist() == [3.0, 0.0]
 
 
+def test_nothing_but_zeros_is_zero_and_not_its_negative() -> None:
+    assert str(largest_elements([torch.zeros(3), torch.tensor([-0.0, 0.0])]).tolist()) == "[0.0, 0.0]"
+
+
 def test_gradients_of_several_kinds_stand_together() -> None:
     sparse = torch.sparse_coo_tensor(
         torch.tensor([[1, 1, 3]]), torch.tensor([2.0, 2.0, -1.0]), (5,), check_invariants=True

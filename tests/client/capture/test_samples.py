@@ -41,8 +41,8 @@ def test_the_first_steps_are_sampled_and_then_every_tenth(watch: Watch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     watched = watch(model, optimizer, sample_every=10, sample_first=5)
     # Steps of a real length, so that the extras stay affordable: the cadence under pressure is a test of Budget.
-    budget = watched.monitor._session._series[0].watch._budget  # type: ignore[union-attr]  # it is there
-    budget.samples_took = lambda _seconds: None  # type: ignore[method-assign]  # nothing costs anything here
+    budget = watched.monitor._session._series[0].watch.sampling._budget  # type: ignore[union-attr]  # it is there
+    budget.samples_took = lambda *_seconds: None  # type: ignore[method-assign]  # nothing costs anything here
     for _ in range(23):
         optimizer.zero_grad()
         model(torch.ones(2, 4)).sum().backward()
