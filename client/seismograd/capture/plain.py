@@ -97,8 +97,7 @@ class PlainSteps:
         self._series, self._watch, self._express = series, series.watch, express
         self._parameters = sum(series.layout.group_sizes)
         self._own_norms = bytearray(4 * len(series.layout))
-        with _outside_autograd(True):
-            self._row = torch.frombuffer(self._own_norms, dtype=torch.float32)
+        self._row = torch.frombuffer(self._own_norms, dtype=torch.float32)
         self._norms: bytes | bytearray = self._own_norms
         self._frozen = series.layout.frozen
         # A fused optimizer unscales by itself and may decide to skip, where a loss scaler has given it a scale.
@@ -179,13 +178,13 @@ class PlainSteps:
         self._at_once = elements > _CACHED_ELEMENTS and not self._absent
 
     def _measure(self) -> None:
+        if self._at_once:
+            gradients = [parameter.grad for parameter, _ in self._present]
+            torch.stack(foreach_norm(gradients, dtype=torch.float32), out=self._row)
+            return
         with _outside_autograd(True):
-            if self._at_once:
-                gradients = [parameter.grad for parameter, _ in self._present]
-                torch.stack(foreach_norm(gradients, dtype=torch.float32), out=self._row)
-            else:
-                for parameter, norm in self._present:
-                    _norm(parameter.grad, out=norm)
+            for parameter, norm in self._present:
+                _norm(parameter.grad, out=norm)
 
     def _row_is_plain(self) -> bool:
         """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""

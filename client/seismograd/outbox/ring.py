@@ -62,6 +62,7 @@ class Ring:
         self._map = mmap.mmap(-1, size) if path is None else _map_new_file(path, size)
         self._size = size
         self._head = 0
+        self._free_until = size  # from the head on, nothing is overwritten before this offset
         self._used = 0  # bytes of the entries that are whole
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
         self._length, self._framing = 0, Framing(RECORD_TAG, 0)  # of the newest: nearly all are as long as the last
@@ -120,6 +121,18 @@ class Ring:
             return False
         begin = self._head
         end = begin + size
+        if end > self._free_until:
+            begin, end = self._make_room(begin, size)
+        framing.write(self._map, begin, packed)
+        self._head = end
+        self._used += size
+        places.append(_new(_Place, (sequence, step, begin, end)))
+        self.end = sequence + 1
+        return True
+
+    def _make_room(self, begin: int, size: int) -> tuple[int, int]:
+        """Drops what an entry of this size overwrites. Returns where the entry begins and ends."""
+        places, end = self._places, begin + size
         if end > self._size:
             # What is left at the end of the map is not worth splitting an entry for.
             while places and places[0].offset >= begin:
@@ -127,12 +140,9 @@ class Ring:
             begin, end = 0, size
         while places and places[0].offset < end and places[0].end > begin:
             self._drop_oldest()
-        framing.write(self._map, begin, packed)
-        self._head = end
-        self._used += size
-        places.append(_new(_Place, (sequence, step, begin, end)))
-        self.end = sequence + 1
-        return True
+        ahead = places and places[0].offset >= end
+        self._free_until = places[0].offset if ahead else self._size
+        return begin, end
 
     def _drop_oldest(self) -> None:
         place = self._places.popleft()
