@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seismograd.capture import norms
 from seismograd.capture.norms import accumulation
 from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
 from seismograd.capture.placement import Placement
@@ -105,6 +106,9 @@ class Layout:
         self.uniform = len(kinds) == 1 and not self.sharded
         device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
         self.device = device
+        elements = sum(parameter.numel() for parameter in self.parameters)
+        on_host = self.uniform and device.type == "cpu" and dtype is torch.float32
+        self.small = on_host and elements <= norms.CACHED_ELEMENTS
         self.accumulation = accumulation(dtype, device)
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
 

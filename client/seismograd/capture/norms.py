@@ -6,7 +6,9 @@ Pure functions over tensors; nothing here synchronises a device but `census`, wh
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +16,29 @@ from torch import Tensor
 from torch.utils._foreach_utils import _device_has_foreach_support, _group_tensors_by_device_and_dtype
 
 from seismograd.capture.pieces import local
+from seismograd.capture.registry import Holding
 
 # What torch's own clipping and optimizers are made of; it has no public names for them.
 foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # noqa: SLF001 - see above
 foreach_multiply: Callable[..., None] = torch._foreach_mul_
 group_by_kind: Callable[..., dict[tuple[torch.device, torch.dtype], Any]] = _group_tensors_by_device_and_dtype
 has_foreach: Callable[[torch.device], bool] = _device_has_foreach_support
+
+norm_into: Callable[..., Tensor] = torch.linalg.vector_norm  # what `_foreach_norm` calls for each tensor on a host
+# Nobody asks for the gradient of a norm: without what torch does for that, each costs a quarter of a microsecond less.
+# The public `inference_mode` wraps this one in Python, which costs what ten of them save.
+outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
+    torch._C,  # noqa: SLF001 - see above
+    "_InferenceMode",
+    torch.inference_mode,
+)
+# What fits into the caches beside our code. Of so few elements it is faster to put each norm into its place of one
+# tensor than to make a tensor for each and one of them all, by a third for 100 of them. More drive our code out of the
+# caches, and then a loop costs more than that.
+CACHED_ELEMENTS = 1_000_000
+
+# Clips of other parameters within one step: whoever has more clips one by one, or ever others.
+_MOST_ROWS = 8
 
 # The types of gradients that need no care: no DTensor, no other subclass.
 PLAIN: frozenset[type] = frozenset({Tensor})
@@ -104,16 +123,48 @@ def norm_of(gradient: Tensor) -> Tensor:
     return norm
 
 
-def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = False) -> TorchNorm | None:
+class _Rows(threading.local):
+    """A place for each of so many norms, kept from clip to clip, since to make them costs as much as they save."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
+
+    def measure(self, gradients: list[Tensor]) -> Tensor:
+        """L2 norms, float32[k]. Raises RuntimeError unless all are float32 on the host."""
+        row, places = self._rows.get(len(gradients)) or self._make(len(gradients))
+        with outside_autograd(True):
+            for gradient, place in zip(gradients, places, strict=True):
+                norm_into(gradient, out=place)
+        return row.clone()
+
+    def _make(self, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if len(self._rows) >= _MOST_ROWS:
+            self._rows.clear()
+        row = torch.zeros(count)
+        self._rows[count] = row, row.unbind()
+        return self._rows[count]
+
+
+_rows = _Rows()
+
+
+def torch_norm(gradients: list[Tensor], foreach: bool | None, holding: Holding = Holding.NOT_ALIKE) -> TorchNorm | None:
     """The total L2 norm, computed exactly as torch does; None where torch had better do it by itself.
 
-    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`. `alike`
-    says that all are plain tensors of parameters that were alike in device and type: grouping them, which costs as much
-    as a third of the norms, is then left out.
+    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`.
+    `holding` says of plain gradients what their parameters are like: to group those that are alike costs as much as a
+    third of their norms, and is then left out.
     """
-    if foreach is False or not (alike or set(map(type, gradients)) == PLAIN):
+    known = holding is not Holding.NOT_ALIKE
+    if foreach is False or not (known or set(map(type, gradients)) == PLAIN):
         return None
-    if alike and _all_alike(list(map(_dtype, gradients))) and has_foreach(device := gradients[0].device):
+    if holding is Holding.SMALL:
+        try:
+            norms = _rows.measure(gradients)
+            return TorchNorm(torch.linalg.vector_norm(norms, 2.0), norms, [(gradients[0].device, gradients)])
+        except RuntimeError:
+            pass  # some gradient is of another type than its parameter, or was moved to another device
+    if known and _all_alike(list(map(_dtype, gradients))) and has_foreach(device := gradients[0].device):
         try:
             return _torch_norm_of_group(device, gradients)
         except RuntimeError:

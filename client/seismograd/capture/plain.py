@@ -16,8 +16,6 @@ it, is unfolded into it. Both ways give the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census, foreach_norm
+from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census, foreach_norm, norm_into, outside_autograd
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -38,18 +36,7 @@ if TYPE_CHECKING:
     from seismograd.capture.stepwatch import OptimizerWatch
 
 _clock, _wall = time.perf_counter, time.time
-_norm = torch.linalg.vector_norm  # what `_foreach_norm` calls for each tensor on a host
-# Nobody asks for the gradient of a norm: without what torch does for that, each costs a quarter of a microsecond less.
-# The public `inference_mode` wraps this one in Python, which costs what ten of them save.
-_outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
-    torch._C,  # noqa: SLF001 - see above
-    "_InferenceMode",
-    torch.inference_mode,
-)
 _INFINITE = float("inf")
-# What fits into the caches beside our code. Gradients beyond that drive it out, so that a loop costs more than making a
-# tensor for each norm does: a twentieth of the norms of 148 tensors. Few and small ones are faster in the loop.
-_CACHED_ELEMENTS = 1_000_000
 # In a row: gradients that are sparse, broken or of another type mostly stay so, and trying costs their norms.
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
@@ -169,22 +156,21 @@ class PlainSteps:
 
     def _sort_out(self) -> None:
         """Which parameters have a gradient now; the norm of the others is zero."""
-        with _outside_autograd(True):
+        with outside_autograd(True):
             self._row.zero_()
             places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
         self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
-        elements = sum(parameter.numel() for parameter, _ in self._present)
-        self._at_once = elements > _CACHED_ELEMENTS and not self._absent
+        self._at_once = not (self._series.layout.small or self._absent)
 
     def _measure(self) -> None:
         if self._at_once:
             gradients = [parameter.grad for parameter, _ in self._present]
             torch.stack(foreach_norm(gradients, dtype=torch.float32), out=self._row)
             return
-        with _outside_autograd(True):
+        with outside_autograd(True):
             for parameter, norm in self._present:
-                _norm(parameter.grad, out=norm)
+                norm_into(parameter.grad, out=norm)
 
     def _row_is_plain(self) -> bool:
         """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""

@@ -6,6 +6,7 @@ weakly, so that a model that is dropped without `finish()` is freed; a forked ch
 
 from __future__ import annotations
 
+import enum
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,13 +19,21 @@ Norms = Tensor | Sequence[Tensor | None] | None
 with its own placement among the processes (None = not known), or None, when nobody has."""
 
 
+class Holding(enum.Enum):
+    """What a list of parameters was when a watch took them up."""
+
+    NOT_ALIKE = "not exactly its own, or of several devices or types"
+    ALIKE = "plain tensors of one device and type"
+    SMALL = "alike, float32 on the host, and so few elements that they fit into its caches"
+
+
 class Watch(Protocol):
     """What the registry knows of an optimizer's watch. No method raises."""
 
     inert: bool
 
-    def holds_alike(self, parameters: list[Tensor]) -> bool:
-        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
+    def holding(self, parameters: list[Tensor]) -> Holding:
+        """What these parameters are to it."""
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

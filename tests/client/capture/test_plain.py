@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seismograd
+from seismograd.capture import norms as norms_module
 from seismograd.capture import plain as plain_module
 from seismograd.capture.budget import Budget
 from seismograd.capture.norms import stacked_norms
@@ -169,7 +170,7 @@ def timeless(record: StepRecord) -> bytes:
 @example([ORDINARY] * 3 + [ORDINARY | {"oddity": oddity} for oddity in ("missing", "all missing", "zero", "nan")], True)
 def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[str, Any]], large: bool) -> None:
     habits = [ORDINARY] * 3 + habits  # from the third step on they may be plain
-    with mock.patch.object(plain_module, "_CACHED_ELEMENTS", 0 if large else 10**9):
+    with mock.patch.object(norms_module, "CACHED_ELEMENTS", 0 if large else 10**9):
         shortly, _ = train(habits, short=True)
     at_length, plain = train(habits, short=False)
 
@@ -184,7 +185,7 @@ def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[s
 def test_ordinary_steps_are_plain_ones(
     how: object, log: str, kind: dict[str, Any], large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plain_module, "_CACHED_ELEMENTS", 0 if large else 10**9)
+    monkeypatch.setattr(norms_module, "CACHED_ELEMENTS", 0 if large else 10**9)
     habits = [ORDINARY | {"clip": how, "log": log}] * 40
 
     records, plain = train(habits, short=True, kind=partial(torch.optim.SGD, **kind), sample_every=0)
@@ -272,7 +273,7 @@ def test_gradients_that_are_never_plain_are_not_measured_twice_for_long(watch: W
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watched = watch(model, optimizer, sample_every=0, sample_first=0)
     tried = count()
-    with mock.patch.object(plain_module, "_norm", side_effect=lambda *_, **__: next(tried)):
+    with mock.patch.object(plain_module, "norm_into", side_effect=lambda *_, **__: next(tried)):
         for step in range(40):
             optimizer.zero_grad()
             (model(torch.ones(2)).sum() * math.nan).backward()
@@ -295,6 +296,6 @@ def test_norms_taken_one_by_one_into_a_row_have_the_bits_of_those_taken_together
     row = torch.zeros(len(gradients))
 
     for gradient, place in zip(gradients, row.unbind(), strict=True):
-        plain_module._norm(gradient, out=place)
+        norms_module.norm_into(gradient, out=place)
 
     assert torch.equal(row, stacked_norms(gradients, None))
