@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from seismograd_server.errors import ConflictError, NotFoundError, UsageError
-from seismograd_server.model import Alert, AlertState, Severity, Signature, Silence, Transition, Verdict
+from seismograd_server.model import Alert, AlertState, RunKey, Severity, Signature, Silence, Transition, Verdict
 from seismograd_server.pipeline import Pipeline
 from seismograd_server.pipeline.people import LONGEST_SILENCE_SECONDS, People
 from seismograd_server.store.database import Database
@@ -21,6 +21,7 @@ from tests.support.synthetic import (
     stored_alerts,
 )
 
+RUN = RunKey("mt", "lstm")
 ABOUT_ALL_OF_MT = Silence("", "ada", "a restart is planned", 0.0, 0.0, project="mt")
 
 
@@ -84,6 +85,35 @@ def test_an_explosion_that_killed_its_run_fires_until_somebody_has_seen_it(scene
     alert = scene.people.acknowledge(scene.runaway.alert_id, "Ada")
     assert alert.state is AlertState.RESOLVED
     assert scene.told(alert)[-1] == "ended", "who was told of it hears that it is over"
+
+
+def test_who_was_told_of_an_explosion_hears_that_it_is_over_when_its_run_is_deleted(scene: Scene) -> None:
+    run = scene.explode()
+    with pytest.raises(ConflictError, match="still running"):
+        scene.people.delete_part(RUN, 2**30)
+    run.close(scene.now + 1)
+    scene.pipeline.detect(scene.now + 2)
+    alert, scene.now = scene.runaway, scene.now + 60
+    while scene.people.delete_part(RUN, 1):
+        assert scene.runaway.state is AlertState.FIRING, "as long as some of it is there"
+
+    assert scene.told(alert) == ["ended"]
+    assert stored_alerts(scene.database) == []
+    with pytest.raises(NotFoundError):
+        scene.people.delete_part(RUN, 1)
+    scene.pipeline.detect(scene.now + 10)
+    assert scene.told(alert) == ["ended"]
+
+
+def test_nobody_hears_of_the_end_of_what_nobody_was_told(scene: Scene) -> None:
+    scene.people.silence(ABOUT_ALL_OF_MT, seconds=3600.0)
+    scene.explode().close(scene.now + 1)
+    scene.pipeline.detect(scene.now + 2)
+    alert = scene.runaway
+    while scene.people.delete_part(RUN, 2**30):
+        pass
+
+    assert scene.told(alert) == []
 
 
 def test_what_is_over_cannot_be_taken_on(scene: Scene) -> None:

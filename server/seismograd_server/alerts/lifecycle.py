@@ -120,6 +120,16 @@ def expire(
     return book.transitions
 
 
+def withdraw(open_alerts: Sequence[Alert], now: float) -> list[Transition]:
+    """Somebody deletes the run, which is over: what fires is laid to rest."""
+    book = Book(open_alerts, (), now)
+    for alert in book.open():
+        event = Event.RUN_ENDED if alert.state is AlertState.PENDING else Event.LAID_TO_REST
+        row = TABLE[Stage(alert.state)][event]
+        book.enter(_moved(alert, row, now), row)
+    return book.transitions
+
+
 def mute(open_alerts: Sequence[Alert], muted: Collection[Signature], now: float) -> list[Transition]:
     """The rules say that these signatures are not looked for any more: nobody would see that such an alert is over."""
     book = Book(open_alerts, (), now)

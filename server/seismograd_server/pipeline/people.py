@@ -1,4 +1,4 @@
-"""What people do: they take an alert on, say whether it was right, and ask not to be told of something for a while.
+"""What people do: take an alert on, say whether it was right, ask not to be told of something, delete a run.
 
 Each is one transaction of its own, beside the pipeline's: that reads alerts and silences from the store whenever it
 changes one, and so finds what people have done.
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from seismograd_server.alerts import lifecycle
 from seismograd_server.errors import ConflictError, UsageError
-from seismograd_server.model import Alert, Silence, Transition, Verdict
+from seismograd_server.model import Alert, RunKey, RunState, Silence, Transition, Verdict
 from seismograd_server.pipeline.judging import OutboxEntries
 from seismograd_server.store.database import Database, Transaction
 
@@ -102,6 +102,32 @@ class People:
         person = _name(by)
         with self._database.begin() as transaction:
             return transaction.silences.end(silence_id, person, self._clock())
+
+    def delete_part(self, key: RunKey, most_bytes: int) -> bool:
+        """Delete a run that is over, about so many bytes of it or what is left; tell whether there is more.
+
+        Who has heard of its alerts hears that they are over: nobody could lay them to rest any more.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: it is still running.
+            StorageError: nothing has been changed.
+        """
+        now = self._clock()
+        with self._database.begin() as transaction:
+            run = transaction.runs.get(key)
+            if run.state is RunState.RUNNING:
+                raise ConflictError(
+                    f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
+                )
+            if transaction.runs.delete_part(run.run_id, most_bytes):
+                return True
+            last_words = lifecycle.withdraw(transaction.alerts.open_for_run(run.run_id), now)
+            transaction.runs.delete(run.run_id)  # and with it what is still to be told of its alerts
+            for change in last_words:
+                if change.notify:
+                    transaction.outbox.add(self._entries_for(change, now))
+            return False
 
     def _store(self, transaction: Transaction, alert: Alert, change: Transition | None, now: float) -> Alert:
         if change is None:

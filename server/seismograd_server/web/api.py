@@ -9,8 +9,9 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from seismograd_server.errors import ConflictError, StorageError
+from seismograd_server.errors import StorageError
 from seismograd_server.model import RunKey, RunState, RunView, Snapshot
+from seismograd_server.pipeline.people import People
 from seismograd_server.reading.details import detail_json, read_details
 from seismograd_server.reading.encoding import (
     Json,
@@ -49,12 +50,14 @@ class Api:
         settings: WebSettings,
         clock: Callable[[], float],
         *,
+        people: People,
         tallies: Tallies,
         ask: Ask,
         turns: Turns,
     ) -> None:
         self._turns = turns
         self._database = database
+        self._people = people
         self._snapshot = snapshot
         self._tallies = tallies
         self._postmortem = postmortem
@@ -119,24 +122,11 @@ class Api:
         key = key_of(request)
 
         # Each part is a piece of work of its own, so that whoever waits to write comes in between.
-        while await self._turns(lambda: self._delete_part(key)):
+        while await self._turns(lambda: self._people.delete_part(key, _DELETED_AT_ONCE)):
             pass
         response = json_answer({"deleted": True, "project": key.project, "run": key.run})
         response.background = BackgroundTask(self._reclaim)
         return response
-
-    def _delete_part(self, key: RunKey) -> bool:
-        """Delete some of a run, or what is left of it; whether there is more."""
-        with self._database.begin() as transaction:
-            run = transaction.runs.get(key)
-            if run.state is RunState.RUNNING:
-                raise ConflictError(
-                    f"run {key} is still running: stop it first (a run that fell silent is `lost` a little later)"
-                )
-            if transaction.runs.delete_part(run.run_id, _DELETED_AT_ONCE):
-                return True
-            transaction.runs.delete(run.run_id)
-            return False
 
     async def _reclaim(self) -> None:
         """Give the space of what was deleted back to the file system, a little at a time."""

@@ -78,14 +78,14 @@ def create_app(
         clip_advice: studies the clipping of runs; called in worker threads.
         compare: holds runs against each other; called in worker threads.
         ask: asks something of a job.
-        people: what people do to alerts; called in worker threads.
+        people: what people do to alerts and runs; called in worker threads.
         settings: see WebSettings.
         rules_in_force: what people are shown of the rules; must not block.
         clock: Unix seconds.
     """
     turns = Turns(_READING_AT_ONCE)
     tallies = Tallies(database, snapshot)
-    api = Api(database, snapshot, postmortem, settings, clock, tallies=tallies, ask=ask, turns=turns)
+    api = Api(database, snapshot, postmortem, settings, clock, people=people, tallies=tallies, ask=ask, turns=turns)
     series = SeriesApi(database, turns=turns)
     alerts = AlertsApi(database, people, clock, turns=turns)
     incidents = IncidentsApi(database, turns=turns)
