@@ -21,9 +21,9 @@ from torch import Tensor
 
 from seismograd.capture import registry
 from seismograd.capture.norms import PLAIN, TorchNorm, foreach_multiply, torch_norm
-from seismograd.capture.overheard import Overheard
+from seismograd.capture.overheard import Overheard, OverheardCoefficient
 from seismograd.capture.pieces import is_sharded, local
-from seismograd.capture.registry import Holding
+from seismograd.capture.registry import Clip, Holding
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
 from seismograd.capture.untraced import untraced
 
@@ -99,10 +99,9 @@ def _clip_and_tell(
         total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
         for watch in watches:
             watch.before_clip(owners, gradients, heard)
-        with listening:
-            original("_clip_grads_with_norm_")(everyone, max_norm, total, foreach)
+        said = _scale_by(everyone, max_norm, total, foreach)
         for watch in watches:
-            watch.after_clip(owners, float(max_norm), _known_total(total))
+            watch.after_clip(owners, said)
         return total
     for watch in watches:
         watch.before_clip(owners, gradients, None if measured is None else measured.norms)
@@ -114,8 +113,9 @@ def _clip_and_tell(
         total = measured.total
         value = float(total) if total.is_cpu and total.dtype in _PRECISE else total
         _scale(measured, value, float(max_norm))
+    said = Clip(float(max_norm), value) if euclidean else Clip(None, None)
     for watch in watches:
-        watch.after_clip(owners, float(max_norm) if euclidean else None, value if euclidean else None)
+        watch.after_clip(owners, said)
     return total
 
 
@@ -138,11 +138,24 @@ def _overheard_total(
     return total, overheard.norms
 
 
-def _known_total(total: Tensor) -> Tensor | None:
-    """The total as a plain tensor; None where every process holds a part of it, and reading it is a collective."""
-    if not is_sharded(total):
-        return total
-    return local(total) if all(each.is_replicate() for each in total.placements) else None  # type: ignore[attr-defined]  # a DTensor
+def _scale_by(parameters: list[Tensor], max_norm: float, total: Tensor, foreach: bool | None) -> Clip:
+    """The second half of torch's clip, and what is known of it here."""
+    scale, known = original("_clip_grads_with_norm_"), _known(total)
+    with listening:
+        if known is not None:
+            scale(parameters, max_norm, total, foreach)
+            return Clip(float(max_norm), known)
+        with OverheardCoefficient() as overheard:
+            scale(parameters, max_norm, total, foreach)
+    coefficient = overheard.coefficient
+    return Clip(float(max_norm), None, None if coefficient is None else _known(coefficient))
+
+
+def _known(number: Tensor) -> Tensor | None:
+    """A number as a plain tensor; None where every process holds a part of it, and reading it is a collective."""
+    if not is_sharded(number):
+        return number
+    return local(number) if all(each.is_replicate() for each in number.placements) else None  # type: ignore[attr-defined]  # a DTensor
 
 
 def _scale(measured: TorchNorm, total: Tensor | float, max_norm: float) -> None:
@@ -194,12 +207,15 @@ def _clip_grads_with_norm(
 ) -> None:
     everyone = _listed(parameters)
     watches = () if listening.nested else registry.watches()
-    owners, gradients, _ = _with_gradients(everyone) if watches else ([], [], None)
+    if not watches:
+        original("_clip_grads_with_norm_")(everyone, max_norm, total_norm, foreach)
+        return
+    owners, gradients, _ = _with_gradients(everyone)
     for watch in watches:
         watch.before_clip(owners, gradients, None)
-    original("_clip_grads_with_norm_")(everyone, max_norm, total_norm, foreach)
+    said = _scale_by(everyone, max_norm, total_norm, foreach)
     for watch in watches:
-        watch.after_clip(owners, float(max_norm), _known_total(total_norm))
+        watch.after_clip(owners, said)
 
 
 @untraced
@@ -211,7 +227,7 @@ def _clip_grad_value(parameters: Tensors, clip_value: float, foreach: bool | Non
         watch.before_clip(owners, gradients, None)
     original("clip_grad_value_")(everyone, clip_value, foreach)
     for watch in watches:
-        watch.after_clip(owners, None, None)
+        watch.after_clip(owners, Clip(None, None))
 
 
 def _listed(tensors: Tensors) -> list[Tensor]:

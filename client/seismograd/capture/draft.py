@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from seismograd.capture.harvest import Clip
 from seismograd.capture.local_norms import LocalSample
 from seismograd.capture.parts import Part
 from seismograd.capture.pieces import Piece
 from seismograd.capture.readback import Readback, Transfer, host_number
+from seismograd.capture.registry import Clip
 from seismograd.record import NormSource, Quantity, RecordFlag
 
 
@@ -51,12 +51,15 @@ class Draft:
         if clip.threshold is None:
             return
         self.scalars[Quantity.CLIP_THRESHOLD] = clip.threshold
-        if modified or clip.total is None:
+        if modified:
             return
-        if isinstance(clip.total, Tensor):
-            self.device_scalars[Quantity.REPORTED_NORM] = clip.total
-        else:
-            self.scalars[Quantity.REPORTED_NORM] = clip.total
+        quantity, value = Quantity.REPORTED_NORM, clip.total
+        if value is None:
+            quantity, value = Quantity.CLIP_COEFFICIENT, host_number(clip.coefficient)
+        if isinstance(value, Tensor):
+            self.device_scalars[quantity] = value
+        elif value is not None:
+            self.scalars[quantity] = value
 
     def add_rate_and_scale(self, optimizer: torch.optim.Optimizer, scale: Tensor | float | None) -> None:
         """The learning rate, and what a loss scaler does; `scale` is the one in force."""

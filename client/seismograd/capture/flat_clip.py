@@ -48,7 +48,7 @@ def tell_of_clip(
         total = clip()
     known = total if euclidean and isinstance(total, Tensor) else None
     for watch in watches:
-        watch.after_clip(owners, max_norm if euclidean else None, known)
+        watch.after_clip(owners, registry.Clip(max_norm if euclidean else None, known))
     return total
 
 

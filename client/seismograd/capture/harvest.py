@@ -12,16 +12,9 @@ from torch import Tensor
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import Part, make_part, measure, take_over
 from seismograd.capture.readback import host_number
-from seismograd.capture.registry import Norms
+from seismograd.capture.registry import Clip, Norms
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import Float32, NormSource
-
-
-class Clip(NamedTuple):
-    """What the clipping said: its threshold, and the total norm that it used."""
-
-    threshold: float | None  # None = by value, or by another norm than the Euclidean
-    total: Tensor | float | None
 
 
 class Taken(NamedTuple):
@@ -103,7 +96,7 @@ class Harvest:
         for part in self.parts:
             part.settle()
 
-    def clipped(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> Clip | None:
+    def clipped(self, parameters: list[Tensor], clip: Clip) -> Clip | None:
         """The gradients of these parameters have been changed by a clip. Returns what is new about it."""
         columns: set[int] | None = None
         if not self._layout.is_exactly(parameters):
@@ -115,11 +108,12 @@ class Harvest:
                 part.renew()
         if self.clip is not None:
             return None  # a second clip of what the first has scaled
-        if isinstance(total, Tensor):
+        if isinstance(clip.total, Tensor):
             # The caller gets this very tensor and may change it.
-            total = host_number(total if total.device.type == "cpu" else total.detach().clone())
-        self.clip = Clip(threshold, total)
-        return self.clip
+            total = clip.total if clip.total.device.type == "cpu" else clip.total.detach().clone()
+            clip = clip._replace(total=host_number(total))
+        self.clip = clip
+        return clip
 
     def gradients_changed(self) -> None:
         """Norms taken so far are not those of the gradients any more, although no version counter says so."""

@@ -1,4 +1,4 @@
-"""The norms that torch's own clipping computes of DTensors, one by one, overheard while it does.
+"""What torch's own clipping computes of DTensors, overheard while it does: each norm, and what it scales by.
 
 torch takes the norm of every gradient, stacks the norms and takes the norm of that, with collectives where placements
 ask for them. Per-tensor norms carry the placements that this leads to: a summand has been added up over the processes
@@ -47,3 +47,29 @@ class Overheard(TorchFunctionMode):
             place = self._places.get(id(tensor))
             if place is not None:
                 self.norms[place] = norm
+
+
+class OverheardCoefficient(TorchFunctionMode):
+    """While it is entered, remembers what a clip multiplies the gradients by: the one number that torch clamps there.
+
+    Up to torch 2.9 the total norm of sharded gradients stays a norm of each process's shards; only the coefficient is
+    the same everywhere.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coefficient: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch instead of each of its functions."""
+        del types
+        result = function(*args, **(kwargs or {}))
+        if function is torch.clamp:
+            self.coefficient = result
+        return result

@@ -10,13 +10,21 @@ import enum
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 Norms = Tensor | Sequence[Tensor | None] | None
 """L2 norms of gradients that somebody has computed, aligned with them: a tensor of k plain norms, or k tensors, each
 with its own placement among the processes (None = not known), or None, when nobody has."""
+
+
+class Clip(NamedTuple):
+    """What the clipping said: its threshold, and the total norm that it used."""
+
+    threshold: float | None  # None = by value, or by another norm than the Euclidean
+    total: Tensor | float | None  # None = not known here, or not without a collective
+    coefficient: Tensor | float | None = None  # what gradients were multiplied by, where the total is not known
 
 
 class Holding(enum.Enum):
@@ -41,8 +49,8 @@ class Watch(Protocol):
     def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
-        """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
+    def after_clip(self, parameters: list[Tensor], clip: Clip) -> None:
+        """The gradients of `parameters` were changed."""
 
     def scaler_begins(self, scale: Tensor | None) -> None:
         """A loss scaler is about to step the optimizer."""

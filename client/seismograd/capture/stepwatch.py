@@ -24,7 +24,7 @@ from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import pieces_of
 from seismograd.capture.readback import capturing, host_number
-from seismograd.capture.registry import Holding, Norms
+from seismograd.capture.registry import Clip, Holding, Norms
 from seismograd.capture.sampling import Sampling
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
@@ -134,10 +134,10 @@ class OptimizerWatch:
         if self._takes_norms():
             self._timed(self.harvest.add_gradients, gradients, norms)
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
-        """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
+    def after_clip(self, parameters: list[Tensor], clip: Clip) -> None:
+        """The gradients of `parameters` were changed."""
         if not capturing():
-            self._timed(self._note_clip, parameters, threshold, total)
+            self._timed(self._note_clip, parameters, clip)
 
     def scaler_begins(self, scale: Tensor | None) -> None:
         """A loss scaler is about to step the optimizer."""
@@ -159,8 +159,8 @@ class OptimizerWatch:
         """Inside a step the norms are taken already, unless a closure makes the gradients there."""
         return not capturing() and (self._with_closure or not self.in_step)
 
-    def _note_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
-        clip = self.harvest.clipped(parameters, threshold, total)
+    def _note_clip(self, parameters: list[Tensor], said: Clip) -> None:
+        clip = self.harvest.clipped(parameters, said)
         if self.in_step and self.plain is not None and self.plain.under_way:
             self._draft = self.plain.give_up()
         if self._draft is not None and self.in_step:

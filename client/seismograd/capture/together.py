@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from seismograd.capture.budget import Budget
 from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
-from seismograd.capture.harvest import Clip, Harvest, chosen_norms
+from seismograd.capture.harvest import Harvest, chosen_norms
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import Part, pieces_of
 from seismograd.capture.readback import capturing
-from seismograd.capture.registry import Holding, Norms
+from seismograd.capture.registry import Clip, Holding, Norms
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
@@ -116,11 +116,10 @@ class JointWatch(OptimizerWatch):
     def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for norms: who steps in between is measured anyway."""
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
-        """The gradients of `parameters` were changed; threshold and total are known for clipping by L2 norm."""
+    def after_clip(self, parameters: list[Tensor], clip: Clip) -> None:
+        """The gradients of `parameters` were changed."""
         if not capturing():
-            self._timed(self._note_clips, parameters, threshold)
-        del total  # that of a part of the gradient
+            self._timed(self._note_clips, parameters, clip.threshold)  # total and coefficient are those of a part
 
     def scaler_ended(self) -> None:
         """No loss scaler can skip what has been stepped already."""
@@ -143,7 +142,7 @@ class JointWatch(OptimizerWatch):
     def _note_clips(self, parameters: list[Tensor], threshold: float | None) -> None:
         for parameter in parameters:
             if (owner := self._owners.get(id(parameter))) is not None:
-                self._harvests[owner].clipped([parameter], threshold, None)
+                self._harvests[owner].clipped([parameter], Clip(threshold, None))
 
     def _begin_member(self, member: int) -> None:
         if member in self._stepped:

@@ -29,12 +29,21 @@ def _imported() -> object:
     return sys.modules.get("torch._dynamo")
 
 
-# None where nothing is compiled. There is no public name for it; `torch.compiler.is_compiling` tells of tracing only.
-_compiler: Callable[[], object] = getattr(
-    getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None),  # noqa: SLF001 - as above
-    "get_eval_frame_callback",
-    _imported,
-)
+def _find_compiler() -> Callable[[], object]:
+    """A function that gives None where nothing is compiled.
+
+    There is no public one; `torch.compiler.is_compiling` tells of tracing only. That of torch 2.6 and 2.7 must not be
+    called: it gives away a reference that it does not have, so that None is freed, and the process ends, some ten
+    thousand steps later.
+    """
+    if torch.__version__ < "2.8":  # compared as versions are
+        return _imported
+    evaluation = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)  # noqa: SLF001 - see above
+    found: Callable[[], object] = getattr(evaluation, "get_eval_frame_callback", _imported)
+    return found
+
+
+_compiler = _find_compiler()
 
 
 def untraced(function: Callable[P, R]) -> Callable[P, R]:

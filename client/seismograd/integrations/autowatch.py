@@ -101,10 +101,10 @@ class Starter:
         for begun in self._begun:
             begun.gradients_measured(gradients, norms)
 
-    def after_clip(self, parameters: list[Tensor], threshold: float | None, total: Tensor | float | None) -> None:
+    def after_clip(self, parameters: list[Tensor], clip: registry.Clip) -> None:
         """The end of the clip with which a watch has begun."""
         for begun in self._begun:
-            begun.after_clip(parameters, threshold, total)
+            begun.after_clip(parameters, clip)
 
     def scaler_begins(self, scale: Tensor | None) -> None:
         """The loss scaler is about to step the optimizer whose watch has begun in `is_of`."""
