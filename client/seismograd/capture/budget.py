@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 # The largest thinning: every 10,240th step by default. Beyond that sampling would be as good as off.
 _MOST_DOUBLINGS = 10
@@ -18,6 +18,7 @@ _FIRST_STEPS_SHARE = 0.25
 _WHOLE_STEP_SHARE = 1.0
 # Steps whose median is what a step takes: neither compilation, nor an evaluation or a save in between, buys samples.
 _STEPS_REMEMBERED = 7
+_LEAST_MEASURED = 3
 # Weight of the newest measurement: settles within some ten samples, rides over one slow one.
 _NEWEST = 0.2
 
@@ -49,7 +50,7 @@ class Budget:
         self._share = share
         self._steps: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._costs: dict[Extra, float] = {}
-        self._beside: float | None = None
+        self._beside: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self.possible = _EVERYTHING
         self.doublings = dict.fromkeys(Extra, 0)
 
@@ -80,16 +81,17 @@ class Budget:
         """A step without extras took this long."""
         self._steps.append(seconds)
 
-    def samples_took(self, seconds: Mapping[Extra, float], beside: float | None = None) -> None:
-        """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first.
+    def sampling_took(self, seconds: float) -> None:
+        """This is what a sampled step cost whatever was sampled in it: its record is made in another way.
 
-        `beside` is what a sampled step costs whatever is sampled in it, if that is known: its record is made in
-        another way. It is spent as often as the most frequent of them is sampled, and saved only by thinning all those.
+        It is spent as often as the most frequent extra is sampled, and saved only by thinning all those.
         """
+        self._beside.append(seconds)
+
+    def samples_took(self, seconds: Mapping[Extra, float]) -> None:
+        """The extras taken in one step cost this much each; adapts their cadences, thinning the dearest first."""
         for extra, cost in seconds.items():
             self._costs[extra] = _blend(self._costs.get(extra), cost)
-        if beside is not None:
-            self._beside = _blend(self._beside, beside)
         if not self._steps or self._every == 0 or not self.possible:
             return
         allowed = self._share * max(self._step_seconds(), 1e-9) * self._every
@@ -97,7 +99,7 @@ class Budget:
         while True:
             spent = {extra: self._costs.get(extra, 0.0) / 2**times for extra, times in doublings.items()}
             most_often = min(doublings.values())
-            spent_beside = (self._beside or 0.0) / 2**most_often
+            spent_beside = self._usual_beside() / 2**most_often
             left = [extra for extra in doublings if doublings[extra] < _MOST_DOUBLINGS]
             if sum(spent.values()) + spent_beside <= allowed or not left:
                 break
@@ -113,7 +115,7 @@ class Budget:
         """What of these fits into this share of a step, the cheapest first; all as long as nothing is known."""
         if not self._steps:
             return extras
-        left = share * self._step_seconds() - (self._beside or 0.0)
+        left = share * self._step_seconds() - self._usual_beside()
         chosen = set()
         for extra in sorted(extras, key=lambda each: self._costs.get(each, 0.0)):
             left -= self._costs.get(extra, 0.0)
@@ -123,7 +125,11 @@ class Budget:
         return frozenset(chosen)
 
     def _step_seconds(self) -> float:
-        return sorted(self._steps)[(len(self._steps) - 1) // 2]
+        return _lower_median(self._steps)
+
+    def _usual_beside(self) -> float:
+        """Nothing as long as a single slow one of them could decide: thinned for it, there would be no others soon."""
+        return _lower_median(self._beside) if len(self._beside) >= _LEAST_MEASURED else 0.0
 
 
 class CaptureShare:
@@ -139,6 +145,10 @@ class CaptureShare:
         if before is not None and now > before[0]:
             self._share = _blend(self._share, min(1.0, (hook_seconds - before[1]) / (now - before[0])))
         return self._share or 0.0
+
+
+def _lower_median(values: Collection[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _blend(old: float | None, new: float) -> float:

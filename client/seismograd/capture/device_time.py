@@ -31,13 +31,14 @@ class DeviceTimes:
         if (begun := self._open.pop(extra, None)) is not None:
             self._marks.append((extra, begun, self._mark()))
 
-    def complete(self, host: dict[Extra, float]) -> None:
-        """A step's extras are all launched, which took the host so many seconds each."""
+    def done(self, host: dict[Extra, float]) -> list[dict[Extra, float]]:
+        """A step's extras are all launched, which took the host so many seconds each.
+
+        Returns:
+            seconds by extra, on host and device together, of each step whose extras the device has done by now.
+        """
         self._waiting.append((host, self._marks))
         self._marks = []
-
-    def take(self) -> list[dict[Extra, float]]:
-        """Seconds by extra, on host and device together, of each step whose extras the device has done since."""
         found: list[dict[Extra, float]] = []
         while self._waiting and all(ended.query() for _, _, ended in self._waiting[0][1]):
             seconds, marks = self._waiting.pop(0)

@@ -14,8 +14,11 @@ The estimate is never above the true value.
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import together, widest
@@ -29,6 +32,8 @@ _RECURRENT: tuple[tuple[tuple[type[nn.Module], ...], tuple[float, ...]], ...] = 
     ((nn.GRU, nn.GRUCell), (_SIGMOID, _SIGMOID, _TANH)),
     ((nn.RNN, nn.RNNCell), (_TANH,)),
 )
+# Not what a weight normalisation makes of it: neither of its two factors is the map that the state goes through.
+_WEIGHT_HH = re.compile(r"weight_hh(_l\d+(_reverse)?)?")
 _ITERATIONS = 2
 # So many bytes are copied at a time, of small matrices to stand together, or of rows of half precision to be made
 # float32: the guest must not take the memory of the job.
@@ -48,11 +53,17 @@ def slopes_by_parameter(model: nn.Module | None) -> dict[int, Slopes]:
     for module in () if model is None else model.modules():
         slopes = next((slopes for kinds, slopes in _RECURRENT if isinstance(module, kinds)), None)
         for name, parameter in module.named_parameters(recurse=False):
-            if slopes is not None and name.startswith("weight_hh"):
+            if slopes is not None and _WEIGHT_HH.fullmatch(name):
                 found[id(parameter)] = slopes
-            elif isinstance(module, nn.Linear) and parameter.dim() == 2 and parameter.shape[0] == parameter.shape[1]:
+            elif isinstance(module, nn.Linear) and _is_square(parameter):
                 found[id(parameter)] = (_TANH,)
     return found
+
+
+def _is_square(parameter: Tensor) -> bool:
+    """Those that are made by the first forward pass have no shape yet."""
+    shape = () if is_lazy(parameter) else parameter.shape
+    return len(shape) == 2 and shape[0] == shape[1]
 
 
 class GainSampler:
@@ -84,15 +95,19 @@ class GainSampler:
     def _follow(self, layout: Layout) -> None:
         if layout is self._layout:
             return
-        self._layout = layout
         slopes = slopes_by_parameter(self._model)
         found = [
             (column, parameter, slopes[id(parameter)])
             for column, parameter in enumerate(layout.parameters)
-            if id(parameter) in slopes and not is_sharded(parameter) and parameter.dtype in _TYPES
+            if id(parameter) in slopes and _is_whole_matrix(parameter)
         ]
-        self._columns = [column for column, _, _ in found]
-        self._batches = _batches(found)
+        self._columns, self._batches = [column for column, _, _ in found], _batches(found)
+        self._layout = None if any(map(is_lazy, layout.parameters)) else layout  # such may be matrices later
+
+
+def _is_whole_matrix(parameter: Tensor) -> bool:
+    """FSDP1 has flat slices in the place of the user's parameters."""
+    return not is_sharded(parameter) and parameter.dim() == 2 and parameter.dtype in _TYPES
 
 
 class _Batch:

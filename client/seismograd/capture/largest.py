@@ -26,7 +26,7 @@ def largest_elements(gradients: Sequence[Tensor]) -> Tensor:
     device = values[0].device
     kinds = {(value.device, value.dtype) for value in values}
     alike = len(kinds) == 1 and all(value.numel() for value in values)  # torch knows no largest of nothing
-    if alike and device.type == "cpu" and values[0].dtype in _REAL:
+    if alike and device.type == "cpu" and values[0].dtype in _REAL and all(map(is_dense, values)):
         result = _largest_on_host(values)
     elif alike and has_foreach(device) and values[0].dtype in _LISTABLE:
         result = together(list(foreach_norm(values, math.inf)))
@@ -39,9 +39,19 @@ def largest_elements(gradients: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def in_memory_order(value: Tensor) -> Tensor:
+    """The same elements as they lie in memory, as those of `channels_last` do: of other orders torch makes a copy."""
+    return value.permute(sorted(range(value.dim()), key=value.stride, reverse=True))
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory without gaps."""
+    return value.is_contiguous() or in_memory_order(value).is_contiguous()
+
+
 def _largest_on_host(values: Sequence[Tensor]) -> Tensor:
     """The infinity norm is slow here, five times slower than the Euclidean one; this is one pass as well."""
-    extremes = [torch.aminmax(value) for value in values]
+    extremes = [torch.aminmax(in_memory_order(value)) for value in values]
     lowest, highest = together([each.min for each in extremes]), together([each.max for each in extremes])
     return torch.maximum(lowest.abs(), highest.abs())
 

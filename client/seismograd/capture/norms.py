@@ -140,7 +140,7 @@ class _Rows(threading.local):
     def _make(self, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         if len(self._rows) >= _MOST_ROWS:
             self._rows.clear()
-        row = torch.zeros(count)
+        row = torch.zeros(count, dtype=torch.float32, device="cpu")  # whatever the job's defaults are
         self._rows[count] = row, row.unbind()
         return self._rows[count]
 

@@ -206,11 +206,11 @@ class PlainSteps:
         whole = sampled_until is not None and step < sampled_until
         if whole or watch.count >= self.until:
             watch.look_ahead(whole=whole)
-        if series.at_boundary is not None:
-            series.at_boundary()
         watch.cost = took = _clock() - began
         watch.hook_seconds += took + self._took
         watch.hook_calls += 2
+        if series.at_boundary is not None:
+            series.at_boundary()
 
     def log(self, loss: Tensor | float) -> bool:
         """The loss of the step that waits for it. False = that is said of another step, or in an unusual way."""

@@ -51,12 +51,22 @@ class Probes:
         costs, self.costs = self.costs, {}
         if self._device is None:
             return [costs]
-        self._guard("device times", self._device.complete, costs)
-        return self._guard("device times", self._device.take) or []
+        done = self._guard("device times", self._device.done, costs)
+        return [costs] if done is None else done  # what the host has spent is known anyway
 
     def have_gains(self, layout: Layout) -> bool:
         """Whether any of these parameters is a matrix whose gain is worth knowing."""
-        return self._gains.are_in(layout)
+        return bool(self._guard(Extra.GAIN.value, self._gains.are_in, layout))
+
+    def forget(self) -> None:
+        """The parameters are others now: what was begun for the step is of no use any more."""
+        self._local.disarm()
+        self._weights.forget()
+        self._before = self._gain = None
+
+    def forget_local(self) -> None:
+        """Nobody wants local norms any more."""
+        self._local.disarm()
 
     def examine(self, parts: list[Part]) -> None:
         """Looks for the largest elements of gradients that have just been measured, before anybody scales them."""

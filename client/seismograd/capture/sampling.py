@@ -27,11 +27,14 @@ class Sampling:
     def of(self, layout: Layout, *, ships_rows: bool, shared_model: bool) -> None:
         """Goes by what there is to sample: by parameter with rows to ship, before an all-reduce with a shared model."""
         self._ships_rows, self.shared_model = ships_rows, shared_model
+        if not shared_model:
+            self.probes.forget_local()
         self._budget.possible = self._possible(layout, ships_rows=ships_rows)
         self.chosen &= self._budget.possible
 
     def follow(self, layout: Layout) -> None:
-        """The same for other parameters."""
+        """The same for other parameters, of which nothing has been sampled yet."""
+        self.probes.forget()
         self.of(layout, ships_rows=self._ships_rows, shared_model=self.shared_model)
 
     def choose(self, count: int) -> None:
@@ -66,13 +69,12 @@ class Sampling:
         `steps` and `hook_seconds` are running totals, this step included; `own` seconds are this step's, `probing` of
         them in the probes. What remains of them, beyond what a step in between costs, is the price of being sampled.
         """
-        beside = None
         if self._behind is not None and (between := steps - 1 - self._behind[0]) > 0:
             usual = (hook_seconds - own - self._behind[1]) / between
-            beside = max(own - probing - usual, 0.0)
+            self._budget.sampling_took(max(own - probing - usual, 0.0))
         self._behind = steps, hook_seconds
         for costs in self.probes.take_costs():
-            self._budget.samples_took(costs, beside)
+            self._budget.samples_took(costs)
 
     def _possible(self, layout: Layout, *, ships_rows: bool) -> frozenset[Extra]:
         if not len(layout):

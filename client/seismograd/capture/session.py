@@ -76,23 +76,39 @@ class Session:
         self._share = CaptureShare()
         self._steps_without_loss = 0
         self._logs_after_steps = False
-        together = step_together(self._optimizers)
-        groups = [self._optimizers] if together else [[optimizer] for optimizer in self._optimizers]
-        self._series = [Series(index, self._watch(group), first_step) for index, group in enumerate(groups)]
+        try:
+            self._install(first_step)
+        except BaseException:
+            self._uninstall()  # half a watch is worse than none
+            raise
+
+    def _install(self, first_step: int) -> None:
+        groups = [self._optimizers] if step_together(self._optimizers) else [[each] for each in self._optimizers]
+        for index, group in enumerate(groups):
+            self._series.append(Series(index, self._watch(group, len(groups)), first_step))
         self._by_watch = {id(series.watch): series for series in self._series}
         interceptions: list[Callable[[], registry.Interception]] = [ClipInterception, ScalerInterception]
-        if model is not None and any(map(is_flattening, model.modules())):
+        if self._model is not None and any(map(is_flattening, self._model.modules())):
             interceptions.append(FlatClipInterception)
-        say_what_is_odd(model, self._optimizers, [each for series in self._series for each in series.layout.parameters])
-        sender.ask_health(weakref.WeakMethod(self._health))
+        everything = [each for series in self._series for each in series.layout.parameters]
+        say_what_is_odd(self._model, self._optimizers, everything)
+        self._sender.ask_health(weakref.WeakMethod(self._health))
         for series in self._series:
             registry.add(series.watch, interceptions)
-            shared_model = is_distributed() and torch.distributed.get_world_size() > 1
-            series.watch.can_sample(ships_rows=True, shared_model=shared_model)
+            several = is_distributed() and torch.distributed.get_world_size() > 1
+            series.watch.can_sample(ships_rows=True, shared_model=several)
             series.watch.begin_sampling()
 
-    def _watch(self, group: Sequence[torch.optim.Optimizer]) -> OptimizerWatch:
-        budget = Budget(self._options.sample_every, self._options.sample_first, self._options.sample_budget)
+    def _uninstall(self) -> None:
+        self._naming.close()
+        for series in self._series:
+            series.watch.close()
+            registry.remove(series.watch)
+
+    def _watch(self, group: Sequence[torch.optim.Optimizer], among: int) -> OptimizerWatch:
+        """The watch of one of so many groups, which share the budget of an iteration."""
+        share = self._options.sample_budget / among
+        budget = Budget(self._options.sample_every, self._options.sample_first, share)
         if len(group) > 1:
             return JointWatch(group, self._guard, budget, self._begin_step, self._emit, model=self._model)
         kind = ReportedWatch if isinstance(group[0], ReportedSteps) else OptimizerWatch
@@ -216,7 +232,7 @@ class Session:
             self._release(series)
         series.be_plain(self._sender, plainly=self._captures_layers, waits=self._waits_for_loss(series))
         if series.at_boundary is not None:
-            series.at_boundary()
+            series.watch.call_back(series.at_boundary)
 
     def _waits_for_loss(self, series: Series) -> bool:
         """Only the first series has losses."""
@@ -298,10 +314,7 @@ class Session:
 
     def close(self) -> None:
         """Removes every hook, releases what waits, and lets torch be as it was."""
-        self._naming.close()
-        for series in self._series:
-            series.watch.close()
-            registry.remove(series.watch)
+        self._uninstall()
         self.flush()
         if self._identity is not None:
             self._identity.cancel()

@@ -73,7 +73,7 @@ class OptimizerWatch:
         self._count_at_scaler = -1
         self._probe: weakref.ref[Tensor] | None = None
         self.last_end: float | None = None
-        self.cost = 0.0
+        self.cost = self._entered = 0.0  # seconds of the step's hooks; when the one under way began
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -170,7 +170,7 @@ class OptimizerWatch:
                 self._draft.add_clip(clip, modified=False)
 
     def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
-        began = time.perf_counter()
+        self._entered = began = time.perf_counter()
         try:  # as the guard does, but this is the one place that runs several times a step
             function(*arguments)
         except Exception as error:  # noqa: BLE001 - training first: no defect of ours may reach it
@@ -230,8 +230,7 @@ class OptimizerWatch:
         now = time.perf_counter()
         sampling = self.sampling
         if self.last_end is not None:
-            seconds = now - self.last_end
-            draft.scalars[Quantity.STEP_SECONDS] = seconds
+            draft.scalars[Quantity.STEP_SECONDS] = seconds = now - self.last_end
             sampling.step_took(seconds)
         self.last_end = now
         if sampling.shared_model:
@@ -248,8 +247,11 @@ class OptimizerWatch:
         self.remember_gradient()
         self._emit(self, draft)
         if sampled:
-            here = time.perf_counter() - now
-            sampling.account(self.count, self.hook_seconds + here, cost + here, probing)
+            here = time.perf_counter() - self._entered
+            # What the job's own callback took was taken off both again.
+            sampling.account(self.count, self.hook_seconds + here, cost + self.cost + here, probing)
+            if self.plain is not None:
+                self.plain.until = sampling.next_turn(self.count)
         sampling.arm(self.layout)
 
     # ----------------------------------------------------------------------------------------------- loss scaler
@@ -275,6 +277,13 @@ class OptimizerWatch:
         self._finish(self._make_draft(source, flag))
 
     # ----------------------------------------------------------------------------------------------- sampled extras
+
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Calls what belongs to the job, from within a hook: its time is none of ours."""
+        began = time.perf_counter()
+        callback()
+        took = time.perf_counter() - began
+        self.cost, self.hook_seconds = self.cost - took, self.hook_seconds - took
 
     def begin_sampling(self) -> None:
         """Decides about the first step; called once, before training."""

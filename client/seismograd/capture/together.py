@@ -137,7 +137,9 @@ class JointWatch(OptimizerWatch):
     def _harvest_each(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         for place, parameter in enumerate(parameters):
             if (owner := self._owners.get(id(parameter))) is not None:
-                self._harvests[owner].add([parameter], [gradients[place]], chosen_norms(norms, [place]))
+                harvest = self._harvests[owner]
+                harvest.examine = self.harvest.examine
+                harvest.add([parameter], [gradients[place]], chosen_norms(norms, [place]))
 
     def _note_clips(self, parameters: list[Tensor], threshold: float | None) -> None:
         for parameter in parameters:
@@ -152,6 +154,7 @@ class JointWatch(OptimizerWatch):
             if self.sampling.chosen:
                 self.sampling.probes.before_step(self.layout, self.sampling.chosen)
         self._stepped.add(member)
+        self._harvests[member].examine = self.harvest.examine
         taken = self._harvests[member].take()
         for part in taken.parts:
             self._renumber(part)

@@ -55,10 +55,22 @@ def test_what_every_sampled_step_costs_beside_is_saved_by_thinning_all_that_are_
     budget = Budget(every=10, first=0, share=0.01)
     budget.possible = frozenset({Extra.LARGEST, Extra.GAIN})
     budget.step_took(0.010)
-    budget.samples_took({Extra.LARGEST: 0.0001, Extra.GAIN: 0.0001}, beside=0.0030)
+    for seconds in (0.0030, 5.0, 0.0030):  # one of them fell into a pause
+        budget.sampling_took(seconds)
+    budget.samples_took({Extra.LARGEST: 0.0001, Extra.GAIN: 0.0001})
 
     assert counts(budget, Extra.LARGEST, 100) == counts(budget, Extra.GAIN, 100) == [0, 40, 80]
     assert budget.next_sample(1) == 40
+
+
+def test_a_single_slow_step_says_nothing_of_what_sampling_costs() -> None:
+    budget = Budget(every=10, first=0, share=0.01)
+    budget.step_took(0.010)
+    budget.sampling_took(30.0)
+    budget.samples_took({Extra.WEIGHTS: 0.0001})
+
+    assert counts(budget, Extra.WEIGHTS, 30) == [0, 10, 20]
+    assert budget.all_of(ALL) == ALL
 
 
 def test_what_there_is_none_of_is_not_sampled_and_no_step_waits_for_it() -> None:
@@ -119,7 +131,9 @@ def test_the_share_is_held_unless_all_are_as_rare_as_can_be(
     budget = Budget(every=10, first=0, share=share)
     budget.possible = frozenset(costs)
     budget.step_took(step_seconds)
-    budget.samples_took(costs, beside)
+    for _ in range(0 if beside is None else 3):
+        budget.sampling_took(beside or 0.0)
+    budget.samples_took(costs)
 
     rarest = 10 * 2**10
     sampled = [chosen for count in range(rarest) if (chosen := budget.samples(count))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,23 @@ def test_a_torch_that_does_not_say_whether_it_compiles_is_taken_to_where_its_com
 
     assert not [name for name in compiled_files() if name.startswith(OURS)]
     assert [record.source for record in watched.records()] == [NormSource.CLIP] * 5
+
+
+def test_asking_whether_something_is_compiled_takes_no_reference_from_the_answer() -> None:
+    """Up to torch 2.7 it did, and None was freed in the end; from Python 3.12 on None cannot be."""
+    asked = untraced.untraced(lambda: None)
+    before = sys.getrefcount(None)
+    for _ in range(1000):
+        asked()
+
+    assert abs(sys.getrefcount(None) - before) < 500
+
+
+@pytest.mark.parametrize("version", ["2.6.0+cu124", "2.7.1", "2.8.0a0+git"])
+def test_a_torch_whose_answer_is_not_its_own_is_not_asked(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+
+    assert untraced._find_compiler() is untraced._imported
 
 
 @pytest.mark.parametrize("how", ["around", "in place", "a part"])

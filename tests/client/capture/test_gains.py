@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -139,6 +140,50 @@ def test_autocast_does_not_coarsen_the_iteration_and_no_random_number_is_drawn()
 
     assert found[0] == pytest.approx(true_gain(model.weight, [TANH]), rel=1e-4)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Scaled(nn.LSTM):
+    """An LSTM with a parameter that is called like one of its matrices."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.weight_hh_scale = nn.Parameter(torch.ones(16))
+
+
+def test_what_is_called_like_a_recurrent_matrix_and_is_none_has_no_gain() -> None:
+    normalised = nn.LSTM(4, 4)
+    torch.nn.utils.parametrizations.weight_norm(normalised, "weight_hh_l0")
+    flat = nn.LSTM(4, 4)
+    flat.weight_hh_l0 = nn.Parameter(recurrent(flat).detach().flatten())
+
+    assert [len(settled(GainSampler(model), layout_of(model), 1)) for model in (Scaled(), nn.LSTM(4, 4))] == [1, 1]
+    assert GainSampler(normalised).measure(layout_of(normalised)) is None
+    assert GainSampler(flat).measure(layout_of(flat)) is None
+
+
+def test_matrices_that_the_first_forward_pass_makes_have_a_gain_from_then_on() -> None:
+    model = nn.LazyLinear(6)
+    layout, sampler = layout_of(model), GainSampler(model)
+    assert not sampler.are_in(layout)
+    model(torch.ones(2, 6))
+
+    assert sampler.are_in(layout)
+    assert settled(sampler, layout)[0] == pytest.approx(true_gain(model.weight, [TANH]), rel=5e-3)
+
+
+def test_a_failure_to_find_matrices_costs_their_gains_and_nothing_else(
+    watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with mock.patch.object(gains, "_batches", side_effect=RuntimeError("no memory")):
+        watched = watch(model, optimizer)
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        (record,) = watched.records()
+
+    assert set(record.tensors) == {Quantity.WEIGHT_NORM, Quantity.UPDATE_NORM, Quantity.MAX_ABS}
+    assert "spectral gain is off" in caplog.text
 
 
 def test_models_without_such_a_matrix_have_no_gain() -> None:

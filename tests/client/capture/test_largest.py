@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import seismograd
-from seismograd.capture.largest import largest_elements
+from seismograd.capture.largest import in_memory_order, is_dense, largest_elements
 from seismograd.record import Float32, Quantity
 from tests.client.capture.conftest import Watched
 
@@ -31,6 +31,21 @@ def test_it_is_the_largest_magnitude_in_every_type(dtype: torch.dtype) -> None:
 
 def test_nothing_but_zeros_is_zero_and_not_its_negative() -> None:
     assert str(largest_elements([torch.zeros(3), torch.tensor([-0.0, 0.0])]).tolist()) == "[0.0, 0.0]"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(-11.0, 13.0).reshape(2, 3, 4).permute(2, 0, 1),
+        torch.arange(-30.0, 42.0).reshape(2, 3, 3, 4).to(memory_format=torch.channels_last),
+        torch.arange(-12.0, 4.0).reshape(4, 4)[:, ::2],
+        torch.tensor([-7.0]).expand(5),
+    ],
+    ids=["permuted", "channels last", "with gaps", "expanded"],
+)
+def test_the_order_in_memory_does_not_matter_and_is_followed(value: Tensor) -> None:
+    assert largest_elements([value]).tolist() == [float(value.abs().max())]
+    assert not is_dense(value) or in_memory_order(value).is_contiguous()
 
 
 def test_gradients_of_several_kinds_stand_together() -> None:
