@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from seismograd.capture import registry
 from seismograd.capture.norms import PLAIN, TorchNorm, foreach_multiply, torch_norm
 from seismograd.capture.overheard import Overheard, OverheardCoefficient
 from seismograd.capture.pieces import is_sharded, local
-from seismograd.capture.registry import Clip, Holding
+from seismograd.capture.registry import Clip
 from seismograd.capture.seats import Function, Seat, has_expected_shape, original
 from seismograd.capture.untraced import untraced
 
@@ -93,8 +93,8 @@ def _clip_and_tell(
         nothing: Tensor = original("clip_grad_norm_")(exhausted, max_norm, norm_type, error_if_nonfinite, foreach)
         return nothing
     euclidean = float(norm_type) == 2.0
-    holding = _holding(watches, owners) if kinds == PLAIN else Holding.NOT_ALIKE
-    measured = torch_norm(gradients, foreach, holding) if euclidean else None
+    alike = kinds == PLAIN and any(watch.holds_alike(owners) for watch in watches)
+    measured = torch_norm(gradients, foreach, alike=alike) if euclidean else None
     if measured is None and euclidean and any(map(is_sharded, gradients)):
         total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
         for watch in watches:
@@ -120,13 +120,6 @@ def _clip_and_tell(
 
 
 _clip_grad_norm = untraced(_clip_and_tell)  # for torch's place; behind the drop-in the second wrapper has no use
-
-
-def _holding(watches: Sequence[registry.Watch], owners: list[Tensor]) -> Holding:
-    for watch in watches:
-        if (holding := watch.holding(owners)) is not Holding.NOT_ALIKE:
-            return holding
-    return Holding.NOT_ALIKE
 
 
 def _overheard_total(

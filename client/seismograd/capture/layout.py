@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from seismograd.capture import norms
 from seismograd.capture.norms import accumulation
 from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
 from seismograd.capture.placement import Placement
@@ -84,11 +82,6 @@ def module_type(module: nn.Module) -> str:
     return kind.__name__
 
 
-def _elements(parameters: Sequence[Tensor]) -> float:
-    """How many they have; those that are made by the first forward pass may have any number."""
-    return math.inf if any(map(is_lazy, parameters)) else sum(parameter.numel() for parameter in parameters)
-
-
 class Layout:
     """The captured parameters of one optimizer; a column each.
 
@@ -112,8 +105,6 @@ class Layout:
         self.uniform = len(kinds) == 1 and not self.sharded
         device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
         self.device = device
-        on_host = self.uniform and device.type == "cpu" and dtype is torch.float32
-        self.small = on_host and _elements(self.parameters) <= norms.CACHED_ELEMENTS
         self.accumulation = accumulation(dtype, device)
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils._foreach_utils import _device_has_foreach_support, _group_tensors_by_device_and_dtype
 
 from seismograd.capture.pieces import local
-from seismograd.capture.registry import Holding
 
 # What torch's own clipping and optimizers are made of; it has no public names for them.
 foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm  # noqa: SLF001 - see above
@@ -32,11 +31,6 @@ outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
     "_InferenceMode",
     torch.inference_mode,
 )
-# What fits into the caches beside our code. Of so few elements it is faster to put each norm into its place of one
-# tensor than to make a tensor for each and one of them all, by a third for 100 of them. More drive our code out of the
-# caches, and then a loop costs more than that.
-CACHED_ELEMENTS = 1_000_000
-
 # Clips of other parameters within one step: whoever has more clips one by one, or ever others.
 _MOST_ROWS = 8
 
@@ -124,7 +118,11 @@ def norm_of(gradient: Tensor) -> Tensor:
 
 
 class _Rows(threading.local):
-    """A place for each of so many norms, kept from clip to clip, since to make them costs as much as they save."""
+    """A place for each of so many norms, kept from clip to clip, since to make them costs as much as they save.
+
+    `_foreach_norm` makes a tensor for each norm, and whoever stacks them one more: for 100 small gradients a third of
+    the time, and not a bit of the result.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
@@ -148,23 +146,23 @@ class _Rows(threading.local):
 _rows = _Rows()
 
 
-def torch_norm(gradients: list[Tensor], foreach: bool | None, holding: Holding = Holding.NOT_ALIKE) -> TorchNorm | None:
+def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = False) -> TorchNorm | None:
     """The total L2 norm, computed exactly as torch does; None where torch had better do it by itself.
 
-    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`.
-    `holding` says of plain gradients what their parameters are like: to group those that are alike costs as much as a
-    third of their norms, and is then left out.
+    That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`. `alike`
+    says that all are plain tensors of parameters that were alike in device and type: grouping them, which costs as much
+    as a third of the norms, is then left out.
     """
-    known = holding is not Holding.NOT_ALIKE
-    if foreach is False or not (known or set(map(type, gradients)) == PLAIN):
+    if foreach is False or not (alike or set(map(type, gradients)) == PLAIN):
         return None
-    if holding is Holding.SMALL:
+    device, dtype = gradients[0].device, gradients[0].dtype
+    if alike and device.type == "cpu" and dtype is torch.float32:
         try:
             norms = _rows.measure(gradients)
-            return TorchNorm(torch.linalg.vector_norm(norms, 2.0), norms, [(gradients[0].device, gradients)])
+            return TorchNorm(torch.linalg.vector_norm(norms, 2.0), norms, [(device, gradients)])
         except RuntimeError:
             pass  # some gradient is of another type than its parameter, or was moved to another device
-    if known and _all_alike(list(map(_dtype, gradients))) and has_foreach(device := gradients[0].device):
+    elif alike and _all_alike(list(map(_dtype, gradients))) and has_foreach(device):
         try:
             return _torch_norm_of_group(device, gradients)
         except RuntimeError:

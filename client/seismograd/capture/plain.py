@@ -24,7 +24,7 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census, foreach_norm, norm_into, outside_autograd
+from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census, norm_into, outside_autograd
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -54,7 +54,6 @@ class PlainSteps:
 
     __slots__ = (
         "_absent",
-        "_at_once",
         "_clip",
         "_express",
         "_failures",
@@ -161,13 +160,8 @@ class PlainSteps:
             places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
         self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
-        self._at_once = not (self._series.layout.small or self._absent)
 
     def _measure(self) -> None:
-        if self._at_once:
-            gradients = [parameter.grad for parameter, _ in self._present]
-            torch.stack(foreach_norm(gradients, dtype=torch.float32), out=self._row)
-            return
         with outside_autograd(True):
             for parameter, norm in self._present:
                 norm_into(parameter.grad, out=norm)

@@ -6,7 +6,6 @@ weakly, so that a model that is dropped without `finish()` is freed; a forked ch
 
 from __future__ import annotations
 
-import enum
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,21 +26,13 @@ class Clip(NamedTuple):
     coefficient: Tensor | float | None = None  # what gradients were multiplied by, where the total is not known
 
 
-class Holding(enum.Enum):
-    """What a list of parameters was when a watch took them up."""
-
-    NOT_ALIKE = "not exactly its own, or of several devices or types"
-    ALIKE = "plain tensors of one device and type"
-    SMALL = "alike, float32 on the host, and so few elements that they fit into its caches"
-
-
 class Watch(Protocol):
     """What the registry knows of an optimizer's watch. No method raises."""
 
     inert: bool
 
-    def holding(self, parameters: list[Tensor]) -> Holding:
-        """What these parameters are to it."""
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -24,7 +24,7 @@ from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import pieces_of
 from seismograd.capture.readback import capturing, host_number
-from seismograd.capture.registry import Clip, Holding, Norms
+from seismograd.capture.registry import Clip, Norms
 from seismograd.capture.sampling import Sampling
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
@@ -117,12 +117,9 @@ class OptimizerWatch:
             self.inert = True
             self._guard.failed("capture", error)
 
-    def holding(self, parameters: list[Tensor]) -> Holding:
-        """What these parameters are to it."""
-        layout = self.layout
-        if not (layout.uniform and layout.is_exactly(parameters)):
-            return Holding.NOT_ALIKE
-        return Holding.SMALL if layout.small else Holding.ALIKE
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
+        return self.layout.uniform and self.layout.is_exactly(parameters)
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -23,7 +23,7 @@ from seismograd.capture.harvest import Harvest, chosen_norms
 from seismograd.capture.layout import Layout
 from seismograd.capture.parts import Part, pieces_of
 from seismograd.capture.readback import capturing
-from seismograd.capture.registry import Clip, Holding, Norms
+from seismograd.capture.registry import Clip, Norms
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
@@ -103,10 +103,10 @@ class JointWatch(OptimizerWatch):
         """Whether this is one of those watched."""
         return id(optimizer) in self._harvests
 
-    def holding(self, parameters: list[Tensor]) -> Holding:
-        """Never all: a clip between backward and step sees a part of them."""
+    def holds_alike(self, parameters: list[Tensor]) -> bool:
+        """Never: a clip between backward and step sees a part of them."""
         del parameters
-        return Holding.NOT_ALIKE
+        return False
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -20,7 +20,6 @@ from torch.nn.utils import get_total_norm as early_total_norm
 
 import seismograd
 from seismograd.capture import clip as clip_module
-from seismograd.capture import norms as norms_module
 from seismograd.capture import seats
 from seismograd.record import NormSource, Quantity, RecordFlag
 from tests.client.capture.conftest import Watched
@@ -90,13 +89,6 @@ def test_norms_are_taken_before_the_clip_whoever_calls_it(watch: Watch, clip: Cl
     assert record.scalars[Quantity.CLIP_COEFFICIENT] == pytest.approx(0.5 / (float(total) + 1e-6))
 
 
-@pytest.fixture(params=[False, True], ids=["small", "large"])
-def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Norms of small models are taken one by one, those of large ones all at once."""
-    monkeypatch.setattr(norms_module, "CACHED_ELEMENTS", 0 if request.param else 10**9)
-
-
-@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e9])
 def test_the_drop_in_leaves_the_bits_that_torch_leaves(watch: Watch, dtype: torch.dtype, limit: float) -> None:
@@ -117,7 +109,6 @@ def test_the_drop_in_leaves_the_bits_that_torch_leaves(watch: Watch, dtype: torc
         assert torch.equal(mine.grad, other.grad)
 
 
-@pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     "share", [-1.0, 0.0, 1 - 2e-5, 1 - 1e-6, 1 - 1e-7, 1.0, 1 + 1e-7, 1 + 1e-6, 1 + 2e-5, math.inf, math.nan]
@@ -156,7 +147,6 @@ def test_the_coefficient_computed_on_the_host_has_the_bits_of_torch(
     np.testing.assert_array_equal(ours.numpy(), torch.clamp(limit / (tensor + 1e-6), max=1.0).numpy())
 
 
-@pytest.mark.usefixtures("_size")
 def test_two_models_of_one_shape_clipped_before_either_steps_keep_their_own_norms(watch: Watch) -> None:
     models = [network(), network()]
     optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in models]
