@@ -159,7 +159,7 @@ def test_all_that_a_sampled_step_takes_longer_is_counted_whatever_it_is_spent_on
         spin(0.004)
         return after(self)
 
-    step_watch._make_draft = slow_draft  # type: ignore[method-assign]
+    step_watch._make_draft = slow_draft  # type: ignore[method-assign]  # of this one watch
     with mock.patch.object(WeightSampler, "after", slow_after):
         for _ in range(41):
             optimizer.zero_grad()
