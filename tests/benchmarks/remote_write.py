@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -15,13 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.benchmarks.serving import LAYERS, NAMES, Stoppable, walk
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.support.processes import free_port
 
 
 def varint(number: int) -> bytes:

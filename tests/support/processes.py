@@ -6,7 +6,9 @@ is skipped with the name of the package to install. What a program wrote is show
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -30,11 +32,17 @@ READY_SECONDS = 60.0
 _LOG_TAIL = 4000
 
 
+# Linux gives outgoing connections, and whoever asks for any port, those from 32768 on: between our look and the start
+# of a server somebody would take one of them now and then.
+_OWN_PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
-    """A port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that was free a moment ago, and that nobody gets by chance."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", secrets.choice(_OWN_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 def require_program(name: str, package: str) -> str:
