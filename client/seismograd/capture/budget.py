@@ -18,6 +18,7 @@ _FIRST_STEPS_SHARE = 0.25
 _WHOLE_STEP_SHARE = 1.0
 # Steps whose median is what a step takes: neither compilation, nor an evaluation or a save in between, buys samples.
 _STEPS_REMEMBERED = 7
+# So many make a median that one slow step does not decide.
 _LEAST_MEASURED = 3
 # Weight of the newest measurement: settles within some ten samples, rides over one slow one.
 _NEWEST = 0.2
@@ -41,7 +42,7 @@ class Budget:
     """Decides which steps are sampled, and for what.
 
     `share` is the part of the step time that all extras together may take on average. `every` = 0 samples never.
-    `possible`: what there is to sample here, by whoever knows.
+    `possible` is what there is to sample here; whoever knows sets it.
     """
 
     def __init__(self, every: int, first: int, share: float = 0.01) -> None:
@@ -128,7 +129,7 @@ class Budget:
         return _lower_median(self._steps)
 
     def _usual_beside(self) -> float:
-        """Nothing as long as a single slow one of them could decide: thinned for it, there would be no others soon."""
+        """Nothing as long as too few are known: thinned for a slow one, there would be no others for long."""
         return _lower_median(self._beside) if len(self._beside) >= _LEAST_MEASURED else 0.0
 
 

@@ -37,8 +37,8 @@ class Probes:
         self._before: Sample | None = None
         self._gain: Sample | None = None
 
-    def close(self) -> None:
-        """Removes every hook."""
+    def disarm_local(self) -> None:
+        """Removes every hook: nobody watches for local gradients."""
         self._local.disarm()
 
     @property
@@ -60,13 +60,9 @@ class Probes:
 
     def forget(self) -> None:
         """The parameters are others now: what was begun for the step is of no use any more."""
-        self._local.disarm()
+        self.disarm_local()
         self._weights.forget()
         self._before = self._gain = None
-
-    def forget_local(self) -> None:
-        """Nobody wants local norms any more."""
-        self._local.disarm()
 
     def examine(self, parts: list[Part]) -> None:
         """Looks for the largest elements of gradients that have just been measured, before anybody scales them."""

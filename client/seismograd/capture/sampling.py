@@ -24,18 +24,18 @@ class Sampling:
         self._ships_rows = True
         self._behind: tuple[int, float] | None = None  # steps and hook seconds, when the latest sampled step had ended
 
-    def of(self, layout: Layout, *, ships_rows: bool, shared_model: bool) -> None:
-        """Goes by what there is to sample: by parameter with rows to ship, before an all-reduce with a shared model."""
+    def go_by(self, layout: Layout, *, ships_rows: bool, shared_model: bool) -> None:
+        """Samples what there is: by parameter with rows to ship, before an all-reduce with a shared model."""
         self._ships_rows, self.shared_model = ships_rows, shared_model
         if not shared_model:
-            self.probes.forget_local()
+            self.probes.disarm_local()
         self._budget.possible = self._possible(layout, ships_rows=ships_rows)
         self.chosen &= self._budget.possible
 
     def follow(self, layout: Layout) -> None:
         """The same for other parameters, of which nothing has been sampled yet."""
         self.probes.forget()
-        self.of(layout, ships_rows=self._ships_rows, shared_model=self.shared_model)
+        self.go_by(layout, ships_rows=self._ships_rows, shared_model=self.shared_model)
 
     def choose(self, count: int) -> None:
         """What the step with this count takes by its turn."""

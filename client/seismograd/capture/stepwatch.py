@@ -84,7 +84,7 @@ class OptimizerWatch:
         self.inert = True
         for handle in self._handles:
             handle.remove()
-        self.sampling.probes.close()
+        self.sampling.probes.disarm_local()
 
     def is_of(self, optimizer: object) -> bool:
         """Whether this is the optimizer watched."""
@@ -289,7 +289,7 @@ class OptimizerWatch:
 
     def can_sample(self, *, ships_rows: bool, shared_model: bool) -> None:
         """This process ships norms by parameter (`ships_rows`); others hold the same parameters (`shared_model`)."""
-        self.sampling.of(self.layout, ships_rows=ships_rows, shared_model=shared_model)
+        self.sampling.go_by(self.layout, ships_rows=ships_rows, shared_model=shared_model)
         self.harvest.examine = self.sampling.examine
 
     def sample_next(self) -> None:

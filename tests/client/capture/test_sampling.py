@@ -70,7 +70,7 @@ def test_a_rank_samples_what_it_has_and_what_is_its_part(
 ) -> None:
     model = nn.Linear(4, 4)
     sampling = Sampling(Guard(), Budget(every=10, first=0), model)
-    sampling.of(layout_of(model), ships_rows=ships_rows, shared_model=shared_model)
+    sampling.go_by(layout_of(model), ships_rows=ships_rows, shared_model=shared_model)
     sampling.choose(0)
 
     assert sampling.chosen == expected
@@ -79,7 +79,7 @@ def test_a_rank_samples_what_it_has_and_what_is_its_part(
 def test_other_parameters_are_sampled_for_what_they_have() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     sampling = Sampling(Guard(), Budget(every=10, first=0), model)
-    sampling.of(layout_of(model), ships_rows=True, shared_model=False)
+    sampling.go_by(layout_of(model), ships_rows=True, shared_model=False)
     sampling.follow(layout_of(model[1]))
     sampling.choose(0)
 
