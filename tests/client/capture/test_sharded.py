@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
+from torch.distributed.tensor._ops._math_ops import _NormPartial
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
@@ -177,6 +178,29 @@ def test_one_clip_over_two_optimizers_gives_each_its_own_norms(watch: Watch, mes
     np.testing.assert_allclose(norms_of(second[0]), expected[1:], rtol=1e-6)
     assert first.source is second[0].source is NormSource.CLIP
     assert first.scalars[Quantity.REPORTED_NORM] == pytest.approx(float(inside(total)))
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.5, 0.05), (100.0, 1.0)])
+def test_a_total_that_is_known_nowhere_is_told_by_what_the_clip_scales_by(
+    watch: Watch, mesh: DeviceMesh, limit: float, expected: float
+) -> None:
+    """As torch up to 2.9 has it: the norm of what this process holds, not yet brought together with those of others."""
+    model = network(mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watched = watch(model, optimizer)
+    backward(model)
+    norms, total = true_norms(model), DTensor.from_local(torch.tensor(10.0), mesh, [_NormPartial(2.0)])
+    clip_grads_with_norm_(list(model.parameters()), limit, total)
+    scaled = true_norms(model)
+    optimizer.step()
+
+    (record,) = watched.records()
+
+    np.testing.assert_allclose(norms_of(record), norms, rtol=1e-6)
+    np.testing.assert_allclose(scaled, [expected * norm for norm in norms], rtol=1e-5)
+    assert record.scalars[Quantity.CLIP_COEFFICIENT] == pytest.approx(expected)
+    assert Quantity.REPORTED_NORM not in record.scalars
+    assert record.flags == (RecordFlag.CLIPPED if expected < 1.0 else RecordFlag(0))
 
 
 class TestSummands:
