@@ -116,6 +116,26 @@ def test_clips_between_backward_and_step_are_seen_before_they_cut(watch: Watch) 
     assert record.scalars[Quantity.CLIP_THRESHOLD] == 1e-3
 
 
+@pytest.mark.parametrize("limit", [None, 1e-3])
+def test_the_largest_elements_are_those_before_any_clip(watch: Watch, limit: float | None) -> None:
+    model = Network()
+    largest: dict[int, float] = {}
+
+    def look_and_clip(parameter: Any) -> None:
+        largest[id(parameter)] = float(parameter.grad.abs().max())
+        if limit is not None:
+            clip_grad_norm_([parameter], limit)
+
+    optimizers, _ = in_backward(model, look_and_clip)
+    watched = watch(model, optimizers)
+    loss_of(model, 1, spare=True).backward()
+
+    (record,) = watched.records()
+
+    expected = [largest[id(parameter)] for parameter in model.parameters()]
+    np.testing.assert_allclose(record.tensors[Quantity.MAX_ABS], expected, rtol=1e-6)
+
+
 def test_what_is_not_finite_is_counted_where_it_is(watch: Watch) -> None:
     def spoil(parameter: Tensor) -> None:
         if parameter is model.last.bias:
