@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
@@ -117,21 +118,48 @@ def test_a_file_cut_off_anywhere_gives_the_entries_before_the_cut(
     assert found in (entries[:whole], entries[: whole + 1])
 
 
+def written(payload: bytes, tag: int = 1) -> bytes:
+    """An entry as a training thread writes it."""
+    framing = Framing(tag, len(payload))
+    buffer = bytearray(framing.size)
+    framing.write(buffer, 0, payload)
+    return bytes(buffer)
+
+
 @given(st.lists(st.binary(min_size=9, max_size=9), max_size=3), st.integers(0, 9))
-def test_entries_written_into_a_buffer_are_the_same_and_touch_nothing_else(payloads: list[bytes], tag: int) -> None:
+def test_entries_written_into_a_buffer_are_found_there_and_touch_nothing_else(payloads: list[bytes], tag: int) -> None:
     framing = Framing(tag, 9)
-    framed = [frame(tag, payload) for payload in payloads]
     buffer = bytearray(b"x" * (8 + framing.size * len(payloads) + 8))
 
     for number, payload in enumerate(payloads):
         framing.write(buffer, 8 + framing.size * number, payload)
 
-    assert bytes(buffer) == b"".join([b"x" * 8, *framed, b"x" * 8])
+    found = list(scattered(bytes(buffer)))
+    assert [(entry.offset, entry.size) for entry in found] == [
+        (8 + framing.size * number, framing.size) for number in range(len(payloads))
+    ]
+    assert [(entry.tag, entry.payload) for entry in found] == [(tag, payload) for payload in payloads]
+    assert buffer[:8] == buffer[-8:] == b"x" * 8
 
 
-@given(st.binary(min_size=1, max_size=40), st.data())
-def test_a_flipped_bit_anywhere_is_seen(payload: bytes, data: st.DataObject) -> None:
-    entry = frame(3, payload)
+@given(st.integers(0, 2**32 - 1), st.integers(16, 80))
+def test_the_beginning_of_an_entry_before_the_end_of_an_older_one_is_none(seed: int, torn_at: int) -> None:
+    generator = np.random.default_rng(seed)
+    older, newer = generator.bytes(64), generator.bytes(64)
+    torn = written(newer)[:torn_at] + written(older)[torn_at:]
+
+    entry = entry_at(torn, 0)
+
+    assert (entry is not None) == (torn[16:] == newer)
+
+
+@given(
+    st.binary(min_size=1, max_size=40), st.sampled_from([frame, lambda tag, payload: written(payload, tag)]), st.data()
+)
+def test_a_flipped_bit_anywhere_is_seen(
+    payload: bytes, made: Callable[[int, bytes], bytes], data: st.DataObject
+) -> None:
+    entry = made(3, payload)
     position = data.draw(st.integers(0, 8 * (16 + len(payload)) - 1))
     broken = bytearray(entry)
     broken[position // 8] ^= 1 << position % 8
@@ -140,7 +168,7 @@ def test_a_flipped_bit_anywhere_is_seen(payload: bytes, data: st.DataObject) -> 
 
 
 def test_entries_are_found_between_the_remains_of_others() -> None:
-    first, second = frame(1, b"one"), frame(2, b"two")
+    first, second = frame(1, b"one"), written(b"two", 2)
     content = second[8:] + first + first[:8] + second + second[:16]
 
     assert [entry.payload for entry in scattered(content)] == [b"one", b"two"]
