@@ -19,6 +19,7 @@ from typing import TypeVar
 import structlog
 
 from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError
+from seismograd_server.ingest.backlog import Backlog
 from seismograd_server.ingest.calls import Call, give, prepared
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.load import Load
@@ -79,6 +80,7 @@ class Log:
         self._on_fatal = on_fatal
         self._on_commit = on_commit
         self._storing = Storing(pipeline, settings.limits, instruments)
+        self._backlog = Backlog(pipeline.waiting_bytes, settings.max_inflight_bytes)
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
@@ -206,7 +208,7 @@ class Log:
                 rest = _PACED_SECONDS if self._pipeline.waits else _IDLE_SECONDS
                 if not behind and self._work.wait(rest):
                     self._stopping.wait(self._settings.tick_seconds)
-                full = behind and self._pipeline.waiting_bytes() > self._settings.max_inflight_bytes
+                full = behind and self._backlog.is_full(self._steady_clock())
                 with self.load.working():
                     behind = self._tick(full=full)
                 self._pipeline.check()  # whoever has met a failed disk first: a call, a form or a chore
@@ -233,7 +235,9 @@ class Log:
         self._follow_clock(now)
         if frames:
             # Durable is all that an ack says: however slow the detectors are, no client waits for them.
-            self._post(self._delivered, self._storing.store(frames, now), sum(len(frame.data) for frame in frames))
+            size = sum(len(frame.data) for frame in frames)
+            self._post(self._delivered, self._storing.store(frames, now), size)
+            self._backlog.came(size)
         self._storing.look(now)
         answers = [(call.behind_frames, call.work(now)) for call in calls]
         self._post(give, [answer for behind_frames, answer in answers if not behind_frames])
