@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -141,50 +141,96 @@ class Baseline:
         return max(self.least_spread, quartiles / _QUARTILES_TO_SIGMA, upper / _UPPER_DECILE_TO_SIGMA)
 
 
-def follow_all(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> list[tuple[Baseline, list[float]]]:
-    """What `accept_all` makes of copies of some baselines, each with values of its own.
+@dataclass(slots=True, eq=False)
+class Followed:
+    """What some values have taught.
+
+    Attributes:
+        baseline: afterwards.
+        centers: before each value.
+        lowest: of these; NaN = there was no value.
+        highest: of these.
+        above: float64[k], by how much each value lies above the center before it.
+        furthest: the largest of these.
+    """
+
+    baseline: Baseline
+    centers: list[float]
+    lowest: float
+    highest: float
+    above: Float64
+    furthest: float
+
+
+def follow(baseline: Baseline, values: Float64, below: float = math.inf) -> Followed:
+    """What `accept_all` makes of a copy of a baseline."""
+    if not len(values):
+        return Followed(baseline, [], math.nan, math.nan, values, math.nan)
+    after = baseline.copy()
+    centers = after.accept_all(values.tolist(), below)
+    if not centers:
+        return Followed(after, [], math.nan, math.nan, values[:0], math.nan)
+    above = values[: len(centers)] - centers
+    return Followed(after, centers, min(centers), max(centers), above, float(above.max()))
+
+
+def follow_all(baselines: Sequence[Baseline], values: Sequence[Float64]) -> list[Followed]:
+    """The same of many baselines, each with values of its own.
 
     To sort every window of all of them costs a fraction of following one value after the other.
-
-    Returns:
-        for each, the baseline afterwards and the center before each value.
     """
-    full = [number for number, own in enumerate(values) if own and baselines[number].full()]
-    at_once = dict(zip(full, _follow([baselines[each] for each in full], [values[each] for each in full]), strict=True))
-    followed: list[tuple[Baseline, list[float]]] = []
-    for number, (baseline, own) in enumerate(zip(baselines, values, strict=True)):
-        if number in at_once:
-            followed.append(at_once[number])
-        elif own:
-            other = baseline.copy()
-            followed.append((other, other.accept_all(own)))
-        else:
-            followed.append((baseline, []))
-    return followed
+    full = [number for number, own in enumerate(values) if len(own) and baselines[number].full()]
+    at_once = _follow([baselines[each] for each in full], [values[each] for each in full])
+    if len(full) == len(values):
+        return at_once
+    known = dict(zip(full, at_once, strict=True))
+    return [
+        known[number] if number in known else follow(baseline, own)
+        for number, (baseline, own) in enumerate(zip(baselines, values, strict=True))
+    ]
 
 
-def _follow(baselines: Sequence[Baseline], values: Sequence[list[float]]) -> list[tuple[Baseline, list[float]]]:
+def _follow(baselines: Sequence[Baseline], values: Sequence[Float64]) -> list[Followed]:
     """The same for full baselines, each with a value at least."""
     if not baselines:
         return []
-    numbers = np.array([each for own in values for each in own])
     starts = [0, *accumulate(map(len, values))]  # of each one's values
     pieces: list[Float64] = []
-    for number, baseline in enumerate(baselines):
-        pieces += (baseline.window(), numbers[starts[number] : starts[number + 1]])
+    for baseline, own in zip(baselines, values, strict=True):
+        pieces += (baseline.window(), own)
     # One window more than values: the last one is what the next value would meet. None reaches into the next run's.
     counts, places = np.array([len(own) + 1 for own in values]), np.arange(len(values))
     rows = np.arange(counts.sum()) + np.repeat(places * (_WINDOW - 1), counts)
     ordered = sliding_window_view(np.concatenate(pieces), _WINDOW)[rows]
-    last = ordered[np.array(starts[1:]) + places]
+    ends = np.array(starts[1:]) + places
+    last = ordered[ends]
     ordered.sort(axis=1)
-    centers: list[float] = ordered[:, _MIDDLE].tolist()
-    followed = []
-    for number, (baseline, window) in enumerate(zip(baselines, last, strict=True)):
-        *before, after = centers[starts[number] + number : starts[number + 1] + number + 1]
-        # A view would keep the windows of all others in memory.
-        followed.append((Baseline.of_window(baseline.least_spread, window.copy(), after), before))
-    return followed
+    centers = ordered[:, _MIDDLE]
+    after, before = centers[ends].tolist(), np.delete(centers, ends)
+    above, firsts = np.concatenate(values) - before, starts[:-1]
+    told = zip(
+        baselines,
+        last,
+        after,
+        np.minimum.reduceat(before, firsts).tolist(),
+        np.maximum.reduceat(before, firsts).tolist(),
+        np.maximum.reduceat(above, firsts).tolist(),
+        pairwise(starts),
+        strict=True,
+    )
+    known = before.tolist()
+    return [
+        Followed(
+            # A view would keep the windows of all others in memory.
+            baseline=Baseline.of_window(baseline.least_spread, window.copy(), center),
+            centers=known[start:stop],
+            lowest=lowest,
+            highest=highest,
+            above=above[start:stop],
+            furthest=furthest,
+        )
+        for baseline, window, center, lowest, highest, furthest, (start, stop) in told
+    ]
 
 
 # Half a record is forgotten in this many steps: long against the bursts of an overfitted run, short against training,

@@ -37,8 +37,10 @@ class Columns:
         "clips",
         "flags",
         "least_norms",
+        "level_column",
         "levels",
         "longest_pauses",
+        "loss_column",
         "loss_known",
         "losses",
         "norms",
@@ -69,7 +71,10 @@ class Columns:
         self.steps: list[int] = _joined([block.steps for block in blocks]).tolist()
         self.times: list[float] = times.tolist()
         self.norms: list[float] = norms.tolist()
-        self.levels = [math.log2(norm) if 0.0 < norm < math.inf else math.nan for norm in self.norms]
+        positive = (norms > 0.0) & (norms < np.inf)
+        self.level_column = octaves_of(norms, positive)
+        self.levels: list[float] = self.level_column.tolist()
+        self.loss_column: Float64 = losses
         self.losses: list[float] = losses.tolist()
         self.loss_known: Bool = _joined([block.loss_known for block in blocks])
         self.of_loss = _rows_where(self.loss_known)
@@ -88,11 +93,18 @@ class Columns:
         # The least norm of any layer in each block; NaN = some is not known.
         self.least_norms: list[float] = _of_each(np.minimum, [block.layer_norms for block in blocks], math.inf)
         # Steps that are skipped, not finite in gradient or loss, or whose norm is zero or not known.
-        unsound = ~((norms > 0.0) & (norms < np.inf)) | ((self.flags & _SKIPPED) != 0)
+        unsound = ~positive | ((self.flags & _SKIPPED) != 0)
         unsound |= self.loss_known & ~np.isfinite(losses)
         self.unsound = _rows_where(
             unsound if self.all_finite else unsound | _joined([block.nonfinite for block in blocks]).any(axis=1)
         )
+
+
+def octaves_of(values: Float64, known: Bool) -> Float64:
+    """log2 of those values that are known and positive, NaN of the others."""
+    levels = np.full(len(values), np.nan)
+    np.log2(values, out=levels, where=known)
+    return levels
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from seismograd_server.detect.baseline import Baseline, Record
 from seismograd_server.detect.excursion import Excursion, imbalance, middle, rise_within
-from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, octaves
+from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, numpy_octaves, octaves
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
 from seismograd_server.detect.reading import Reading
@@ -182,7 +182,7 @@ class Context:
         if len(self.loss) >= WARM_UP_STEPS:
             deviation = abs(step.loss - self.loss.center())
             if deviation > 0.0:
-                self.loss_record.accept(math.log2(deviation))
+                self.loss_record.accept(numpy_octaves(deviation))
         self.loss.accept(step.loss)
 
     def _stays_for_good(self, reading: Reading) -> bool:
@@ -288,7 +288,7 @@ class Context:
         scale = max(abs(center), self.loss.spread(), sys.float_info.min)
         reading.loss_above = math.log2(1.0 + max(0.0, deviation) / scale)
         if deviation > 0.0 and len(self.loss) >= WARM_UP_STEPS:
-            reading.loss_excess = self.loss_record.excess(math.log2(deviation))
+            reading.loss_excess = self.loss_record.excess(numpy_octaves(deviation))
         reading.loss_untrained = octaves(step.loss) - octaves(self.untrained_loss())
         reading.bad_loss = reading.loss_above >= _BAD_LOSS_OCTAVES and reading.loss_excess >= _BAD_LOSS_EXCESS
 

@@ -10,7 +10,10 @@ growth hides that of the errors in the weights, and the biases show it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,8 +36,6 @@ from seismograd_server.model import (
     Visibility,
 )
 
-# For fewer looks, numpy's calls cost more than they save.
-_WORTH_ROWS = 4
 # Far more than the last bits in which a fit of many looks differs from that of one.
 _NEARLY_OCTAVES = 0.001
 
@@ -156,7 +157,7 @@ class DepthGrowthDetector:
 
     def _evidence(self, step: Step, context: Context, grown: DepthFit) -> Evidence:
         evidence = norm_evidence(step, context)
-        kind = next(each for each in self._kinds(step.block.layout) if each.name == grown.kind)
+        kind = next(each for each in self.kinds(step.block.layout) if each.name == grown.kind)
         numbers = {"octaves_per_layer": grown.octaves, "octaves_over_depth": grown.total, "fit": grown.fit}
         return replace(
             evidence,
@@ -167,16 +168,17 @@ class DepthGrowthDetector:
             details={**evidence.details, **numbers, "layers": grown.layers, "kind": grown.kind},
         )
 
-    def _kinds(self, layout: Layout) -> tuple[_Kind, ...]:
+    def kinds(self, layout: Layout) -> tuple[_Kind, ...]:
+        """The tensors that are looked at; the same object for all runs of a model."""
         if self.known is None or self.known[0] is not layout:
             self.known = (layout, kinds_of(layout, self.config.least_layers))
         found: tuple[_Kind, ...] = self.known[1]
+        self.deep = bool(found)
         return found
 
     def _grown(self, layout: Layout, norms: Float32) -> DepthFit | None:
         """The steepest growth over the depth that is beyond the thresholds; None = there is none."""
-        config, kinds = self.config, self._kinds(layout)
-        self.deep = bool(kinds)
+        config, kinds = self.config, self.kinds(layout)
         fits = [fit for kind in kinds if (fit := fit_depth(kind, norms, config.least_layers)) is not None]
         grown = [
             each
@@ -185,30 +187,49 @@ class DepthGrowthDetector:
         ]
         return max(grown, key=lambda each: each.total, default=None)
 
-    def _doubtful(self, layout: Layout, norms: Float32, rows: list[int]) -> list[int]:
-        """Those of some looks that may find growth: all of them are fitted at once, nearly as `fit_depth` does."""
-        doubtful = np.zeros(len(rows), np.bool_)
-        for kind in self._kinds(layout):
-            with np.errstate(divide="ignore", invalid="ignore"):  # a layer without a gradient leaves doubt
-                levels = np.log2(norms[rows][:, kind.layers].astype(np.float64)) - kind.scales
-                totals = levels @ kind.depths * ((1 - len(kind.layers)) / float(kind.depths @ kind.depths))
-                doubtful |= ~(np.isfinite(totals) & (totals < self.config.total_octaves - _NEARLY_OCTAVES))
-        return [row for row, doubt in zip(rows, doubtful.tolist(), strict=True) if doubt]
-
     def idle(self, stretch: Stretch, context: Context) -> int:  # noqa: ARG002 (the protocol's form)
         """Until a look that finds something else than what was told."""
-        if self.looks:
-            return 0
-        told = self.severity != Severity.NONE
+        return self.idle_all([self], [stretch])[0]
+
+    @staticmethod
+    def idle_all(detectors: Sequence[DepthGrowthDetector], stretches: Sequence[Stretch]) -> list[int]:
+        """The same of many runs: looks at one kind of model are fitted at once, whoever's they are."""
+        found = [0 if each.looks else stretch.count for each, stretch in zip(detectors, stretches, strict=True)]
+        looks = {
+            number: rows
+            for number, (each, stretch) in enumerate(zip(detectors, stretches, strict=True))
+            if not each.looks and (rows := each.looks_within(stretch))
+        }
+        alike: dict[tuple[int, float], list[int]] = {}
+        for number in looks:
+            each = detectors[number]
+            if each.severity == Severity.NONE:
+                kinds = each.kinds(stretches[number].layout)
+                alike.setdefault((id(kinds), each.config.total_octaves), []).append(number)
+        for (_, octaves), numbers in alike.items():
+            norms = np.concatenate([stretches[number].layer_norms[looks[number]] for number in numbers])
+            kinds = detectors[numbers[0]].kinds(stretches[numbers[0]].layout)
+            doubts = iter(may_grow(kinds, norms, octaves))
+            for number in numbers:
+                rows = looks[number]
+                looks[number] = [row for row, doubt in zip(rows, islice(doubts, len(rows)), strict=True) if doubt]
+        for number, rows in looks.items():
+            found[number] = detectors[number].until_news(stretches[number], rows)
+        return found
+
+    def looks_within(self, stretch: Stretch) -> list[int]:
+        """Rows of a stretch that will be looked at, counted from its start."""
+        first = -(self.steps + 1) % self.config.every_steps
+        if first >= stretch.count and self.steps >= self.config.first_steps:
+            return []
         early = range(min(stretch.count, self.config.first_steps - self.steps))
-        later = range(-(self.steps + 1) % self.config.every_steps, stretch.count, self.config.every_steps)
-        rows = sorted({*early, *later}) if early else list(later)
-        if len(rows) >= _WORTH_ROWS and not told:
-            rows = self._doubtful(stretch.layout, stretch.layer_norms, rows)
-        for row in rows:
-            if (self._grown(stretch.layout, stretch.layer_norms[row]) is not None) != told:
-                return row
-        return stretch.count
+        return sorted({*early, *range(first, stretch.count, self.config.every_steps)})
+
+    def until_news(self, stretch: Stretch, rows: list[int]) -> int:
+        """The first of these rows at which something else is found than what was told; else the end of the stretch."""
+        told = self.severity != Severity.NONE
+        news = (row for row in rows if (self._grown(stretch.layout, stretch.layer_norms[row]) is not None) != told)
+        return next(news, stretch.count)
 
     def skip(self, stretch: Stretch) -> None:
         """Steps are counted."""
@@ -230,28 +251,50 @@ _OUTSIDE = ("norm", "embedding", "ln", "bn")
 
 def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
     """The weights and the biases of a layout in forward order; a kind with fewer than `least` of them is left out."""
-    depths = np.asarray(layout.depths, dtype=np.int64)
-    order = np.argsort(depths, kind="stable") if (depths >= 0).all() else np.arange(len(depths))
+    return _kinds_of(layout.names, layout.module_types, layout.depths, layout.numels, least)
+
+
+@lru_cache(maxsize=256)  # runs of one model share what it is made of
+def _kinds_of(
+    names: tuple[str, ...], types: tuple[str, ...], depths: tuple[int, ...], numels: tuple[int, ...], least: int
+) -> tuple[_Kind, ...]:
+    places = np.asarray(depths, dtype=np.int64)
+    order = np.argsort(places, kind="stable") if (places >= 0).all() else np.arange(len(places))
     chosen: dict[str, list[int]] = {"weights": [], "biases": []}
     for layer in order.tolist():
-        path = layout.names[layer].lower().split(".")
-        around = [*path[:-1], layout.module_types[layer].lower()]
+        path = names[layer].lower().split(".")
+        around = [*path[:-1], types[layer].lower()]
         if any(each.startswith(_OUTSIDE) or "norm" in each for each in around):
             continue
         kind = "weights" if path[-1].startswith("weight") else "biases" if path[-1].startswith("bias") else ""
         if kind:
             chosen[kind].append(layer)
-    numels = np.maximum(1.0, np.asarray(layout.numels, dtype=np.float64))
+    elements = np.maximum(1.0, np.asarray(numels, dtype=np.float64))
     return tuple(
         _Kind(
             name,
             np.asarray(layers, dtype=np.int64),
-            0.5 * np.log2(numels[layers]),
+            0.5 * np.log2(elements[layers]),
             centred(np.arange(len(layers), dtype=np.float64)),
         )
         for name, layers in chosen.items()
         if len(layers) >= least
     )
+
+
+def may_grow(kinds: Sequence[_Kind], norms: Float32, least: float) -> list[bool]:
+    """Whether the growth in each of some looks, norms float32[k, l], may reach so many octaves over the depth.
+
+    All of them are fitted at once, nearly as `fit_depth` does.
+    """
+    doubtful = np.zeros(len(norms), np.bool_)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a layer without a gradient leaves doubt
+        for kind in kinds:
+            levels = np.log2(norms[:, kind.layers].astype(np.float64)) - kind.scales
+            totals = levels @ kind.depths * ((1 - len(kind.layers)) / float(kind.depths @ kind.depths))
+            doubtful |= ~(np.isfinite(totals) & (totals < least - _NEARLY_OCTAVES))
+    found: list[bool] = doubtful.tolist()
+    return found
 
 
 def fit_depth(kind: _Kind, norms: Float32, least: int) -> DepthFit | None:

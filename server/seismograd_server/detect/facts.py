@@ -33,6 +33,11 @@ def octaves(value: float) -> float:
     return math.log2(value) if value > 0.0 else UNKNOWN
 
 
+def numpy_octaves(value: float) -> float:
+    """The same of a positive number, to the last bit what numpy says of many at once."""
+    return float(np.log2(value))
+
+
 def from_octaves(value: float) -> float:
     """2 to a power; Inf where that is beyond double precision, NaN stays NaN."""
     return math.inf if value >= 1024.0 else 2.0**value
@@ -91,8 +96,10 @@ class Facts:
         "columns",
         "count",
         "least_norm",
+        "level_column",
         "levels",
         "longest_pause",
+        "loss_column",
         "losses",
         "sampled",
         "start",
@@ -110,6 +117,8 @@ class Facts:
         self.times = columns.times[self.start : self.stop]
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
+        self.level_column = columns.level_column[self.start : self.stop]
+        self.loss_column = columns.loss_column[self.start : self.stop]
         # Seconds between two steps, at most; NaN = look, because some time is not finite.
         self.longest_pause = columns.longest_pauses[number]
         self.all_present = columns.all_present[number]  # whether no rank is missing in any step
@@ -147,11 +156,11 @@ class Facts:
         place = bisect_left(unsound, self.start + row)
         return min(self.count, unsound[place] - self.start) if place < len(unsound) else self.count
 
-    def rows_of_loss(self, start: int, stop: int) -> list[int]:
+    def rows_of_loss(self, start: int, stop: int) -> Sequence[int]:
         """Rows from `start` to `stop` whose loss is known."""
         rows, first = self.columns.of_loss, self.start
         if len(rows) == self.columns.starts[-1]:  # all losses are known
-            return list(range(start, stop))
+            return range(start, stop)
         return [row - first for row in rows[bisect_left(rows, first + start) : bisect_left(rows, first + stop)]]
 
     def step(self, row: int) -> Step:

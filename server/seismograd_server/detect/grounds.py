@@ -264,10 +264,11 @@ def groundless(stretch: Stretch, context: Context, config: RunawayConfig) -> boo
     )
     if lost and any(each >= config.overwriting_ratio for each in stretch.ratios(context)):
         return False
-    risen = stretch.highest - min(context.lowest, stretch.lowest) >= config.slow_norm_octaves
-    if risen and octaves(stretch.worst_loss) - untrained >= config.slow_loss_octaves:
+    norm, loss = stretch.norm, stretch.loss
+    risen = norm.highest - min(context.lowest, norm.lowest) >= config.slow_norm_octaves
+    if risen and octaves(max([*loss.centers, loss.baseline.center()])) - untrained >= config.slow_loss_octaves:
         return False
-    if len(context.loss) or stretch.highest - max(context.first_levels) < config.rising_octaves:
+    if len(context.loss) or norm.highest - max(context.first_levels) < config.rising_octaves:
         return True
     return all(each < HARMLESS_RATIO for each in stretch.ratios(context))
 

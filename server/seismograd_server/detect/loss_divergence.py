@@ -94,19 +94,19 @@ class LossDivergenceDetector:
             return 0
         if not stretch.losses:
             return stretch.count
-        best = min(self.best, stretch.best_loss)
+        best = min(self.best, stretch.loss.lowest)
         if self.best > 0.0 >= best:  # a logarithm of the best exists for some of these steps only
             return 0
         config, rounding = self.config, 1e-9
         low = min(config.untrained_octaves, config.forgotten_octaves) - rounding
         small = min(config.best_octaves, config.learnt_octaves) - rounding
-        level = octaves(stretch.worst_loss)
+        level = octaves(stretch.loss.highest)
         return 0 if level - stretch.untrained >= low and level - octaves(best) >= small else stretch.count
 
     def skip(self, stretch: Stretch) -> None:
         """The best is remembered."""
-        if not self.best <= stretch.best_loss:  # without the one after the stretch
-            self.best = min([self.best, *stretch.loss_centers[:-1]])
+        if stretch.losses:
+            self.best = min(self.best, stretch.loss.lowest)
 
     def status(self, context: Context) -> DetectorStatus:
         """Armed when there is a usual loss."""

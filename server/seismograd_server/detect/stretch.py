@@ -13,9 +13,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import sub
+from itertools import accumulate, islice, pairwise
 
-from seismograd_server.detect.baseline import Baseline, follow_all
+import numpy as np
+
+from seismograd_server.detect.baseline import Followed, follow, follow_all
+from seismograd_server.detect.columns import octaves_of
 from seismograd_server.detect.context import FAR_OCTAVES, UNTRAINED_STEPS, WARM_UP_STEPS, Context
 from seismograd_server.detect.facts import Facts, octaves
 from seismograd_server.detect.updates import clipped
@@ -33,16 +36,11 @@ class Stretch:
     facts: Facts
     start: int
     count: int
-    norm: Baseline  # after the stretch
-    centers: list[float]  # of the norm's baseline, before each step
-    lowest: float  # of these
-    highest: float  # of these
-    loss: Baseline  # after the stretch
-    loss_rows: list[int]  # steps of known loss, counted from the start
+    norm: Followed
+    loss_rows: Sequence[int]  # steps of known loss, counted from the start
     losses: list[float]  # of these steps
-    loss_centers: list[float]  # of the loss's baseline before each of these, and after the last; NaN = none yet
-    best_loss: float  # the lowest of these
-    worst_loss: float  # the highest of these
+    loss: Followed  # through these
+    loss_deviations: list[float]  # log2 of how far each loss lies from the center before it, where it does
     untrained: float  # log2 of the untrained loss; NaN = not known
     steady: bool = False  # it is known that no weights change by much from sample to sample
 
@@ -59,7 +57,8 @@ class Stretch:
 
     def loss_center(self, row: int) -> float:
         """The usual loss before a step, counted from the start; NaN = no loss is known yet."""
-        return self.loss_centers[bisect_left(self.loss_rows, row)]
+        place = bisect_left(self.loss_rows, row)
+        return self.loss.centers[place] if place < len(self.losses) else self.loss.baseline.center()
 
     def ratios(self, context: Context) -> list[float]:
         """What `Reading.ratio` would be at each step. Slow: for grounds that cannot be ruled out otherwise."""
@@ -77,27 +76,21 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
     stop = min(facts.sound_until(start), start + most)
     if stop == start or not _is_calm(context, facts):
         return None
-    norm = context.norm.copy()
-    count = len(centers := norm.accept_all(facts.levels[start:stop], below=CALM_OCTAVES))
+    norm = follow(context.norm, facts.level_column[start:stop], below=CALM_OCTAVES)
+    count = len(norm.centers)
     rows = facts.rows_of_loss(start, start + count)
     if not count or (rows and not _knows_losses(context)):
         return None
-    losses = [facts.losses[row] for row in rows]
-    loss, loss_centers = _follow_loss(context, losses)
+    loss = follow(context.loss, facts.loss_column[rows])
     return Stretch(
         facts=facts,
         start=start,
         count=count,
         norm=norm,
-        centers=centers,
-        lowest=min(centers),
-        highest=max(centers),
-        loss=loss,
         loss_rows=[row - start for row in rows],
-        losses=losses,
-        loss_centers=loss_centers,
-        best_loss=min(loss_centers),
-        worst_loss=max(loss_centers),
+        losses=[facts.losses[row] for row in rows],
+        loss=loss,
+        loss_deviations=_deviations([loss])[0],
         untrained=context.untrained_level(),
     )
 
@@ -114,11 +107,12 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
     ]
     rows = [facts[number].rows_of_loss(0, facts[number].count) for number in calm]
     losses = [
-        facts[number].losses if len(own) == facts[number].count else [facts[number].losses[row] for row in own]
+        facts[number].loss_column if len(own) == facts[number].count else facts[number].loss_column[own]
         for number, own in zip(calm, rows, strict=True)
     ]
-    norms = follow_all([contexts[number].norm for number in calm], [facts[number].levels for number in calm])
+    norms = follow_all([contexts[number].norm for number in calm], [facts[number].level_column for number in calm])
     usual_losses = follow_all([contexts[number].loss for number in calm], losses)
+    deviations = _deviations(usual_losses)
     steady = are_steady(
         [contexts[number].weights for number in calm],
         [facts[number].block for number in calm],
@@ -126,37 +120,34 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
     )
     found: list[Stretch | None] = [None] * len(facts)
     for place, number in enumerate(calm):
-        each, (norm, centers), (loss, loss_centers) = facts[number], norms[place], usual_losses[place]
-        lowest = min(centers)
-        # The first is the rougher one, and nearly always enough.
-        if max(each.levels) - lowest < CALM_OCTAVES or max(map(sub, each.levels, centers)) < CALM_OCTAVES:
-            loss_centers.append(loss.center())
+        if norms[place].furthest < CALM_OCTAVES:
+            each, known = facts[number], rows[place]
             found[number] = Stretch(
                 facts=each,
                 start=0,
                 count=each.count,
-                norm=norm,
-                centers=centers,
-                lowest=lowest,
-                highest=max(centers),
-                loss=loss,
-                loss_rows=rows[place],
-                losses=losses[place],
-                loss_centers=loss_centers,
-                best_loss=min(loss_centers),
-                worst_loss=max(loss_centers),
+                norm=norms[place],
+                loss_rows=known,
+                losses=each.losses if len(known) == each.count else [each.losses[row] for row in known],
+                loss=usual_losses[place],
+                loss_deviations=deviations[place],
                 untrained=contexts[number].untrained_level(),
                 steady=steady[place],
             )
     return found
 
 
-def _follow_loss(context: Context, losses: list[float]) -> tuple[Baseline, list[float]]:
+def _deviations(losses: Sequence[Followed]) -> list[list[float]]:
+    """What the loss's record learns of each: log2 of how far the losses lie from the usual one, where they do."""
     if not losses:
-        return context.loss, [context.loss.center()]
-    loss = context.loss.copy()
-    centers = loss.accept_all(losses)
-    return loss, [*centers, loss.center()]
+        return []
+    apart = np.abs(np.concatenate([each.above for each in losses]))
+    levels: list[float] = octaves_of(apart, apart > 0.0).tolist()
+    if apart.all():
+        bounds = [0, *accumulate(len(each.above) for each in losses)]
+        return [levels[start:stop] for start, stop in pairwise(bounds)]
+    rest = iter(levels)
+    return [[level for level in islice(rest, len(each.above)) if not math.isnan(level)] for each in losses]
 
 
 def _is_calm(context: Context, facts: Facts) -> bool:
@@ -176,16 +167,21 @@ def _knows_losses(context: Context) -> bool:
     return len(context.loss) >= WARM_UP_STEPS and len(context.first_losses) >= UNTRAINED_STEPS
 
 
-def take_in(context: Context, stretch: Stretch, count: int) -> None:
-    """Learn from the first `count` steps of a stretch."""
-    facts, start, stop = stretch.facts, stretch.start, stretch.start + count
-    levels = facts.levels[start:stop]
-    if count < stretch.count:
-        _shorten(stretch, context, levels)
-    context.seen += count
+def shortened(stretch: Stretch, context: Context, count: int) -> Stretch:
+    """Only the first `count` steps of a stretch, which has not been taken in yet."""
+    shorter = foresee(context, stretch.facts, stretch.start, count) if count < stretch.count else stretch
+    assert shorter is not None  # noqa: S101 (for the type checker: the beginning of what is calm is calm)
+    return shorter
+
+
+def take_in(context: Context, stretch: Stretch) -> None:
+    """Learn from the steps of a stretch."""
+    facts, start, stop = stretch.facts, stretch.start, stretch.start + stretch.count
+    levels = facts.levels if stretch.count == facts.count else facts.levels[start:stop]
+    context.seen += stretch.count
     context.last_step = facts.steps[stop - 1]
-    context.lowest = min(context.lowest, stretch.lowest, stretch.norm.center())
-    context.norm = stretch.norm
+    context.norm = stretch.norm.baseline
+    context.lowest = min(context.lowest, stretch.norm.lowest, context.norm.center())
     context.record.accept_all(levels)
     context.excursion.remember_all(facts.steps[start:stop], levels)
     context.layers.accept_all(stretch.layer_norms)
@@ -194,27 +190,12 @@ def take_in(context: Context, stretch: Stretch, count: int) -> None:
     _take_in_ranks(context, facts, start, stop)
 
 
-def _shorten(stretch: Stretch, context: Context, levels: list[float]) -> None:
-    """Follow the usual once more, not so far."""
-    stretch.count = len(levels)
-    stretch.norm = context.norm.copy()
-    stretch.centers = stretch.norm.accept_all(levels)
-    stretch.lowest, stretch.highest = min(stretch.centers), max(stretch.centers)
-    known = bisect_left(stretch.loss_rows, stretch.count)
-    stretch.loss_rows, stretch.losses = stretch.loss_rows[:known], stretch.losses[:known]
-    stretch.loss, stretch.loss_centers = _follow_loss(context, stretch.losses)
-    stretch.best_loss, stretch.worst_loss = min(stretch.loss_centers), max(stretch.loss_centers)
-
-
 def _take_in_losses(context: Context, stretch: Stretch) -> None:
     if not stretch.losses:
         return
-    deviations = list(map(abs, map(sub, stretch.losses, stretch.loss_centers)))
-    if not min(deviations) > 0.0:
-        deviations = [each for each in deviations if each > 0.0]
-    context.loss_record.accept_all(list(map(math.log2, deviations)))
+    context.loss_record.accept_all(stretch.loss_deviations)
     context.remember_losses(stretch.losses)
-    context.loss = stretch.loss
+    context.loss = stretch.loss.baseline
 
 
 def _take_in_samples(context: Context, facts: Facts, start: int, stop: int, *, steady: bool) -> None:

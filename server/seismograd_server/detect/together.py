@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seismograd_server.detect.context import Context
+from seismograd_server.detect.depth_growth import DepthGrowthDetector
 from seismograd_server.detect.facts import Facts
 from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.stretch import Stretch, foresee_all, take_in
@@ -35,7 +36,7 @@ def look_together(watches: Sequence[RunWatch], facts: Sequence[Facts]) -> list[O
     said: list[Observation | Exception] = []
     for number, (watch, each) in enumerate(zip(watches, facts, strict=True)):
         if one := passed.get(number):
-            said.append(one.failure or Observation((), one.stretch.centers))
+            said.append(one.failure or Observation((), one.stretch.norm.centers))
             continue
         try:
             said.append(watch.look(each, foreseen.get(number)))
@@ -83,20 +84,29 @@ def _idle(runs: Sequence[_Passing]) -> list[_Passing]:
         still = group
         for place in range(count):
             try:
-                still = [
-                    one for one in still if one.detectors[place].idle(one.stretch, one.context) == one.stretch.count
-                ]
+                said = _said(still, place)
+                still = [one for one, idle in zip(still, said, strict=True) if idle == one.stretch.count]
             except Exception:  # noqa: BLE001 (of one of them: to find out whose costs more)
                 still = [one for one in still if one.is_idle(place)]
         found += still
     return found
 
 
+def _said(runs: Sequence[_Passing], place: int) -> list[int]:
+    """How long each run's detector in this place would have nothing to tell; together, where it can do that."""
+    detectors = [one.detectors[place] for one in runs]
+    if detectors and isinstance(detectors[0], DepthGrowthDetector):
+        of_growth = [each for each in detectors if isinstance(each, DepthGrowthDetector)]
+        if len(of_growth) == len(runs):  # others may have other signatures muted
+            return DepthGrowthDetector.idle_all(of_growth, [one.stretch for one in runs])
+    return [each.idle(one.stretch, one.context) for each, one in zip(detectors, runs, strict=True)]
+
+
 def _take_in(runs: Sequence[_Passing]) -> None:
     """Let all of them take their stretch in. Whoever fails is not to be used any more."""
     for one in runs:
         try:
-            take_in(one.context, one.stretch, one.stretch.count)
+            take_in(one.context, one.stretch)
         except Exception as error:  # noqa: BLE001 (one run's trouble must not stop the others)
             one.failure = error
     for place in range(max((len(one.detectors) for one in runs), default=0)):

@@ -145,7 +145,7 @@ def _learnt(usual_loss: float, untrained_level: float, config: VanishingConfig) 
 def _may_vanish(stretch: Stretch, context: Context, rows: list[int], config: VanishingConfig) -> bool:
     """Whether a look at one of these steps of a stretch could find that something has vanished; in doubt, it could."""
     has_loss = len(context.loss) > 0
-    if has_loss and min(stretch.centers[row] for row in rows) - _first_level(context) <= config.fallen_octaves:
+    if has_loss and min(stretch.norm.centers[row] for row in rows) - _first_level(context) <= config.fallen_octaves:
         return True
     span = context.layers.range_with(stretch.layer_norms[: rows[-1]])
     if span is None:

@@ -37,7 +37,7 @@ from seismograd_server.detect.signature import Detector
 from seismograd_server.detect.spike import SpikeConfig, SpikeDetector
 from seismograd_server.detect.stalled import StalledConfig, StalledDetector
 from seismograd_server.detect.state import StateError, fill, pack, unpack
-from seismograd_server.detect.stretch import Stretch, foresee, take_in
+from seismograd_server.detect.stretch import Stretch, foresee, shortened, take_in
 from seismograd_server.detect.update_overshoot import UpdateOvershootConfig, UpdateOvershootDetector
 from seismograd_server.detect.vanishing import VanishingConfig, VanishingDetector
 from seismograd_server.model import ClosedBlock, DetectorStatus, Finding, Float64, Signature, Visibility
@@ -176,10 +176,11 @@ class RunWatch:
                 steps = idle
                 if not steps:
                     return 0
-        take_in(context, stretch, steps)
+        stretch = shortened(stretch, context, steps)
+        take_in(context, stretch)
         for each in self._detectors:
             each.skip(stretch)
-        usual += stretch.centers
+        usual += stretch.norm.centers
         return steps
 
     def _look_at(self, step: Step, findings: list[Finding], failures: list[tuple[Signature, str]]) -> None:

@@ -33,14 +33,22 @@ def test_baselines_followed_together_are_what_each_is_alone(many: list[tuple[lis
     for before, _ in many:
         baselines.append(Baseline())
         baselines[-1].accept_all([value + 0.0 for value in before])  # no negative zeros, as in the columns of facts
-    values = [[value + 0.0 for value in after] for _, after in many]
+    values = [np.array([value + 0.0 for value in after]) for _, after in many]
 
     followed = follow_all(baselines, values)
 
-    for baseline, own, (after, centers) in zip(baselines, values, followed, strict=True):
+    for baseline, own, each in zip(baselines, values, followed, strict=True):
         alone = baseline.copy()
-        assert centers == alone.accept_all(own)
-        assert after == alone
+        assert each.centers == alone.accept_all(own.tolist())
+        assert each.baseline == alone
+        if len(own):
+            above = [value - center for value, center in zip(own.tolist(), each.centers, strict=True)]
+            np.testing.assert_equal(each.above, above)  # of which some are NaN: before the first value is no center
+            np.testing.assert_equal(each.furthest, np.max(above))
+            np.testing.assert_equal([each.lowest, each.highest], [np.min(each.centers), np.max(each.centers)])
+        else:
+            assert not len(each.above)
+            assert np.isnan([each.lowest, each.highest, each.furthest]).all()
 
 
 def test_without_values_there_is_no_center() -> None:

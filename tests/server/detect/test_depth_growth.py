@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from seismograd_server.detect.depth_growth import DepthGrowthDetector, fit_depth, kinds_of
+from seismograd_server.detect.depth_growth import DepthGrowthDetector, fit_depth, kinds_of, may_grow
 from seismograd_server.model import ClosedBlock, Layout, Severity, Signature
 from tests.support.closed import findings_of, layout, noisy, run_of, told
 from tests.support.networks import train_perceptron
@@ -115,11 +115,11 @@ def test_a_look_at_many_steps_at_once_misses_none_that_would_find_growth(
     levels = generator.normal(0.0, 0.5, (40, 12)) - np.linspace(0.0, 2.0 * slope, 40)[:, None] * np.arange(12)
     norms = (2.0**levels).astype(np.float32)
     norms[generator.random(norms.shape) < share] = hole
-    rows = list(range(40))
 
-    doubtful = detector._doubtful(shape, norms, rows)
+    doubts = may_grow(detector.kinds(shape), norms, detector.config.total_octaves)
 
-    grown = [row for row in rows if detector._grown(shape, norms[row]) is not None]
+    doubtful = [row for row, doubt in enumerate(doubts) if doubt]
+    grown = [row for row in range(40) if detector._grown(shape, norms[row]) is not None]
     assert set(grown) <= set(doubtful)
     if not share:
         assert len(doubtful) - len(grown) <= 12, "those without growth are mostly passed over"

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seismograd_server.detect.facts import Facts, facts_of
+from seismograd_server.detect.facts import Facts, facts_of, numpy_octaves
 from seismograd_server.model import ClosedBlock, RecordFlag, unknown32
 from tests.support.closed import layout, noisy, run_of
 
@@ -60,7 +61,7 @@ def shown(facts: Facts) -> str:
     asked = [
         (
             facts.sound_until(row),
-            facts.rows_of_loss(row, facts.count),
+            list(facts.rows_of_loss(row, facts.count)),
             facts.clipped(row, facts.count),
             facts.spreads(row),
         )
@@ -90,8 +91,9 @@ def test_each_fact_of_a_step_is_what_its_columns_say(block: ClosedBlock) -> None
         sound = 0.0 < norm < math.inf and not block.flags[row] and not block.nonfinite[row].any()
         sound = sound and (not block.loss_known[row] or math.isfinite(loss))
         assert (facts.sound_until(row) > row) == sound
-        assert repr(facts.levels[row]) == repr(math.log2(norm) if 0.0 < norm < math.inf else math.nan)
-        assert (facts.rows_of_loss(row, row + 1) == [row]) == bool(block.loss_known[row])
+        assert repr(facts.levels[row]) == repr(numpy_octaves(norm) if 0.0 < norm < math.inf else math.nan)
+        assert facts.level_column[row : row + 1].tolist() == pytest.approx(facts.levels[row : row + 1], nan_ok=True)
+        assert (list(facts.rows_of_loss(row, row + 1)) == [row]) == bool(block.loss_known[row])
         clipped += bool(block.clip_coefficient[row] < 1.0)
         assert facts.clipped(0, row + 1) == clipped
         both = [
