@@ -24,7 +24,7 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census, norm_into, outside_autograd
+from seismograd.capture.norms import HIGHEST_BYTES, USUAL, WORTH_LEAVING, Census, norm_into, outside_autograd
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _clock, _wall = time.perf_counter, time.time
 _INFINITE = float("inf")
-# To leave autograd takes a dozen microseconds between two steps, and saves a quarter of one for each norm.
-_WORTH_LEAVING = 50
 # In a row: gradients that are sparse, broken or of another type mostly stay so, and trying costs their norms.
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
@@ -164,7 +162,7 @@ class PlainSteps:
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
 
     def _measure(self) -> None:
-        if len(self._present) < _WORTH_LEAVING:
+        if len(self._present) < WORTH_LEAVING:
             for parameter, norm in self._present:
                 norm_into(parameter.grad, out=norm)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -24,12 +25,17 @@ def gradients_of(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) 
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=12),
     scale=st.sampled_from([1e-6, 1e-2, 1.0, 37.0]),
     seed=st.integers(0, 2**31),
+    alike=st.booleans(),
+    worth_leaving=st.sampled_from([0, 1000]),
 )
-def test_the_total_norm_has_the_bits_of_torch(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) -> None:
+def test_the_total_norm_has_the_bits_of_torch(
+    *, dtype: torch.dtype, sizes: list[int], scale: float, seed: int, alike: bool, worth_leaving: int
+) -> None:
     gradients = gradients_of(dtype, sizes, scale, seed)
     expected = torch.nn.utils.get_total_norm(gradients)
 
-    measured = norms.torch_norm(gradients, None)
+    with mock.patch.object(norms, "WORTH_LEAVING", worth_leaving):
+        measured = norms.torch_norm(gradients, None, alike=alike)
 
     assert measured is not None
     assert measured.total.dtype == expected.dtype

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -163,13 +164,26 @@ def timeless(record: StepRecord) -> bytes:
     return pack(replace(record, time_unix_seconds=0.0, scalars=scalars))
 
 
+@contextmanager
+def measured_as(parameters: str) -> Iterator[None]:
+    """Of a few parameters norms are taken without leaving autograd, of many outside of it."""
+    worth = 1000 if parameters == "few" else 0
+    with (
+        mock.patch.object(plain_module, "WORTH_LEAVING", worth),
+        mock.patch.object(norms_module, "WORTH_LEAVING", worth),
+    ):
+        yield
+
+
 @settings(max_examples=40, deadline=None)
-@given(HABITS)
-@example([ORDINARY | {"log": "before", "said": {"batch": "b7"}}, ORDINARY])
-@example([ORDINARY | {"clip": 1e-3, "oddity": "changed"}, ORDINARY])
-def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[str, Any]]) -> None:
+@given(HABITS, st.sampled_from(["few", "many"]))
+@example([ORDINARY | {"log": "before", "said": {"batch": "b7"}}, ORDINARY], "few")
+@example([ORDINARY | {"clip": 1e-3, "oddity": "changed"}, ORDINARY], "many")
+@example([ORDINARY | {"oddity": "in a graph"}, ORDINARY], "few")
+def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[str, Any]], parameters: str) -> None:
     habits = [ORDINARY] * 3 + habits  # from the third step on they may be plain
-    shortly, _ = train(habits, short=True)
+    with measured_as(parameters):
+        shortly, _ = train(habits, short=True)
     at_length, plain = train(habits, short=False)
 
     assert plain == 0
@@ -179,10 +193,12 @@ def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[s
 @pytest.mark.parametrize("how", [None, 1e-3, 1e3, "torch"])
 @pytest.mark.parametrize("log", ["after", "before", "never"])
 @pytest.mark.parametrize("kind", [{}, {"foreach": True}, {"fused": True}], ids=["default", "foreach", "fused"])
-def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, Any]) -> None:
+@pytest.mark.parametrize("parameters", ["few", "many"])
+def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, Any], parameters: str) -> None:
     habits = [ORDINARY | {"clip": how, "log": log}] * 40
 
-    records, plain = train(habits, short=True, kind=partial(torch.optim.SGD, **kind), sample_every=0)
+    with measured_as(parameters):
+        records, plain = train(habits, short=True, kind=partial(torch.optim.SGD, **kind), sample_every=0)
 
     assert len(records) == 40
     # The sender's thread begins with the first record. And as long as a loss is expected in vain, the step that misses
