@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -342,8 +343,13 @@ def test_foreign_parameters_and_parameters_without_gradients_are_ignored(watch: 
     backward(other)
     torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
     assert float(seismograd.clip_grad_norm_(model.parameters(), 1.0)) == 0.0
-    with pytest.warns(UserWarning, match="empty generator"):
-        seismograd.clip_grad_norm_((parameter for parameter in list[Tensor]()), 1.0)
+    told = []
+    for clip in (torch.nn.utils.clip_grad_norm_, seismograd.clip_grad_norm_):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            clip((parameter for parameter in list[Tensor]()), 1.0)
+        told.append([str(each.message) for each in said])
+    assert told[0] == told[1], "of an empty generator it says what torch says: up to 2.6 nothing"
     backward(model)
     model[0].weight.grad = None
     seismograd.clip_grad_norm_([*other.parameters(), *model.parameters()], 1.0)
