@@ -144,8 +144,9 @@ class _Rows(threading.local):
     def _make(self, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         if len(self._rows) >= _MOST_ROWS:
             self._rows.clear()
-        row = torch.zeros(count, dtype=torch.float32, device="cpu")  # whatever the job's defaults are
-        self._rows[count] = row, row.unbind()
+        with outside_autograd(False):  # one made in the job's inference mode could be written to in none but that
+            row = torch.zeros(count, dtype=torch.float32, device="cpu")  # whatever the job's defaults are
+            self._rows[count] = row, row.unbind()
         return self._rows[count]
 
 

@@ -71,6 +71,7 @@ class PlainSteps:
         "_took",
         "_values",
         "_watch",
+        "_within_autograd",
         "columns",
         "held",
         "step",
@@ -160,12 +161,17 @@ class PlainSteps:
             places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
         self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
+        self._within_autograd = len(self._present) < WORTH_LEAVING
 
     def _measure(self) -> None:
-        if len(self._present) < WORTH_LEAVING:
-            for parameter, norm in self._present:
-                norm_into(parameter.grad, out=norm)
-            return
+        if self._within_autograd:
+            try:
+                for parameter, norm in self._present:
+                    norm_into(parameter.grad, out=norm)
+            except RuntimeError:  # a gradient has a graph of its own
+                self._within_autograd = False  # to try costs as much as it saves
+            else:
+                return
         with outside_autograd(True):
             for parameter, norm in self._present:
                 norm_into(parameter.grad, out=norm)

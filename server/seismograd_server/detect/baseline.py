@@ -81,8 +81,10 @@ class Baseline:
         """Whether the oldest value leaves when a new one comes."""
         return self.followed is not None or len(self.latest) >= _WINDOW
 
-    def accept_all(self, values: list[float], below: float = math.inf) -> list[float]:
+    def accept_all(self, values: list[float], below: float = math.nan) -> list[float]:
         """Accept value after value, until one lies `below` or more above the center; the same as so many `accept`.
+
+        NaN = no such limit: the distance of two losses may overflow, and Inf would be reached.
 
         Returns:
             the center before each value that was accepted.
@@ -148,10 +150,12 @@ class Followed:
     Attributes:
         baseline: afterwards.
         centers: before each value.
-        lowest: of these; NaN = there was no value.
+        lowest: of these.
         highest: of these.
         above: float64[k], by how much each value lies above the center before it.
         furthest: the largest of these.
+
+    Where there was no value, lowest, highest and furthest are NaN.
     """
 
     baseline: Baseline
@@ -162,7 +166,7 @@ class Followed:
     furthest: float
 
 
-def follow(baseline: Baseline, values: Float64, below: float = math.inf) -> Followed:
+def follow(baseline: Baseline, values: Float64, below: float = math.nan) -> Followed:
     """What `accept_all` makes of a copy of a baseline."""
     if not len(values):
         return Followed(baseline, [], math.nan, math.nan, values, math.nan)
@@ -170,7 +174,8 @@ def follow(baseline: Baseline, values: Float64, below: float = math.inf) -> Foll
     centers = after.accept_all(values.tolist(), below)
     if not centers:
         return Followed(after, [], math.nan, math.nan, values[:0], math.nan)
-    above = values[: len(centers)] - centers
+    with np.errstate(over="ignore"):
+        above = values[: len(centers)] - centers
     return Followed(after, centers, min(centers), max(centers), above, float(above.max()))
 
 
@@ -207,7 +212,9 @@ def _follow(baselines: Sequence[Baseline], values: Sequence[Float64]) -> list[Fo
     ordered.sort(axis=1)
     centers = ordered[:, _MIDDLE]
     after, before = centers[ends].tolist(), np.delete(centers, ends)
-    above, firsts = np.concatenate(values) - before, starts[:-1]
+    firsts = starts[:-1]
+    with np.errstate(over="ignore"):
+        above = np.concatenate(values) - before
     told = zip(
         baselines,
         last,

@@ -202,9 +202,8 @@ class DepthGrowthDetector:
         }
         alike: dict[tuple[int, float], list[int]] = {}
         for number in looks:
-            each = detectors[number]
-            if each.severity == Severity.NONE:
-                kinds = each.kinds(stretches[number].layout)
+            each, kinds = detectors[number], detectors[number].kinds(stretches[number].layout)
+            if kinds and each.severity == Severity.NONE:  # in a model that is not deep nothing is found anyway
                 alike.setdefault((id(kinds), each.config.total_octaves), []).append(number)
         for (_, octaves), numbers in alike.items():
             norms = np.concatenate([stretches[number].layer_norms[looks[number]] for number in numbers])
@@ -254,7 +253,7 @@ def kinds_of(layout: Layout, least: int) -> tuple[_Kind, ...]:
     return _kinds_of(layout.names, layout.module_types, layout.depths, layout.numels, least)
 
 
-@lru_cache(maxsize=256)  # runs of one model share what it is made of
+@lru_cache(maxsize=16)  # runs of one model share what it is made of; each keeps its own, so these are the latest only
 def _kinds_of(
     names: tuple[str, ...], types: tuple[str, ...], depths: tuple[int, ...], numels: tuple[int, ...], least: int
 ) -> tuple[_Kind, ...]:

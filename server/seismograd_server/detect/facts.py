@@ -29,12 +29,12 @@ _SKIPPED_BY_USER = int(RecordFlag.SKIPPED_BY_USER)
 
 
 def octaves(value: float) -> float:
-    """log2 of a positive number; NaN = zero, negative or not known."""
+    """log2 of a positive number; NaN = zero, negative or not known. Not for what columns hold: see `numpy_octaves`."""
     return math.log2(value) if value > 0.0 else UNKNOWN
 
 
 def numpy_octaves(value: float) -> float:
-    """The same of a positive number, to the last bit what numpy says of many at once."""
+    """log2 of a positive number, to the last bit what numpy says of many at once: `math.log2` may differ in that."""
     return float(np.log2(value))
 
 

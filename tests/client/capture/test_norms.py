@@ -103,3 +103,11 @@ def test_what_torch_had_better_do_itself_is_left_to_it(foreach: bool | None) -> 
 
     gradients = [torch.ones(3), torch.ones(3).as_subclass(Special)] if foreach is None else [torch.ones(3)]
     assert norms.torch_norm(gradients, foreach) is None
+
+
+def test_the_place_for_norms_that_a_clip_in_inference_mode_has_made_serves_every_other_clip() -> None:
+    rows = norms._Rows()
+    with torch.inference_mode():
+        rows.measure([torch.ones(4), torch.ones(9)])
+
+    assert rows.measure([torch.ones(16), torch.ones(25)]).tolist() == [4.0, 5.0]

@@ -206,6 +206,17 @@ def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, An
     assert plain >= (18 if log == "never" else 38)
 
 
+@pytest.mark.parametrize("parameters", ["few", "many"])
+def test_gradients_with_a_graph_of_their_own_leave_steps_plain(parameters: str) -> None:
+    habits = [*[ORDINARY] * 5, *[ORDINARY | {"oddity": "in a graph"}] * 20, *[ORDINARY] * 15]
+
+    with measured_as(parameters):
+        records, plain = train(habits, short=True, sample_every=0)
+
+    assert len(records) == 40
+    assert plain >= 38
+
+
 @pytest.mark.parametrize("how", [None, 1e-3, "torch"])
 @pytest.mark.parametrize("oddity", ["missing", "zero"])
 def test_a_gradient_that_is_missing_or_zero_does_not_make_a_step_unusual(oddity: str, how: object) -> None:

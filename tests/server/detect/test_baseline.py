@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seismograd_server.detect.baseline import Baseline, Record, follow_all
+from seismograd_server.detect.baseline import Baseline, Record, follow, follow_all
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -49,6 +49,20 @@ def test_baselines_followed_together_are_what_each_is_alone(many: list[tuple[lis
         else:
             assert not len(each.above)
             assert np.isnan([each.lowest, each.highest, each.furthest]).all()
+
+
+def test_values_further_apart_than_a_number_can_say_are_followed_like_others() -> None:
+    baseline = Baseline()
+    baseline.accept_all([-1e308] * 70)
+    values = np.array([1.2e308, -1e308, 1.0])
+    alone = baseline.copy()
+    for value in values.tolist():
+        alone.accept(value)
+
+    for each in (follow(baseline, values), *follow_all([baseline], [values])):
+        assert each.centers == [-1e308] * 3
+        assert each.above.tolist() == [np.inf, 0.0, 1e308]
+        assert each.baseline == alone
 
 
 def test_without_values_there_is_no_center() -> None:

@@ -12,11 +12,11 @@ import pytest
 from seismograd_server.detect.facts import facts_of
 from seismograd_server.detect.spike import SpikeDetector
 from seismograd_server.detect.stretch import Stretch
-from seismograd_server.detect.together import look_together
+from seismograd_server.detect.together import _Passing, look_together
 from seismograd_server.detect.watch import Observation, RunWatch, WatchConfig
 from seismograd_server.model import ClosedBlock, Severity, Signature
 from seismograd_server.transfer.trace_blocks import slice_block
-from tests.support.closed import noisy, run_of
+from tests.support.closed import layout, noisy, run_of
 
 WARM, STEPS = 256, 16
 
@@ -40,6 +40,17 @@ def test_calm_runs_are_looked_at_by_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     said = sound(look_together(watches, facts_of(blocks)))
     assert [len(each.baseline) for each in said] == [STEPS] * 6
     assert not any(each.findings or each.failures for each in said)
+
+
+def test_models_of_different_shapes_that_are_not_deep_pass_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [layout([f"layer.{index}.weight" for index in range(3 + run % 2)]) for run in range(6)]
+    blocks = [run_of(noisy(WARM + 64, seed), layout=shape) for seed, shape in enumerate(shapes)]
+    watches = [RunWatch() for _ in blocks]
+    for watch, block in zip(watches, blocks, strict=True):
+        watch.observe(slice_block(block, 0, WARM))
+    monkeypatch.setattr(_Passing, "is_idle", None)  # would raise: nobody has to be asked alone
+    monkeypatch.setattr(RunWatch, "look", None)
+    assert len(sound(look_together(watches, facts_of([slice_block(block, WARM, WARM + 64) for block in blocks])))) == 6
 
 
 def test_the_one_that_explodes_is_looked_at_and_the_others_pass() -> None:
