@@ -25,13 +25,14 @@ has_foreach: Callable[[torch.device], bool] = _device_has_foreach_support
 
 norm_into: Callable[..., Tensor] = torch.linalg.vector_norm  # what `_foreach_norm` calls for each tensor on a host
 # Nobody asks for the gradient of a norm: without what torch does for that, each costs a quarter of a microsecond less.
-# The public `inference_mode` wraps this one in Python, which costs what ten of them save, and to leave and to come back
-# costs a dozen microseconds between two steps, where nothing of it is in the processor's caches.
+# The public `inference_mode` wraps this one in Python, which costs what ten of them save.
 outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
     torch._C,  # noqa: SLF001 - see above
     "_InferenceMode",
     torch.inference_mode,
 )
+# Of fewer norms it is not worth it: between two steps, where nothing of ours is in the processor's caches, to leave
+# autograd and to come back costs a dozen microseconds.
 WORTH_LEAVING = 50
 # Clips of other parameters within one step: whoever has more clips one by one, or ever others.
 _MOST_ROWS = 8

@@ -168,8 +168,10 @@ class PlainSteps:
             try:
                 for parameter, norm in self._present:
                     norm_into(parameter.grad, out=norm)
-            except RuntimeError:  # a gradient has a graph of its own
-                self._within_autograd = False  # to try costs as much as it saves
+            except (
+                RuntimeError
+            ):  # a gradient has a graph of its own; mostly so have the next ones, and to try is not free
+                self._within_autograd = False
             else:
                 return
         with outside_autograd(True):

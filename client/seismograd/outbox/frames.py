@@ -69,12 +69,11 @@ def entry_at(buffer: bytes | memoryview, offset: int) -> Entry | None:
         return None
     mark, checksum, length, tag = _HEADER.unpack_from(buffer, offset)
     begin = offset + HEADER_BYTES
-    of_bytes = _CHECKSUMS.get(mark)
-    if of_bytes is None or begin + length > len(buffer):
+    checksum_of = _CHECKSUMS.get(mark)
+    if checksum_of is None or begin + length > len(buffer):
         return None
     payload = bytes(buffer[begin : begin + length])
-    head = _CHECKED.pack(length, tag)
-    if of_bytes(payload, of_bytes(head)) != checksum:
+    if checksum_of(payload, checksum_of(_CHECKED.pack(length, tag))) != checksum:
         return None
     return Entry(offset, HEADER_BYTES + length + (-length % ALIGNMENT), tag, payload)
 

@@ -200,14 +200,13 @@ class DepthGrowthDetector:
             for number, (each, stretch) in enumerate(zip(detectors, stretches, strict=True))
             if not each.looks and (rows := each.looks_within(stretch))
         }
-        alike: dict[tuple[int, float], list[int]] = {}
+        alike: dict[tuple[int, float], tuple[tuple[_Kind, ...], list[int]]] = {}
         for number in looks:
             each, kinds = detectors[number], detectors[number].kinds(stretches[number].layout)
             if kinds and each.severity == Severity.NONE:  # in a model that is not deep nothing is found anyway
-                alike.setdefault((id(kinds), each.config.total_octaves), []).append(number)
-        for (_, octaves), numbers in alike.items():
+                alike.setdefault((id(kinds), each.config.total_octaves), (kinds, []))[1].append(number)
+        for (_, octaves), (kinds, numbers) in alike.items():
             norms = np.concatenate([stretches[number].layer_norms[looks[number]] for number in numbers])
-            kinds = detectors[numbers[0]].kinds(stretches[numbers[0]].layout)
             doubts = iter(may_grow(kinds, norms, octaves))
             for number in numbers:
                 rows = looks[number]

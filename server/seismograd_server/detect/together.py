@@ -84,16 +84,16 @@ def _idle(runs: Sequence[_Passing]) -> list[_Passing]:
         still = group
         for place in range(count):
             try:
-                said = _said(still, place)
-                still = [one for one, idle in zip(still, said, strict=True) if idle == one.stretch.count]
+                idle = _idle_steps(still, place)
+                still = [one for one, steps in zip(still, idle, strict=True) if steps == one.stretch.count]
             except Exception:  # noqa: BLE001 (of one of them: to find out whose costs more)
                 still = [one for one in still if one.is_idle(place)]
         found += still
     return found
 
 
-def _said(runs: Sequence[_Passing], place: int) -> list[int]:
-    """How long each run's detector in this place would have nothing to tell; together, where it can do that."""
+def _idle_steps(runs: Sequence[_Passing], place: int) -> list[int]:
+    """Of how many steps each run's detector in this place has nothing to tell; asked together, where it can be."""
     detectors = [one.detectors[place] for one in runs]
     if detectors and isinstance(detectors[0], DepthGrowthDetector):
         of_growth = [each for each in detectors if isinstance(each, DepthGrowthDetector)]
