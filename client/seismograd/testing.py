@@ -203,8 +203,7 @@ class RecordingTransport:
         ended: Callable[[TransportError], None],
     ) -> _RecordingStream:
         """Opens a stream whose frames are answered at once."""
-        del ended
-        return _RecordingStream(self.ledger, received)
+        return _RecordingStream(self.ledger, received, ended)
 
     def close_run(
         self,
@@ -221,12 +220,21 @@ class RecordingTransport:
 
 
 class _RecordingStream:
-    def __init__(self, ledger: Ledger, received: Callable[[telemetry.StreamStepsResponse], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        received: Callable[[telemetry.StreamStepsResponse], None],
+        ended: Callable[[TransportError], None],
+    ) -> None:
         self._ledger = ledger
         self._received = received
+        self._ended = ended
 
     def send(self, frame: bytes) -> None:
         self._received(self._ledger.receive(telemetry.StreamStepsRequest.FromString(frame)))
+
+    def end(self) -> None:
+        self._ended(TransportError("OK", "the client sends no more"))
 
     def cancel(self) -> None:
         pass

@@ -116,8 +116,12 @@ class _GrpcStream:
         """Hands over a serialised frame."""
         self._frames.put(frame)
 
+    def end(self) -> None:
+        """Closes our half: gRPC's thread ends behind the last frame."""
+        self._frames.put(None)
+
     def cancel(self) -> None:
-        """Ends the stream now, and lets gRPC's thread go."""
+        """Drops the stream now, and lets gRPC's thread go."""
         self._frames.put(None)
         if self._call is not None:
             self._call.cancel()

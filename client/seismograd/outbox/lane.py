@@ -55,6 +55,11 @@ class Lane:
         self._not_before = 0.0
         self._sent_at = float("-inf")
 
+    def end(self) -> None:
+        """Nothing more will be sent over this stream; its last answers still come."""
+        if self._stream is not None:
+            self._stream.end()
+
     def close(self) -> None:
         """The connection is over."""
         if self._stream is not None:

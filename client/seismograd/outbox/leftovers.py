@@ -17,13 +17,14 @@ from seismograd.errors import OptionError
 from seismograd.options import Options
 from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.extras import Extras
+from seismograd.outbox.farewell import Finish
 from seismograd.outbox.folder import SpoolFolder, left_behind
 from seismograd.outbox.grpc_transport import GrpcTransport
 from seismograd.outbox.inheritance import InheritedQueue
 from seismograd.outbox.journal import Account, note_identity, read_account
 from seismograd.outbox.report import Phase
 from seismograd.outbox.rings import Rings
-from seismograd.outbox.shipper import Finish, Shipper
+from seismograd.outbox.shipper import Shipper
 from seismograd.outbox.transport import Transport
 from seismograd.record import RunIdentity
 
@@ -178,18 +179,13 @@ class _Delivering:
             if waiting != self._waiting:
                 self._waiting, self._progress_at, self._failures = waiting, now, 0
             if waiting == 0 and not self._extras.has_unsent_events():
-                return self._say_goodbye(now)
+                # Without a word of how it ended: it was killed, and its silence says so.
+                outcome, reason = self._account.ending or (None, "")
+                self._shipper.finish(Finish(outcome, reason, now + _CLOSE_SECONDS, _CLOSE_SECONDS))
         if self._failures >= (1 if self._waiting is None else _ATTEMPTS):
             return shipper.last_error
         if now - self._progress_at > _PATIENCE_SECONDS:
             return shipper.last_error or "the server makes no progress"
-        return None
-
-    def _say_goodbye(self, now: float) -> str | None:
-        if self._account.ending is None:
-            return ""  # it was killed: its silence says so
-        outcome, reason = self._account.ending
-        self._shipper.finish(Finish(outcome, reason, now + _CLOSE_SECONDS, _CLOSE_SECONDS))
         return None
 
     def _pause(self, delay: float) -> bool:

@@ -16,9 +16,13 @@ class Phase(enum.StrEnum):
     STREAMING = "streaming"
     OFFLINE = "offline"  # nothing is sent, by choice
     BACKING_OFF = "backing off"
+    DRAINING = "draining"  # all is sent; the server ends the stream when it has taken it
     CLOSING = "closing"
     STOPPED = "stopped"  # the server refused this rank for good
     DONE = "done"
+
+
+CONNECTED = (Phase.STREAMING, Phase.DRAINING, Phase.CLOSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class SenderState:
     @property
     def connected(self) -> bool:
         """Whether a stream is open."""
-        return self.phase in (Phase.STREAMING, Phase.CLOSING)
+        return self.phase in CONNECTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.encode import encode_answer
 from seismograd.outbox.express import Express
 from seismograd.outbox.extras import Extras, HookHealth
+from seismograd.outbox.farewell import Finish
 from seismograd.outbox.grpc_transport import GrpcTransport
 from seismograd.outbox.journal import Note, note_answer, note_catalog, note_checkpoint, note_ending, note_identity
 from seismograd.outbox.pending import PendingRecord
@@ -27,7 +28,7 @@ from seismograd.outbox.recording import Recording
 from seismograd.outbox.report import FlushReport, Phase, SenderState
 from seismograd.outbox.ring import Ring, ring_bytes
 from seismograd.outbox.rings import Rings
-from seismograd.outbox.shipper import POLL_SECONDS, Finish, Shipper
+from seismograd.outbox.shipper import POLL_SECONDS, Shipper
 from seismograd.outbox.spooled import SpooledQueue
 from seismograd.outbox.transport import MAX_FRAME_BYTES, Transport
 from seismograd.record import AlertNotice, Catalog, Directive, DirectiveAnswer, RunIdentity, StepRecord

@@ -1,8 +1,8 @@
 """The sender's state machine: a turn looks at what happened, and does what is due. It never blocks and never sleeps.
 
-    waiting -> opening -> streaming -> closing -> done      (offline: none of these)
-                  ^           |
-             backing off <----'       (refused for good: stopped)
+    waiting -> opening -> streaming -> draining -> closing -> done      (offline: none of these)
+                  ^           |            |
+             backing off <----'------------'      (refused for good: stopped)
 
 Every connection begins with OpenRun, whose watermarks say what is durable; the rest is sent again.
 """
@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from seismograd.options import Options
 from seismograd.outbox.backoff import Backoff
 from seismograd.outbox.clock import Clock
 from seismograd.outbox.encode import encode_answer, encode_open
 from seismograd.outbox.extras import Extras
+from seismograd.outbox.farewell import Finish
 from seismograd.outbox.inbound import Inbound, marks_of
 from seismograd.outbox.lane import Lane
 from seismograd.outbox.queue import Queue
 from seismograd.outbox.recorder import Recorder
-from seismograd.outbox.report import Phase, no_connection, refused_token
+from seismograd.outbox.report import CONNECTED, Phase, no_connection, refused_token
 from seismograd.outbox.rings import Rings
 from seismograd.outbox.transport import Transport, TransportError
 from seismograd.record import DirectiveAnswer, RunIdentity
@@ -40,21 +39,10 @@ UNAUTHENTICATED_PAUSE_SECONDS = 60.0  # tokens rotate: keep the records, look ag
 POLL_SECONDS = 0.05
 ACTIVE_SECONDS = 2.0  # training runs as long as steps follow one another within this time
 IDLE_SECONDS = 5.0  # a turn that finds nothing is harmless; the next record makes one of its own
-CLOSE_RESERVE = 0.25  # share of the time to finish that is kept for CloseRun
 
 # The server will say the same for ever: this rank is taken, the launch contradicts itself, the request is malformed.
 _FINAL = frozenset({"ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
 _ACCESS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The job is over; what is left has until `deadline` (monotonic clock)."""
-
-    outcome: Literal["finished", "failed"]
-    reason: str
-    deadline: float
-    timeout_seconds: float
 
 
 class Shipper:
@@ -198,7 +186,7 @@ class Shipper:
     # ------------------------------------------------------------------------------------------- what the server says
 
     def _on_response(self, connection: int, response: telemetry.StreamStepsResponse) -> None:
-        if connection != self._connection or self.phase not in (Phase.STREAMING, Phase.CLOSING):
+        if connection != self._connection or self.phase not in CONNECTED:
             return
         now = self._clock.monotonic()
         self.inbound.apply(response, self._handle)
@@ -209,7 +197,11 @@ class Shipper:
             self.lane.hold(now + response.retry_after_milliseconds / 1000.0)
 
     def _on_ended(self, connection: int, error: TransportError) -> None:
-        if connection == self._connection and self.phase is Phase.STREAMING:
+        if connection != self._connection:
+            return
+        if self.phase is Phase.DRAINING and error.code == "OK" and self._finish is not None:
+            self._say_goodbye(self._finish, taken=True)
+        elif self.phase in (Phase.STREAMING, Phase.DRAINING):
             self._fail(error)
 
     def _fail(self, error: TransportError) -> None:
@@ -268,25 +260,28 @@ class Shipper:
         if now >= finish.deadline or self.phase in (Phase.STOPPED, Phase.OFFLINE):
             self._end()
             return
-        if self.phase is not Phase.STREAMING:
+        late = finish.is_late(now)
+        if self.phase is Phase.STREAMING and (late or (self._queue.totals().waiting == 0 and self.recorder.idle)):
+            self.recorder.end()
+            self.lane.ship(now, finishing=True)  # the last drops, checkpoints, answers and health
+            # No watermark tells of a frame without records. The server's end of the stream does: CloseRun, which
+            # hangs up behind it, might overtake what is still on its way.
+            self.lane.end()
+            self.phase = Phase.DRAINING
+        if self.phase is Phase.DRAINING and late:
+            self._say_goodbye(finish, taken=False)
+
+    def _say_goodbye(self, finish: Finish, *, taken: bool) -> None:
+        """`taken`: the server has taken all that was sent."""
+        if finish.outcome is None:
+            self.settled = taken
+            self._end()
             return
-        empty = self._queue.totals().waiting == 0 and self.recorder.idle
-        late = now >= finish.deadline - CLOSE_RESERVE * finish.timeout_seconds
-        if not (empty or late):
-            return
-        self.recorder.end()
-        self.lane.ship(now, finishing=True)  # the last drops, checkpoints and health
         self.phase = Phase.CLOSING
         connection = self._connection
-        failed = finish.outcome == "failed"
-        request = telemetry.CloseRunRequest(
-            rank_handle=self._handle,
-            outcome=telemetry.RANK_OUTCOME_FAILED if failed else telemetry.RANK_OUTCOME_FINISHED,
-            reason=finish.reason,
-        )
         self._transport.close_run(
-            request,
-            max(finish.deadline - now, 0.0),
+            finish.request(self._handle),
+            max(finish.deadline - self._clock.monotonic(), 0.0),
             lambda result: self._post(lambda: self._on_closed(connection, result)),
         )
 
@@ -306,8 +301,7 @@ class Shipper:
         if self._attempts_left <= 0:
             self._end()
             return
-        # The time left is short: a tenth of it between two attempts, whatever the back-off says.
-        self._not_before = min(self._not_before, self._clock.monotonic() + 0.1 * finish.timeout_seconds)
+        self._not_before = min(self._not_before, self._clock.monotonic() + finish.pause_seconds)
 
     def _end(self) -> None:
         self.hang_up()

@@ -32,8 +32,12 @@ class Stream(Protocol):
         """Hands over a serialised StreamStepsRequest."""
         ...
 
+    def end(self) -> None:
+        """No frame follows. The server answers what it has, and then ends the stream with "OK"."""
+        ...
+
     def cancel(self) -> None:
-        """Ends the stream now."""
+        """Drops the stream now, whatever is on its way."""
         ...
 
 

@@ -174,6 +174,21 @@ def test_checkpoints_health_alerts_and_directives_pass(server: RecordingServer, 
     assert any(health.hook_calls == 10 for health in server.ledger.health)
 
 
+def test_what_is_said_last_is_on_the_server_when_finish_returns(started: Callable[..., Sender]) -> None:
+    class SlowLedger(Ledger):
+        def receive(self, frame: telemetry.StreamStepsRequest) -> telemetry.StreamStepsResponse:
+            threading.Event().wait(0.15)
+            return super().receive(frame)
+
+    with RecordingServer(SlowLedger()) as server:
+        sender = started(server.address)
+        offer(sender, 0, 1)
+        wait_until(lambda: sender.state.acknowledged == 1)
+        sender.checkpoint_saved(1, "/checkpoints/last.pt")
+        finish(sender)
+        assert (server.ledger.checkpoints, server.ledger.closed) == ([(1, "/checkpoints/last.pt")], [("finished", "")])
+
+
 def test_records_offered_before_the_run_is_known_are_kept(server: RecordingServer) -> None:
     sender = Sender(Options(server=server.address))
     offer(sender, 0, 3)

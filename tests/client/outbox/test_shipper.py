@@ -12,10 +12,11 @@ import pytest
 
 from seismograd.options import Options
 from seismograd.outbox.extras import Extras, HookHealth
+from seismograd.outbox.farewell import Finish
 from seismograd.outbox.memory import MemoryQueue
 from seismograd.outbox.report import Phase
 from seismograd.outbox.rings import Rings
-from seismograd.outbox.shipper import ACTIVE_SECONDS, POLL_SECONDS, Finish, Shipper
+from seismograd.outbox.shipper import ACTIVE_SECONDS, POLL_SECONDS, Shipper
 from seismograd.outbox.transport import TransportError
 from seismograd.record import Nonfinite, RecordKind, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
@@ -30,11 +31,16 @@ class PlayedStream:
     received: Callable[[telemetry.StreamStepsResponse], None]
     ended: Callable[[TransportError], None]
     frames: list[telemetry.StreamStepsRequest] = field(default_factory=list)
+    ended_by_client: bool = False
     cancelled: bool = False
 
     def send(self, frame: bytes) -> None:
         assert not self.cancelled
+        assert not self.ended_by_client
         self.frames.append(telemetry.StreamStepsRequest.FromString(frame))
+
+    def end(self) -> None:
+        self.ended_by_client = True
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -124,6 +130,11 @@ class Bench:
     def break_stream(self, code: str = "UNAVAILABLE", details: str = "") -> None:
         self.transport.streams[-1].ended(TransportError(code, details))
         self.turn()
+
+    def end_stream(self) -> None:
+        """The server has taken and answered everything."""
+        assert self.transport.streams[-1].ended_by_client
+        self.break_stream("OK", "the server ended the stream")
 
     def phase(self) -> Phase:
         return self.shipper.phase
@@ -649,6 +660,8 @@ def test_the_end_sends_what_is_left_waits_for_it_and_says_goodbye() -> None:
     assert sent(stream) == [[0, 1, 2]]
     assert bench.transport.closes == []
     bench.ack(3, 3)
+    assert bench.transport.closes == []
+    bench.end_stream()
     assert [request.rank_handle for request, _ in bench.transport.closes] == [HANDLE]
     bench.transport.closes[0][1](telemetry.CloseRunResponse())
     bench.turn()
@@ -656,11 +669,62 @@ def test_the_end_sends_what_is_left_waits_for_it_and_says_goodbye() -> None:
     assert stream.cancelled
 
 
+def test_what_is_said_last_is_taken_before_the_goodbye_hangs_up() -> None:
+    bench = Bench()
+    stream = bench.connect()
+    bench.extras.add(telemetry.CheckpointEvent(step=3, path="/last.pt"))
+    bench.finish()
+    assert [event.path for frame in stream.frames for event in frame.checkpoints] == ["/last.pt"]
+    assert (bench.phase(), bench.transport.closes, stream.cancelled) == (Phase.DRAINING, [], False)
+    bench.end_stream()
+    assert (bench.phase(), len(bench.transport.closes), stream.cancelled) == (Phase.CLOSING, 1, False)
+
+
+def test_what_is_said_last_is_told_again_when_the_stream_breaks_before_it_is_taken() -> None:
+    bench = Bench(jitter=0.0)
+    bench.connect()
+    bench.extras.add(telemetry.CheckpointEvent(step=3, path="/last.pt"))
+    bench.finish()
+    bench.break_stream()
+    bench.turn(0.2)
+    stream = bench.opened()
+    assert [event.path for frame in stream.frames for event in frame.checkpoints] == ["/last.pt"]
+    bench.end_stream()
+    assert len(bench.transport.closes) == 1
+
+
+def test_a_server_that_never_ends_the_stream_gets_a_goodbye_in_the_last_quarter_of_the_time() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.finish(timeout=2.0)
+    bench.turn(1.49)
+    assert (bench.phase(), bench.transport.closes) == (Phase.DRAINING, [])
+    bench.turn(0.02)
+    assert len(bench.transport.closes) == 1
+    bench.turn(0.5)
+    assert bench.phase() is Phase.DONE
+
+
+def test_a_process_that_could_not_say_how_it_ended_is_not_closed() -> None:
+    for taken in (True, False):
+        bench = Bench()
+        bench.connect()
+        bench.shipper.finish(Finish(None, "", bench.clock.now + 2.0, 2.0))
+        bench.turn()
+        assert bench.phase() is Phase.DRAINING
+        if taken:
+            bench.end_stream()
+        else:
+            bench.turn(2.0)
+        assert (bench.phase(), bench.shipper.settled, bench.transport.closes) == (Phase.DONE, taken, [])
+
+
 def test_a_failed_job_says_so() -> None:
     bench = Bench()
     bench.connect()
     bench.shipper.finish(Finish("failed", "RuntimeError: out of memory", bench.clock.now + 2.0, 2.0))
     bench.turn()
+    bench.end_stream()
     request = bench.transport.closes[0][0]
     assert (request.outcome, request.reason) == (telemetry.RANK_OUTCOME_FAILED, "RuntimeError: out of memory")
 
@@ -730,6 +794,7 @@ def test_a_server_that_restarts_while_the_job_ends_gets_everything() -> None:
     stream = bench.opened()
     assert sent(stream) == [[0, 1, 2]]
     bench.ack(3, 3)
+    bench.end_stream()
     bench.transport.closes[0][1](telemetry.CloseRunResponse())
     bench.turn()
     assert bench.phase() is Phase.DONE
