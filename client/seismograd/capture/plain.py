@@ -1,6 +1,6 @@
 """Plain steps: the short way of what nearly every step on a host is.
 
-    gradients --norm by norm--> `_row` --'
+    gradients --one by one, or at once--'
     norms that a clip has taken --------'+--> the bytes of a record (`template.py`) --> ring, sender (`express.py`)
 
 Between two steps nothing of ours is in the processor's caches. Each line of Python then costs about a microsecond, ten
@@ -15,6 +15,7 @@ it, is unfolded into it. Both ways give the same bytes.
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,15 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import HIGHEST_BYTES, USUAL, WORTH_LEAVING, Census, norm_into, outside_autograd
+from seismograd.capture.norms import (
+    HIGHEST_BYTES,
+    USUAL,
+    WORTH_LEAVING,
+    Census,
+    foreach_norm,
+    norm_into,
+    outside_autograd,
+)
 from seismograd.capture.parts import Part
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
@@ -59,8 +68,11 @@ class PlainSteps:
         "_failures",
         "_frozen",
         "_fused",
+        "_measured",
         "_norms",
+        "_one_by_one",
         "_own_norms",
+        "_pack",
         "_parameters",
         "_present",
         "_rate",
@@ -71,7 +83,6 @@ class PlainSteps:
         "_took",
         "_values",
         "_watch",
-        "_within_autograd",
         "columns",
         "held",
         "step",
@@ -161,22 +172,29 @@ class PlainSteps:
             places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
         self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
-        self._within_autograd = len(self._present) < WORTH_LEAVING
+        self._measured = [parameter for parameter, _ in self._present]
+        form = "".join("4x" if parameter.grad is None else "f" for parameter, _ in places)
+        self._pack = struct.Struct(f"<{form}").pack_into
+        self._one_by_one = len(self._present) < WORTH_LEAVING
 
     def _measure(self) -> None:
-        if self._within_autograd:
+        """Few norms are taken one by one into their places, many by one call that is handed out to them.
+
+        Between two norms of large gradients, which drive everything else out of the caches, a line of Python costs more
+        than the tensors that the one call makes.
+        """
+        if self._one_by_one:
             try:
                 for parameter, norm in self._present:
                     norm_into(parameter.grad, out=norm)
-            except (
-                RuntimeError
-            ):  # a gradient has a graph of its own; mostly so have the next ones, and to try is not free
-                self._within_autograd = False
+            except RuntimeError:  # a gradient has a graph of its own; mostly so have the next ones
+                self._one_by_one = False
             else:
                 return
         with outside_autograd(True):
-            for parameter, norm in self._present:
-                norm_into(parameter.grad, out=norm)
+            gradients = [parameter.grad for parameter in self._measured]
+            # The type is that of the parameters; gradients of a wider one are refused, of a narrower one not rounded.
+            self._pack(self._own_norms, 0, *foreach_norm(gradients, 2.0, dtype=torch.float32))
 
     def _row_is_plain(self) -> bool:
         """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""
@@ -245,7 +263,7 @@ class PlainSteps:
         template = self._templates.get(key)
         if template is None:
             template = self._new_template(key)
-        self._express.put(template.fill(sequence, step, self._time, values, self._norms))
+        self._express.put(sequence, step, template.fill(sequence, step, self._time, values, self._norms))
 
     def unfold(self) -> Held:
         """The step that waits, for the long way: something is said of it that is not plain."""

@@ -42,7 +42,7 @@ class Series:
         """The next steps may be plain, if that can be. `waits`: a loss may follow them."""
         if self.plain is None or self.plain.columns != (self.layout, self.catalog_version):
             self.plain = self.watch.plain = None
-            express = sender.express()
+            express = sender.express(self.index)
             if express is None or not (plainly and self.ships_plainly and can_be_plain(self.watch)):
                 return
             self.plain = PlainSteps(self, express)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from seismograd.outbox.columns import RECORD_OVERHEAD, normalise, record_size
 from seismograd.outbox.guard import AnomalyGuard
-from seismograd.outbox.pending import PendingRecord
+from seismograd.outbox.pending import Arrival, PendingRecord, finished, is_ready
 from seismograd.outbox.queue import Parcel, QueueTotals, StreamMark, Unsent, add_up
 from seismograd.outbox.streamlog import Gap, Item, StreamLog, StreamName
 from seismograd.record import RecordKind, StepRecord
@@ -35,7 +35,7 @@ class MemoryQueue:
         self._lock = threading.RLock()
         # Appending to a deque is atomic: the training thread takes the lock only when memory is full. A lock that the
         # sender holds would cost it a switch of threads, which is a hundred times the work done here.
-        self.inbox: deque[StepRecord | PendingRecord] = deque()
+        self.inbox: deque[Arrival] = deque()
         self.typical_size = _FIRST_SIZE
         self._streams: dict[StreamName, StreamLog] = {}
         self._guards: dict[StreamName, AnomalyGuard] = {}
@@ -107,7 +107,7 @@ class MemoryQueue:
         while self.inbox:
             arrival = self.inbox[0]
             try:
-                ready = isinstance(arrival, StepRecord) or arrival.ready()
+                ready = is_ready(arrival)
             except Exception:  # noqa: BLE001  # a broken device must not stop the records that did arrive
                 ready = True  # resolve() fails too, and is accounted for
             if not ready:
@@ -121,9 +121,9 @@ class MemoryQueue:
             resolved = True
         return resolved
 
-    def _resolve(self, arrival: StepRecord | PendingRecord, now: float) -> None:
+    def _resolve(self, arrival: Arrival, now: float) -> None:
         try:
-            record = normalise(arrival if isinstance(arrival, StepRecord) else arrival.resolve())
+            record = normalise(finished(arrival))
         except Exception:  # noqa: BLE001  # one bad record is dropped and counted; the rest goes on
             self._lose("encode_error")
         else:
@@ -316,5 +316,5 @@ class MemoryQueue:
             return QueueTotals(offered, self._delivered, add_up(self._dropped), waiting, queued_bytes)
 
 
-def _is_known_anomalous(record: StepRecord | PendingRecord) -> bool:
+def _is_known_anomalous(record: Arrival) -> bool:
     return type(record) is StepRecord and record.nonfinite is not None and record.kind is RecordKind.STEP

@@ -1,10 +1,10 @@
-"""A record whose numbers are still on their way from the device."""
+"""What the training thread hands over: a record, one whose numbers are still on their way, or the bytes of one."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from seismograd.outbox.packing import PackedRecord
+from seismograd.outbox.packing import PackedRecord, unpack
 from seismograd.record import StepRecord
 
 
@@ -26,3 +26,19 @@ class PendingRecord(Protocol):
     def resolve(self) -> StepRecord:
         """The finished record. Called after ready() said True; on the sender's thread unless `immediate()`."""
         ...
+
+
+Arrival = StepRecord | PendingRecord | bytes
+"""Bytes are those of a packed record that is in its ring already."""
+
+
+def is_ready(arrival: Arrival) -> bool:
+    """Whether `finished` would return without waiting. Never blocks."""
+    return isinstance(arrival, StepRecord | bytes) or arrival.ready()
+
+
+def finished(arrival: Arrival) -> StepRecord:
+    """The record. Called after `is_ready` said True."""
+    if isinstance(arrival, bytes):
+        return unpack(arrival)
+    return arrival if isinstance(arrival, StepRecord) else arrival.resolve()

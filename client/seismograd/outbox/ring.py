@@ -21,10 +21,10 @@ would be the end of training. Without a disk the ring is plain memory: still a f
 from __future__ import annotations
 
 import mmap
+import operator
 import os
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
 
 from seismograd.outbox.frames import Framing, entry_at, scattered
 from seismograd.outbox.packing import PackedError, name_of, pack, unpack
@@ -38,14 +38,9 @@ _BYTES_PER_STEP = 512
 _LEAST_BYTES = 4 * 1024 * 1024
 
 
-_new = tuple.__new__  # a named tuple without the function that checks its arguments: one is made each step
-
-
-class _Place(NamedTuple):
-    sequence: int
-    step: int
-    offset: int
-    end: int
+# Sequence, step, begin, end of an entry. One is made each step: names would cost a cold processor three microseconds.
+_Place = tuple[int, int, int, int]
+_begin, _end = operator.itemgetter(2), operator.itemgetter(3)
 
 
 def ring_bytes(steps: int, parameters: int, most_bytes: int) -> int:
@@ -63,7 +58,6 @@ class Ring:
         self._size = size
         self._head = 0
         self._free_until = size  # from the head on, nothing is overwritten before this offset
-        self._used = 0  # bytes of the entries that are whole
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
         self._length, self._framing = 0, Framing(RECORD_TAG, 0)  # of the newest: nearly all are as long as the last
         self.end = 0  # the sequence after the newest
@@ -80,7 +74,7 @@ class Ring:
                 name = name_of(entry.payload)
             except PackedError:
                 continue
-            places[name.sequence] = _Place(name.sequence, name.step, entry.offset, entry.offset + entry.size)
+            places[name.sequence] = (name.sequence, name.step, entry.offset, entry.offset + entry.size)
         ring._places.extend(places[sequence] for sequence in sorted(places))
         ring.end = max(places, default=-1) + 1
         return ring
@@ -94,7 +88,7 @@ class Ring:
     def oldest(self) -> int:
         """First sequence that is there; 0 when none is."""
         try:
-            return self._places[0].sequence
+            return self._places[0][0]
         except IndexError:
             return 0
 
@@ -125,8 +119,7 @@ class Ring:
             begin, end = self._make_room(begin, size)
         framing.write(self._map, begin, packed)
         self._head = end
-        self._used += size
-        places.append(_new(_Place, (sequence, step, begin, end)))
+        places.append((sequence, step, begin, end))
         self.end = sequence + 1
         return True
 
@@ -135,18 +128,14 @@ class Ring:
         places, end = self._places, begin + size
         if end > self._size:
             # What is left at the end of the map is not worth splitting an entry for.
-            while places and places[0].offset >= begin:
-                self._drop_oldest()
+            while places and _begin(places[0]) >= begin:
+                places.popleft()
             begin, end = 0, size
-        while places and places[0].offset < end and places[0].end > begin:
-            self._drop_oldest()
-        ahead = places and places[0].offset >= end
-        self._free_until = places[0].offset if ahead else self._size
+        while places and _begin(places[0]) < end and _end(places[0]) > begin:
+            places.popleft()
+        ahead = _begin(places[0]) if places else self._size
+        self._free_until = ahead if ahead >= end else self._size
         return begin, end
-
-    def _drop_oldest(self) -> None:
-        place = self._places.popleft()
-        self._used -= place.end - place.offset
 
     def close(self) -> None:
         """Lets the map go; nothing can be read or written any more."""
@@ -158,12 +147,16 @@ class Ring:
 
     def share_since(self, sequence: int) -> float:
         """About which share of the ring the sequences from this one on take: at 1 they begin to be overwritten."""
-        held = len(self._places)
-        return 0.0 if not held else max(0, self.end - sequence) / held * self._used / self._size
+        places = self._places
+        try:
+            used = (_end(places[-1]) - _begin(places[0])) % self._size or self._size
+        except IndexError:
+            return 0.0
+        return max(0, self.end - sequence) / len(places) * used / self._size
 
     def packed(self, first: int, end: int) -> list[tuple[int, bytes]]:
         """(sequence, packed record) of the sequences first <= s < end that are there, in order."""
-        return self._read([place for place in self._snapshot() if first <= place.sequence < end])
+        return self._read([place for place in self._snapshot() if first <= place[0] < end])
 
     def sequences(self, first: int, end: int) -> list[StepRecord]:
         """The records of the sequences first <= s < end that are there, in order."""
@@ -171,7 +164,7 @@ class Ring:
 
     def steps(self, first: int, last: int) -> list[StepRecord]:
         """The records of the steps first <= s <= last that are there, in order of their sequences."""
-        chosen = [place for place in self._snapshot() if first <= place.step <= last]
+        chosen = [place for place in self._snapshot() if first <= place[1] <= last]
         return [unpack(packed) for _, packed in self._read(chosen)]
 
     def _snapshot(self) -> list[_Place]:
@@ -183,10 +176,10 @@ class Ring:
 
     def _read(self, places: list[_Place]) -> list[tuple[int, bytes]]:
         found = []
-        for place in places:
-            entry = entry_at(self._map[place.offset : place.end], 0)
-            if entry is not None and name_of(entry.payload).sequence == place.sequence:
-                found.append((place.sequence, entry.payload))
+        for sequence, _, begin, end in places:
+            entry = entry_at(self._map[begin:end], 0)
+            if entry is not None and name_of(entry.payload).sequence == sequence:
+                found.append((sequence, entry.payload))
         return found
 
 

@@ -163,11 +163,11 @@ class Sender:
             self._note(note_answer(outcome))
             self._mailbox.put(None)
 
-    def express(self) -> Express | None:
-        """The short way for steps that are packed already; None before there is one."""
+    def express(self, optimizer: int) -> Express | None:
+        """The short way for an optimizer's steps that are packed already; None before there is one."""
         if self._thread is None or self._shipper is None or self._is_inert():
             return None
-        return Express(self, self._queue, self._shipper.recorder, self._mailbox.put)
+        return Express(self, optimizer, self._queue, self._shipper.recorder, self._mailbox.put)
 
     def ask_health(self, health: Callable[[], Callable[[], HookHealth] | None]) -> None:
         """Where to ask what the hooks cost: on the sender's thread, once a second, as long as there is somebody."""

@@ -38,7 +38,7 @@ _CROWDED, _URGENT = 0.5, 0.75
 _PORTION = 256
 _REFILL = 512  # records that come back into memory in one turn: some milliseconds of work
 # The share of memory from which on the ring alone takes what arrives; the rest is for one large record.
-FULL = 0.75
+_FULL = 0.75
 
 
 class SpooledQueue(MemoryQueue):
@@ -55,6 +55,7 @@ class SpooledQueue(MemoryQueue):
         self._direct: dict[StreamName, list[Spooled]] = {}  # on the way to the spool without a ring
         self._anomalies: dict[StreamName, set[int]] = {}  # sequences that are not in the spool yet
         self._skips = Skips()
+        self.room = 0  # for so many records in the inbox, one number for the training thread; nobody has looked yet
 
     # -------------------------------------------------------------------------------------- the training thread
 
@@ -75,7 +76,7 @@ class SpooledQueue(MemoryQueue):
 
     def _is_full(self) -> bool:
         used = self.occupied + (len(self.inbox) + 1) * self.typical_size
-        return used > FULL * self.limit_bytes and self.disk is not None and self.disk.usable
+        return used > _FULL * self.limit_bytes and self.disk is not None and self.disk.usable
 
     def make_room(self) -> None:
         """Under the lock: while there is a disk, memory is not filled beyond its limit in the first place."""
@@ -91,10 +92,11 @@ class SpooledQueue(MemoryQueue):
         moved = super().absorb(now)
         for optimizer, count in skipped.items():
             self._take_skipped(optimizer, count, now)
-        if self.disk is None:
-            return moved
-        self._spill()
-        return self._refill(now) or moved
+        if self.disk is not None:
+            self._spill()
+            moved = self._refill(now) or moved
+        self.room = int(_FULL * self.limit_bytes - self.occupied) // self.typical_size
+        return moved
 
     def has_pending(self) -> bool:
         """Whether records wait to be looked at."""
@@ -112,7 +114,7 @@ class SpooledQueue(MemoryQueue):
         sequences, ring = self._skips.take(optimizer, count), self.rings.of(optimizer)
         if not sequences:
             return
-        records = [] if ring is None else ring.sequences(sequences[0], sequences[-1] + 1)
+        records = () if ring is None else ring.sequences(sequences[0], sequences[-1] + 1)
         found = {record.sequence: record for record in records}
         for sequence in sequences:
             record = found.get(sequence)
@@ -193,9 +195,7 @@ class SpooledQueue(MemoryQueue):
             return False  # the next turn finds the disk unusable, until it is tried again
         self._direct.pop(stream, None)
         self._spilled[stream] = max(first, end)
-        anomalies = self._anomalies.get(stream)
-        if anomalies:
-            self._anomalies[stream] = {sequence for sequence in anomalies if sequence >= end}
+        self._anomalies[stream] = {sequence for sequence in self._anomalies.get(stream, ()) if sequence >= end}
         with self._lock:
             held = {record.sequence for record in records}
             self._lose_missing(stream, first, end, held)

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seismograd.outbox.packing import IDENTITY_AT, Heading, PackedRecord, pack_step
+from seismograd.outbox.packing import IDENTITY_AT, Heading, pack_step
 from seismograd.record import Quantity
 
 _IDENTITY = "Qq8xd"  # sequence, step, no digest, time
-_new = tuple.__new__  # a named tuple without the function that checks its arguments
 
 
 class Template:
     """One form of record: `fill` makes another one of it."""
 
-    __slots__ = ("_common", "_names", "_optimizer", "_pack")
+    __slots__ = ("_common", "_names", "_pack")
 
     def __init__(self, heading: Heading, source: int, flags: int, quantities: Sequence[Quantity]) -> None:
         """`heading` says what all of them have in common; its sequence, step and time are of no importance."""
@@ -31,7 +30,6 @@ class Template:
         packed = pack_step(heading, source, flags, nothing, dict.fromkeys(quantities, 0.0), data_ids=None).data
         names_at = IDENTITY_AT + struct.calcsize(f"<{_IDENTITY}")
         values_at = len(packed) - nothing.nbytes - 8 * len(quantities)
-        self._optimizer = heading.optimizer
         self._common = packed[:IDENTITY_AT]
         self._names = packed[names_at:values_at]  # behind a total norm, which is not there
         form = f"<{IDENTITY_AT}s{_IDENTITY}{len(self._names)}s{len(quantities)}d{nothing.nbytes}s"
@@ -39,7 +37,6 @@ class Template:
 
     def fill(
         self, sequence: int, step: int, time_unix_seconds: float, values: tuple[float, ...], norms: bytes | bytearray
-    ) -> PackedRecord:
+    ) -> bytes:
         """The record with these numbers; `norms` are its bytes."""
-        packed = self._pack(self._common, sequence, step, time_unix_seconds, self._names, *values, norms)
-        return _new(PackedRecord, (self._optimizer, sequence, step, packed))
+        return self._pack(self._common, sequence, step, time_unix_seconds, self._names, *values, norms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import seismograd
 from seismograd.capture import norms as norms_module
@@ -247,9 +248,9 @@ def test_a_template_gives_the_bytes_of_the_record_that_it_stands_for(
     template = Template(heading._replace(sequence=0, step=0), NormSource.CLIP, RecordFlag.CLIPPED, list(scalars))
 
     template.fill(7, 8, 9.0, tuple(range(len(scalars))), bytes(row.nbytes))
-    record = template.fill(sequence, step, when, tuple(scalars.values()), row.tobytes())
+    filled = template.fill(sequence, step, when, tuple(scalars.values()), row.tobytes())
 
-    assert record == packed
+    assert filled == packed.data
 
 
 def test_a_plain_step_is_in_the_ring_when_the_step_is_over_and_when_its_loss_was_logged(watch: Watch) -> None:
@@ -319,4 +320,32 @@ def test_norms_taken_one_by_one_into_a_row_have_the_bits_of_those_taken_together
     for gradient, place in zip(gradients, row.unbind(), strict=True):
         norms_module.norm_into(gradient, out=place)
 
+    packed = bytearray(4 * len(gradients))
+    struct.pack_into(f"<{len(gradients)}f", packed, 0, *norms_module.foreach_norm(gradients, 2.0, dtype=torch.float32))
     assert torch.equal(row, stacked_norms(gradients, None))
+    assert packed == row.numpy().tobytes()
+
+
+@pytest.mark.skipif(not hasattr(Tensor, "grad_dtype"), reason="this torch has no gradients of another type than theirs")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("parameters", ["few", "many"])
+def test_norms_of_gradients_of_another_type_than_their_parameters_are_not_rounded_to_it(
+    watch: Watch, dtype: torch.dtype, parameters: str
+) -> None:
+    weight: Any = nn.Parameter(torch.zeros(300))
+    weight.grad_dtype = None
+    bias = nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight, bias], lr=0.0)
+    with measured_as(parameters):
+        watched = watch(None, optimizer, sample_every=0, sample_first=0)
+        for _ in range(12):
+            weight.grad, bias.grad = torch.full((300,), 0.3, dtype=dtype), torch.ones(4)
+            watched.monitor.log(loss=1.0)
+            optimizer.step()
+        records = watched.records()
+
+    exact = float(torch.full((300,), 0.3, dtype=dtype).double().norm())
+    assert len(records) == 12
+    for record in records:
+        assert record.gradient_norms is not None
+        assert record.gradient_norms.tolist() == pytest.approx([exact, 2.0], rel=1e-6)
