@@ -106,7 +106,7 @@ class Layout:
         device, dtype = next(iter(kinds), (torch.device("cpu"), torch.float32))
         self.device = device
         # Named, also where it is that of the gradients: one of a narrower type (`grad_dtype`) would be rounded to it.
-        self.accumulation = accumulation(dtype, device) or (None if dtype.is_complex else dtype)
+        self.accumulation = accumulation(dtype, device) or dtype
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
 
     def __len__(self) -> int:

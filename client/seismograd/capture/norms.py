@@ -84,7 +84,8 @@ def dense(gradient: Tensor) -> Tensor:
 
 def stacked_norms(gradients: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
     """L2 norms, float[k], of plain tensors on one device; `dtype` None accumulates in the gradients' own type."""
-    return torch.stack(foreach_norm(gradients, 2.0, dtype=dtype)).detach()
+    with torch.no_grad():  # gradients may have graphs of their own, and others come from inference mode
+        return torch.stack(foreach_norm(gradients, 2.0, dtype=dtype))
 
 
 def widest(device: torch.device) -> torch.dtype:

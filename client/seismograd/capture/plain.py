@@ -194,7 +194,10 @@ class PlainSteps:
         with outside_autograd(True):
             gradients = [parameter.grad for parameter in self._measured]
             # The type is that of the parameters; gradients of a wider one are refused, of a narrower one not rounded.
-            self._pack(self._own_norms, 0, *foreach_norm(gradients, 2.0, dtype=torch.float32))
+            norms = foreach_norm(gradients, 2.0, dtype=torch.float32)
+            if not (norms[0].is_cpu and norms[-1].is_cpu):
+                raise RuntimeError("the model has left the host: to read each of its norms would wait for the device")
+            self._pack(self._own_norms, 0, *norms)
 
     def _row_is_plain(self) -> bool:
         """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""

@@ -75,6 +75,9 @@ class InheritedQueue(SpooledQueue):
             self._looked_at += log.arrived
         self.delivered_before = 0  # records that the server has from the process itself
 
+    def _spill(self) -> None:
+        """Nothing: what a dead process left is where it is, and nobody overwrites it."""
+
     def rewind(self, durable: Mapping[StreamName, int]) -> None:
         """A new connection holds these watermarks: everything above them is unsent again."""
         if self._hoards:

@@ -148,11 +148,12 @@ class Ring:
     def share_since(self, sequence: int) -> float:
         """About which share of the ring the sequences from this one on take: at 1 they begin to be overwritten."""
         places = self._places
+        held = len(places)
         try:
             used = (_end(places[-1]) - _begin(places[0])) % self._size or self._size
         except IndexError:
             return 0.0
-        return max(0, self.end - sequence) / len(places) * used / self._size
+        return max(0, self.end - sequence) / max(held, 1) * used / self._size
 
     def packed(self, first: int, end: int) -> list[tuple[int, bytes]]:
         """(sequence, packed record) of the sequences first <= s < end that are there, in order."""

@@ -83,6 +83,7 @@ class Shipper:
         self._not_before = 0.0  # monotonic clock: no attempt earlier than this
         self._finish: Finish | None = None
         self._attempts_left = float("inf")  # to connect, once the job is over
+        self._drained_in_vain = False  # a stream broke while the server should have ended it: once is an accident
         self._said: set[str] = set()
         self.quiet = False  # for the records of others, of which training need not hear
 
@@ -199,9 +200,14 @@ class Shipper:
     def _on_ended(self, connection: int, error: TransportError) -> None:
         if connection != self._connection:
             return
-        if self.phase is Phase.DRAINING and error.code == "OK" and self._finish is not None:
-            self._say_goodbye(self._finish, taken=True)
-        elif self.phase in (Phase.STREAMING, Phase.DRAINING):
+        if self.phase is Phase.DRAINING and self._finish is not None:
+            taken = error.code == "OK"
+            if taken or error.code in _FINAL or self._drained_in_vain:
+                self._say_goodbye(self._finish, taken=taken)
+                return
+            self._drained_in_vain = True
+            self._fail(error)
+        elif self.phase is Phase.STREAMING:
             self._fail(error)
 
     def _fail(self, error: TransportError) -> None:

@@ -86,6 +86,16 @@ def test_non_finite_elements_are_counted_by_kind_and_left_out_of_the_norm() -> N
     assert norms.device_census([gradient, torch.ones(9)]).tolist() == [[5.0, 1.0, 2.0, 1.0], [3.0, 0.0, 0.0, 0.0]]
 
 
+def test_a_gradient_with_a_graph_is_measured_beside_one_of_inference_mode() -> None:
+    with torch.inference_mode():
+        inferred = torch.tensor([3.0, 4.0])
+    with_graph = torch.tensor([6.0, 8.0], requires_grad=True) * 1.0
+
+    found = norms.stacked_norms([with_graph, inferred], torch.float32)
+
+    assert (found.tolist(), found.requires_grad) == ([10.0, 5.0], False)
+
+
 def test_sparse_complex_empty_and_half_gradients_have_norms() -> None:
     sparse = torch.sparse_coo_tensor(
         torch.tensor([[1, 1, 3]]), torch.tensor([1.0, 2.0, 4.0]), (6,), check_invariants=True

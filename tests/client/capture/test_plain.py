@@ -326,20 +326,43 @@ def test_norms_taken_one_by_one_into_a_row_have_the_bits_of_those_taken_together
     assert packed == row.numpy().tobytes()
 
 
+def test_norms_that_lie_on_a_device_are_not_fetched_one_by_one(watch: Watch) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    elsewhere = mock.MagicMock(is_cpu=False)
+    elsewhere.__float__.side_effect = AssertionError("this waits for the device")
+    with (
+        measured_as("many"),
+        mock.patch.object(plain_module, "foreach_norm", return_value=(elsewhere, elsewhere)) as asked,
+    ):
+        watched = watch(model, optimizer, sample_every=0, sample_first=0)
+        for step in range(20):
+            optimizer.zero_grad()
+            model(torch.ones(2)).sum().backward()
+            optimizer.step()
+            watched.monitor.log(loss=float(step))
+        records = watched.records()
+
+    assert asked.called
+    assert not elsewhere.__float__.called
+    assert [record.gradient_norms is not None for record in records] == [True] * 20
+
+
 @pytest.mark.skipif(not hasattr(Tensor, "grad_dtype"), reason="this torch has no gradients of another type than theirs")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of", [torch.float32, torch.complex64])
 @pytest.mark.parametrize("parameters", ["few", "many"])
 def test_norms_of_gradients_of_another_type_than_their_parameters_are_not_rounded_to_it(
-    watch: Watch, dtype: torch.dtype, parameters: str
+    watch: Watch, dtype: torch.dtype, of: torch.dtype, parameters: str
 ) -> None:
-    weight: Any = nn.Parameter(torch.zeros(300))
+    weight: Any = nn.Parameter(torch.zeros(300, dtype=of))
     weight.grad_dtype = None
-    bias = nn.Parameter(torch.zeros(4))
+    bias = nn.Parameter(torch.zeros(4, dtype=of))
     optimizer = torch.optim.SGD([weight, bias], lr=0.0)
     with measured_as(parameters):
         watched = watch(None, optimizer, sample_every=0, sample_first=0)
         for _ in range(12):
-            weight.grad, bias.grad = torch.full((300,), 0.3, dtype=dtype), torch.ones(4)
+            weight.grad, bias.grad = torch.full((300,), 0.3, dtype=dtype), torch.ones(4, dtype=of)
             watched.monitor.log(loss=1.0)
             optimizer.step()
         records = watched.records()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from seismograd.options import Options
+from seismograd.outbox.disk import rings_of
 from seismograd.outbox.folder import SpoolFolder, left_behind
 from seismograd.outbox.journal import note_identity, read_account
 from seismograd.outbox.leftovers import Delivery, deliver
@@ -35,12 +36,13 @@ from seismograd.outbox.sender import Sender
 from tests.support.records import IDENTITY, make_catalog, make_record
 
 server, spool, first, end, ending = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-sender = Sender(Options(server=server, spool_dir=spool, queue_bytes=1 << 20, finish_timeout_seconds=0.2))
+ring = {"ring_bytes": 1 << 20, "ring_steps": 100} if sys.argv[6:] == ["small"] else {}
+sender = Sender(Options(server=server, spool_dir=spool, queue_bytes=1 << 20, finish_timeout_seconds=0.2, **ring))
 sender.open(lambda: IDENTITY, [make_catalog()])
 for sequence in range(end):
     sender.offer(make_record(sequence))
-    if sequence + 1 == first:
-        while sender.state.acknowledged < first:
+    if sequence + 1 == first or (sequence < first and sequence % 1000 == 999):
+        while sender.state.acknowledged <= sequence:
             threading.Event().wait(0.005)
 if ending == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -48,9 +50,9 @@ print(sender.finish(ending, "because"))
 """
 
 
-def process(server: str, spool: Path, end: int, ending: str = "killed", first: int = 0) -> None:
+def process(server: str, spool: Path, end: int, ending: str = "killed", first: int = 0, *, ring: str = "usual") -> None:
     """A process that offers records and dies, or ends with a server that is not there."""
-    command = [sys.executable, "-c", SCRIPT, server, str(spool), str(first), str(end), ending]
+    command = [sys.executable, "-c", SCRIPT, server, str(spool), str(first), str(end), ending, ring]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == (-signal.SIGKILL if ending == "killed" else 0), done.stderr
 
@@ -74,6 +76,20 @@ def take(spool: Path) -> SpoolFolder:
 
 def deliver_to(server: RecordingServer, spool: Path) -> Delivery:
     return deliver(take(spool), lambda _: Options(server=server.address))
+
+
+def test_the_rest_of_a_process_that_ran_for_longer_than_its_ring_is_delivered(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    process(server.address, tmp_path, 10_050, first=10_000, ring="small")
+    (path,) = left_behind(tmp_path)
+    ring = rings_of(path)[0]
+    assert ring.oldest > 0, "it has been written over, or this test tells nothing"
+
+    delivery = deliver_to(server, tmp_path)
+
+    assert (delivery.error, delivery.missing) == ("", 0)
+    assert sequences(server) == list(range(10_050))
 
 
 def test_what_a_killed_process_had_offered_is_delivered_from_ring_and_spool(

@@ -693,6 +693,19 @@ def test_what_is_said_last_is_told_again_when_the_stream_breaks_before_it_is_tak
     assert len(bench.transport.closes) == 1
 
 
+@pytest.mark.parametrize(("codes", "opens"), [(["FAILED_PRECONDITION"], 1), (["UNAVAILABLE", "UNAVAILABLE"], 2)])
+def test_who_will_not_end_a_stream_in_peace_gets_the_goodbye_all_the_same(codes: list[str], opens: int) -> None:
+    bench = Bench(jitter=0.0)
+    bench.connect()
+    bench.finish()
+    bench.break_stream(codes[0])
+    for code in codes[1:]:
+        bench.turn(0.2)
+        bench.opened()
+        bench.break_stream(code)
+    assert (bench.phase(), len(bench.transport.opens), len(bench.transport.closes)) == (Phase.CLOSING, opens, 1)
+
+
 def test_a_server_that_never_ends_the_stream_gets_a_goodbye_in_the_last_quarter_of_the_time() -> None:
     bench = Bench()
     bench.connect()
