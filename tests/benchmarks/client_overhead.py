@@ -30,8 +30,8 @@ MODELS = ("gpt", "lstm", "mlp")
 # Long enough that the dense sampling of the first steps is over and the caches are warm.
 WARM_UP_STEPS = 40
 BLOCK_STEPS = {"gpt": 10, "lstm": 40, "mlp": 100}
-# Steps of each arm in turn: enough for medians that agree within a few per cent.
-TURNS = {"gpt": 60, "lstm": 200, "mlp": 800}
+# Steps of each arm in turn: enough for medians of differences that agree within some ten microseconds.
+TURNS = {"gpt": 200, "lstm": 200, "mlp": 800}
 # A peer that takes as long as the training itself needs no more and no longer rounds to be told from one that does not.
 PEER_REPETITIONS = 3
 PEER_BLOCK_STEPS = {"gpt": 4, "lstm": 12, "mlp": 40}
@@ -204,14 +204,19 @@ def step_by_step(model_name: str, server: str) -> None:
         optimizer.step()
         seconds[name].append(time.perf_counter() - began)
     monitor.finish()
-    bare = median(seconds["bare"][WARM_UP_STEPS:])
-    more = {name: (median(own[WARM_UP_STEPS:]) - bare) * 1e6 for name, own in seconds.items()}
+
+    def more_than(base: str, name: str) -> float:
+        """Microseconds, step by step of the same turn: the machine is not as fast at the end as at the beginning."""
+        pairs = zip(seconds[name][WARM_UP_STEPS:], seconds[base][WARM_UP_STEPS:], strict=True)
+        return median([(own - other) * 1e6 for own, other in pairs])
+
+    more = {name: more_than("bare", name) for name in OURS}
     table(
         f"Client overhead step by step, {model_name}",
         ["arm", "added us/step", "x torch's clip"],
         [[name, f"{value:,.0f}", f"{value / more['torch_clip']:.2f}"] for name, value in more.items()],
     )
-    print(f"  watched, no clip: _foreach_norm {more['watched'] - more['foreach_norm']:+.0f} us", flush=True)
+    print(f"  watched, no clip: _foreach_norm {more_than('foreach_norm', 'watched'):+.0f} us", flush=True)
 
 
 @contextmanager
