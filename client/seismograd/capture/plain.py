@@ -68,7 +68,6 @@ class PlainSteps:
         "_failures",
         "_frozen",
         "_fused",
-        "_measured",
         "_norms",
         "_one_by_one",
         "_own_norms",
@@ -172,7 +171,6 @@ class PlainSteps:
             places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
         self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
         self._absent = [parameter for parameter, _ in places if parameter.grad is None]
-        self._measured = [parameter for parameter, _ in self._present]
         form = "".join("4x" if parameter.grad is None else "f" for parameter, _ in places)
         self._pack = struct.Struct(f"<{form}").pack_into
         self._one_by_one = len(self._present) < WORTH_LEAVING
@@ -187,12 +185,12 @@ class PlainSteps:
             try:
                 for parameter, norm in self._present:
                     norm_into(parameter.grad, out=norm)
-            except RuntimeError:  # a gradient has a graph of its own; mostly so have the next ones
+            except RuntimeError:  # mostly a gradient with a graph of its own; then so have the next ones
                 self._one_by_one = False
             else:
                 return
         with outside_autograd(True):
-            gradients = [parameter.grad for parameter in self._measured]
+            gradients = [parameter.grad for parameter, _ in self._present]
             # The type is that of the parameters; gradients of a wider one are refused, of a narrower one not rounded.
             norms = foreach_norm(gradients, 2.0, dtype=torch.float32)
             if not (norms[0].is_cpu and norms[-1].is_cpu):

@@ -43,7 +43,7 @@ class Express:
         sender, inbox, ring = self._sender, self._inbox, self._rings[self._optimizer]
         arrived = len(inbox) + 1
         if (
-            arrived > self._queue.room
+            arrived > self._queue.inbox_room
             or sender.closed
             or sequence != ring.end
             or not ring.write_packed(sequence, step, packed)

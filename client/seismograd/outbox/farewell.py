@@ -8,14 +8,15 @@ from typing import Literal
 from seismograd_proto.v1 import telemetry
 
 _CLOSE_RESERVE = 0.25  # share of the time to finish that is kept for CloseRun
-_PAUSE = 0.1  # and between two attempts to connect: the time is short, whatever the back-off says
+# Of the same, the longest pause between two attempts to connect: what the back-off says may be longer than all of it.
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The job is over; what is left has until `deadline` (monotonic clock)."""
 
-    outcome: Literal["finished", "failed"] | None  # None = nobody can say: its silence has to
+    outcome: Literal["finished", "failed"] | None  # None = it was killed: nobody says goodbye for it
     reason: str
     deadline: float
     timeout_seconds: float

@@ -170,7 +170,7 @@ class _Delivering:
         if shipper.phase is Phase.STOPPED:
             return shipper.last_error
         if shipper.phase is Phase.DONE:
-            return "" if shipper.settled else shipper.last_error or "the server did not note how the process ended"
+            return "" if shipper.settled else shipper.last_error or "the server did not say that it has everything"
         if shipper.phase is Phase.BACKING_OFF and self._phase is not Phase.BACKING_OFF:
             self._failures += 1
         self._phase = shipper.phase

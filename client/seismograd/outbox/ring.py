@@ -40,7 +40,7 @@ _LEAST_BYTES = 4 * 1024 * 1024
 
 # Sequence, step, begin, end of an entry. One is made each step: names would cost a cold processor three microseconds.
 _Place = tuple[int, int, int, int]
-_begin, _end = operator.itemgetter(2), operator.itemgetter(3)
+_sequence, _step, _begin, _end = map(operator.itemgetter, range(4))
 
 
 def ring_bytes(steps: int, parameters: int, most_bytes: int) -> int:
@@ -88,7 +88,7 @@ class Ring:
     def oldest(self) -> int:
         """First sequence that is there; 0 when none is."""
         try:
-            return self._places[0][0]
+            return int(_sequence(self._places[0]))
         except IndexError:
             return 0
 
@@ -157,7 +157,7 @@ class Ring:
 
     def packed(self, first: int, end: int) -> list[tuple[int, bytes]]:
         """(sequence, packed record) of the sequences first <= s < end that are there, in order."""
-        return self._read([place for place in self._snapshot() if first <= place[0] < end])
+        return self._read([place for place in self._snapshot() if first <= _sequence(place) < end])
 
     def sequences(self, first: int, end: int) -> list[StepRecord]:
         """The records of the sequences first <= s < end that are there, in order."""
@@ -165,7 +165,7 @@ class Ring:
 
     def steps(self, first: int, last: int) -> list[StepRecord]:
         """The records of the steps first <= s <= last that are there, in order of their sequences."""
-        chosen = [place for place in self._snapshot() if first <= place[1] <= last]
+        chosen = [place for place in self._snapshot() if first <= _step(place) <= last]
         return [unpack(packed) for _, packed in self._read(chosen)]
 
     def _snapshot(self) -> list[_Place]:

@@ -202,7 +202,7 @@ class Shipper:
             return
         if self.phase is Phase.DRAINING and self._finish is not None:
             taken = error.code == "OK"
-            if taken or error.code in _FINAL or self._drained_in_vain:
+            if taken or error.code in _FINAL or self._drained_in_vain:  # CloseRun finds out whether there is any use
                 self._say_goodbye(self._finish, taken=taken)
                 return
             self._drained_in_vain = True

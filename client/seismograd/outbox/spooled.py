@@ -8,7 +8,6 @@ The training thread writes a record into its optimizer's ring when every number 
 a device is written by the sender's thread, as soon as it has arrived. Ring and spool together are the write-ahead log:
 whatever is not durable on the server is in one of them. Memory is a window on its oldest part. A stream's records come
 into memory in order; those that have arrived and wait on disk are its *backlog*.
-
 Without a disk that can be written, memory is all there is, and drops its oldest ordinary record when it is full.
 """
 
@@ -55,7 +54,7 @@ class SpooledQueue(MemoryQueue):
         self._direct: dict[StreamName, list[Spooled]] = {}  # on the way to the spool without a ring
         self._anomalies: dict[StreamName, set[int]] = {}  # sequences that are not in the spool yet
         self._skips = Skips()
-        self.room = 0  # for so many records in the inbox, one number for the training thread; nobody has looked yet
+        self.inbox_room = 0  # records, as of the last turn: the training thread looks up one number a step, not three
 
     # -------------------------------------------------------------------------------------- the training thread
 
@@ -75,8 +74,10 @@ class SpooledQueue(MemoryQueue):
         return super().offer(record)
 
     def _is_full(self) -> bool:
-        used = self.occupied + (len(self.inbox) + 1) * self.typical_size
-        return used > _FULL * self.limit_bytes and self.disk is not None and self.disk.usable
+        return len(self.inbox) + 1 > self._inbox_room() and self.disk is not None and self.disk.usable
+
+    def _inbox_room(self) -> int:
+        return int(_FULL * self.limit_bytes - self.occupied) // self.typical_size
 
     def make_room(self) -> None:
         """Under the lock: while there is a disk, memory is not filled beyond its limit in the first place."""
@@ -95,7 +96,7 @@ class SpooledQueue(MemoryQueue):
         if self.disk is not None:
             self._spill()
             moved = self._refill(now) or moved
-        self.room = int(_FULL * self.limit_bytes - self.occupied) // self.typical_size
+        self.inbox_room = self._inbox_room()
         return moved
 
     def has_pending(self) -> bool:
@@ -300,8 +301,7 @@ class SpooledQueue(MemoryQueue):
         if self.disk is not None:
             self.disk.confirm({stream: log.durable for stream, log in self._streams.items()})
         for stream, anomalies in self._anomalies.items():
-            if anomalies and min(anomalies) < self._streams[stream].durable:
-                self._anomalies[stream] = {each for each in anomalies if each >= self._streams[stream].durable}
+            self._anomalies[stream] = {each for each in anomalies if each >= self._streams[stream].durable}
 
     def discard_all(self, reason: str) -> None:
         """Gives everything up, and counts it."""

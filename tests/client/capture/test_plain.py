@@ -348,7 +348,6 @@ def test_norms_that_lie_on_a_device_are_not_fetched_one_by_one(watch: Watch) -> 
     assert [record.gradient_norms is not None for record in records] == [True] * 20
 
 
-@pytest.mark.skipif(not hasattr(Tensor, "grad_dtype"), reason="this torch has no gradients of another type than theirs")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("of", [torch.float32, torch.complex64])
 @pytest.mark.parametrize("parameters", ["few", "many"])
@@ -356,6 +355,10 @@ def test_norms_of_gradients_of_another_type_than_their_parameters_are_not_rounde
     watch: Watch, dtype: torch.dtype, of: torch.dtype, parameters: str
 ) -> None:
     weight: Any = nn.Parameter(torch.zeros(300, dtype=of))
+    if not hasattr(Tensor, "grad_dtype"):  # up to torch 2.8 there is no such gradient
+        with pytest.raises(RuntimeError, match="different type"):
+            weight.grad = torch.zeros(300, dtype=dtype)
+        return
     weight.grad_dtype = None
     bias = nn.Parameter(torch.zeros(4, dtype=of))
     optimizer = torch.optim.SGD([weight, bias], lr=0.0)

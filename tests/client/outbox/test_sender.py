@@ -31,6 +31,14 @@ NONFINITE = Nonfinite(np.zeros(1, np.uint32), *([np.ones(1, np.uint64)] * 3))
 EXIT_SECONDS = 3 * 2.0
 
 
+class SlowLedger(Ledger):
+    """Takes its time for every frame."""
+
+    def receive(self, frame: telemetry.StreamStepsRequest) -> telemetry.StreamStepsResponse:
+        threading.Event().wait(0.15)
+        return super().receive(frame)
+
+
 @pytest.fixture
 def started() -> Iterator[Callable[..., Sender]]:
     """Makes senders that are open, and ends them all after the test."""
@@ -175,11 +183,6 @@ def test_checkpoints_health_alerts_and_directives_pass(server: RecordingServer, 
 
 
 def test_what_is_said_last_is_on_the_server_when_finish_returns(started: Callable[..., Sender]) -> None:
-    class SlowLedger(Ledger):
-        def receive(self, frame: telemetry.StreamStepsRequest) -> telemetry.StreamStepsResponse:
-            threading.Event().wait(0.15)
-            return super().receive(frame)
-
     with RecordingServer(SlowLedger()) as server:
         sender = started(server.address)
         offer(sender, 0, 1)
@@ -198,11 +201,6 @@ def test_records_offered_before_the_run_is_known_are_kept(server: RecordingServe
 
 
 def test_slow_acks_delay_and_lose_nothing(started: Callable[..., Sender]) -> None:
-    class SlowLedger(Ledger):
-        def receive(self, frame: telemetry.StreamStepsRequest) -> telemetry.StreamStepsResponse:
-            threading.Event().wait(0.15)
-            return super().receive(frame)
-
     with RecordingServer(SlowLedger()) as server:
         sender = started(server.address)
         for first in range(0, 400, 100):
