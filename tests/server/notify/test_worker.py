@@ -399,15 +399,17 @@ def test_a_delivery_that_could_not_be_recorded_is_recorded_later_and_not_sent_ag
 ) -> None:
     server = Server(database, build_targets([webhook(receiver)], 30.0), Clock())
     worker = quiet(server)
+    # Old rows are deleted with the first look, which writes as well: here only what was delivered is to be written.
+    rounds(worker.tick)
     server.find(40)
 
     def busy() -> Any:
         raise StorageBusyError("database: busy")
 
     async def story() -> None:
-        await worker.tick()
         with monkeypatch.context() as patched:
             patched.setattr(database, "begin", busy)
+            await worker.tick()
             with pytest.raises(StorageBusyError):
                 await worker.drain()
         await once(worker)
