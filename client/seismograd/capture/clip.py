@@ -93,8 +93,8 @@ def _clip_and_tell(
         nothing: Tensor = original("clip_grad_norm_")(exhausted, max_norm, norm_type, error_if_nonfinite, foreach)
         return nothing
     euclidean = float(norm_type) == 2.0
-    alike = kinds == PLAIN and any(watch.holds_alike(owners) for watch in watches)
-    measured = torch_norm(gradients, foreach, alike=alike) if euclidean else None
+    alike = next(filter(None, [watch.alike(owners) for watch in watches]), None) if kinds == PLAIN else None
+    measured = torch_norm(gradients, foreach, alike) if euclidean else None
     if measured is None and euclidean and any(map(is_sharded, gradients)):
         total, heard = _overheard_total(gradients, error_if_nonfinite, foreach)
         for watch in watches:

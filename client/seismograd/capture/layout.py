@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seismograd.capture.norms import accumulation
+from seismograd.capture.norms import MeasuresAlike, accumulation
 from seismograd.capture.pieces import Piece, Pieces, belongs_here, is_sharded, local
 from seismograd.capture.placement import Placement
+from seismograd.capture.row import OwnRow
 from seismograd.record import Catalog, Composition, Parameter
 
 UNKNOWN_DEPTH = -1
@@ -107,6 +108,7 @@ class Layout:
         self.device = device
         # Named, also where it is that of the gradients: one of a narrower type (`grad_dtype`) would be rounded to it.
         self.accumulation = accumulation(dtype, device) or dtype
+        self._row = OwnRow([parameter.shape for parameter in self.parameters])
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
 
     def __len__(self) -> int:
@@ -127,6 +129,10 @@ class Layout:
             return False
         self._exactly = parameters
         return True
+
+    def alike(self, parameters: list[Tensor]) -> MeasuresAlike | None:
+        """What measures all columns, if these are they, and were plain tensors of one device and type when listed."""
+        return self._row.measured if self.uniform and self.is_exactly(parameters) else None
 
     def piece_of_gradient(self, column: int, gradient: Any) -> Piece:
         """What this process holds of a gradient; mostly what it holds of the parameter."""

@@ -6,7 +6,6 @@ Pure functions over tensors; nothing here synchronises a device but `census`, wh
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -31,11 +30,6 @@ outside_autograd: Callable[[bool], AbstractContextManager[object]] = getattr(
     "_InferenceMode",
     torch.inference_mode,
 )
-# Of fewer norms it is not worth it: between two steps, where nothing of ours is in the processor's caches, to leave
-# autograd and to come back costs a dozen microseconds.
-WORTH_LEAVING = 50
-# Clips of other parameters within one step: whoever has more clips one by one, or ever others.
-_MOST_ROWS = 8
 
 # The types of gradients that need no care: no DTensor, no other subclass.
 PLAIN: frozenset[type] = frozenset({Tensor})
@@ -64,6 +58,10 @@ class Census(NamedTuple):
     def nonfinite(self) -> int:
         """Number of elements that are not finite."""
         return self.nan + self.positive_inf + self.negative_inf
+
+
+# L2 norms, float32[k], of the gradients of certain parameters. Raises RuntimeError unless all are float32 on the host.
+MeasuresAlike = Callable[[list[Tensor]], Tensor]
 
 
 class TorchNorm(NamedTuple):
@@ -121,53 +119,19 @@ def norm_of(gradient: Tensor) -> Tensor:
     return norm
 
 
-class _Rows(threading.local):
-    """A place for each of so many norms, kept from clip to clip, since to make them costs as much as they save.
-
-    `_foreach_norm` makes a tensor for each norm, and whoever stacks them one more: for 100 small gradients a third of
-    the time, and not a bit of the result.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
-
-    def measure(self, gradients: list[Tensor]) -> Tensor:
-        """L2 norms, float32[k]. Raises RuntimeError unless all are float32 on the host."""
-        row, places = self._rows.get(len(gradients)) or self._make(len(gradients))
-        if len(gradients) < WORTH_LEAVING:
-            for gradient, place in zip(gradients, places, strict=True):
-                norm_into(gradient, out=place)
-            return row.clone()
-        with outside_autograd(True):
-            for gradient, place in zip(gradients, places, strict=True):
-                norm_into(gradient, out=place)
-        return row.clone()
-
-    def _make(self, count: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if len(self._rows) >= _MOST_ROWS:
-            self._rows.clear()
-        with outside_autograd(False):  # one made in the job's inference mode could be written to in none but that
-            row = torch.zeros(count, dtype=torch.float32, device="cpu")  # whatever the job's defaults are
-            self._rows[count] = row, row.unbind()
-        return self._rows[count]
-
-
-_rows = _Rows()
-
-
-def torch_norm(gradients: list[Tensor], foreach: bool | None, *, alike: bool = False) -> TorchNorm | None:
+def torch_norm(gradients: list[Tensor], foreach: bool | None, alike: MeasuresAlike | None = None) -> TorchNorm | None:
     """The total L2 norm, computed exactly as torch does; None where torch had better do it by itself.
 
     That is: nothing to measure, subclasses of Tensor (DTensor), devices without `foreach`, or `foreach=False`. `alike`
-    says that all are plain tensors of parameters that were alike in device and type: grouping them, which costs as much
-    as a third of the norms, is then left out.
+    is given for plain tensors of parameters that were alike in device and type: grouping them, which costs as much as a
+    third of the norms, is then left out.
     """
     if foreach is False or not (alike or set(map(type, gradients)) == PLAIN):
         return None
     device, dtype = gradients[0].device, gradients[0].dtype
     if alike and device.type == "cpu" and dtype is torch.float32:
         try:
-            norms = _rows.measure(gradients)
+            norms = alike(gradients)
             return TorchNorm(torch.linalg.vector_norm(norms, 2.0), norms, [(device, gradients)])
         except RuntimeError:
             pass  # some gradient is of another type than its parameter, or was moved to another device

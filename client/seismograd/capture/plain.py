@@ -15,7 +15,6 @@ it, is unfolded into it. Both ways give the same bytes.
 
 from __future__ import annotations
 
-import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +24,9 @@ from torch import Tensor
 
 from seismograd.capture.draft import Draft
 from seismograd.capture.held import Held, host_or_copy
-from seismograd.capture.norms import (
-    HIGHEST_BYTES,
-    USUAL,
-    WORTH_LEAVING,
-    Census,
-    foreach_norm,
-    norm_into,
-    outside_autograd,
-)
+from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census
 from seismograd.capture.parts import Part
+from seismograd.capture.row import NormRow
 from seismograd.outbox.express import Express
 from seismograd.outbox.packing import Heading
 from seismograd.outbox.template import Template
@@ -69,9 +61,6 @@ class PlainSteps:
         "_frozen",
         "_fused",
         "_norms",
-        "_one_by_one",
-        "_own_norms",
-        "_pack",
         "_parameters",
         "_present",
         "_rate",
@@ -93,13 +82,11 @@ class PlainSteps:
     def __init__(self, series: Series, express: Express) -> None:
         self._series, self._watch, self._express = series, series.watch, express
         self._parameters = sum(series.layout.group_sizes)
-        self._own_norms = bytearray(4 * len(series.layout))
-        self._row = torch.frombuffer(self._own_norms, dtype=torch.float32)
-        self._norms: bytes | bytearray = self._own_norms
         self._frozen = series.layout.frozen
         # A fused optimizer unscales by itself and may decide to skip, where a loss scaler has given it a scale.
         self._fused = bool(getattr(series.watch.optimizer, "_step_supports_amp_scaling", False))
         self._sort_out()
+        self._norms: bytes | bytearray = self._row.data
         self._templates: dict[tuple[int, bool | None, bool], Template] = {}
         self._failures = 0
         self._clip: tuple[float, float] | None = None  # threshold, and the total norm that it used
@@ -146,16 +133,17 @@ class PlainSteps:
             else:
                 try:
                     self._measure()
-                except TypeError:  # other ones than before have no gradient
+                except (TypeError, AttributeError):  # other ones than before have no gradient
                     self._sort_out()
                     self._measure()
                 if self._absent and any(parameter.grad is not None for parameter in self._absent):
                     self._sort_out()
                     self._measure()
-                unusual = self._own_norms[HIGHEST_BYTES].translate(None, USUAL)
+                norms = self._row.data
+                unusual = norms[HIGHEST_BYTES].translate(None, USUAL)
                 if len(unusual) != len(self._absent) and not self._row_is_plain():  # the absent ones are zero
                     return self._fails()
-                self._norms, self._clip = self._own_norms, None
+                self._norms, self._clip = norms, None
         except Exception:  # noqa: BLE001 - the long way finds out what is unusual here, and copes with it
             return self._fails()
         self._failures = 0
@@ -166,42 +154,21 @@ class PlainSteps:
 
     def _sort_out(self) -> None:
         """Which parameters have a gradient now; the norm of the others is zero."""
-        with outside_autograd(True):
-            self._row.zero_()
-            places = list(zip(self._series.layout.parameters, self._row.unbind(), strict=True))
-        self._present = [(parameter, norm) for parameter, norm in places if parameter.grad is not None]
-        self._absent = [parameter for parameter, _ in places if parameter.grad is None]
-        form = "".join("4x" if parameter.grad is None else "f" for parameter, _ in places)
-        self._pack = struct.Struct(f"<{form}").pack_into
-        self._one_by_one = len(self._present) < WORTH_LEAVING
+        parameters = self._series.layout.parameters
+        self._present = [parameter for parameter in parameters if parameter.grad is not None]
+        self._absent = [parameter for parameter in parameters if parameter.grad is None]
+        self._row = NormRow([None if parameter.grad is None else parameter.shape for parameter in parameters])
 
     def _measure(self) -> None:
-        """Few norms are taken one by one into their places, many by one call that is handed out to them.
-
-        Between two norms of large gradients, which drive everything else out of the caches, a line of Python costs more
-        than the tensors that the one call makes.
-        """
-        if self._one_by_one:
-            try:
-                for parameter, norm in self._present:
-                    norm_into(parameter.grad, out=norm)
-            except RuntimeError:  # mostly a gradient with a graph of its own; then so have the next ones
-                self._one_by_one = False
-            else:
-                return
-        with outside_autograd(True):
-            gradients = [parameter.grad for parameter, _ in self._present]
-            # The type is that of the parameters; gradients of a wider one are refused, of a narrower one not rounded.
-            norms = foreach_norm(gradients, 2.0, dtype=torch.float32)
-            if not (norms[0].is_cpu and norms[-1].is_cpu):
-                raise RuntimeError("the model has left the host: to read each of its norms would wait for the device")
-            self._pack(self._own_norms, 0, *norms)
+        self._row.measure([parameter.grad for parameter in self._present])  # type: ignore[misc]  # none is missing
 
     def _row_is_plain(self) -> bool:
         """The exact look: every norm is finite, and zero only where the gradient is, or is missing."""
-        if not sum(self._row.tolist()) < _INFINITE:
-            return False
-        return not any(float(norm) == 0.0 and bool(parameter.grad.any()) for parameter, norm in self._present)  # type: ignore[union-attr]  # they have one
+        norms = self._row.row.tolist()
+        return sum(norms) < _INFINITE and not any(
+            norm == 0.0 and parameter.grad is not None and bool(parameter.grad.any())
+            for parameter, norm in zip(self._series.layout.parameters, norms, strict=True)
+        )
 
     def _fails(self) -> bool:
         self._failures += 1

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from seismograd.capture.norms import MeasuresAlike
+
 Norms = Tensor | Sequence[Tensor | None] | None
 """L2 norms of gradients that somebody has computed, aligned with them: a tensor of k plain norms, or k tensors, each
 with its own placement among the processes (None = not known), or None, when nobody has."""
@@ -31,8 +33,8 @@ class Watch(Protocol):
 
     inert: bool
 
-    def holds_alike(self, parameters: list[Tensor]) -> bool:
-        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
+    def alike(self, parameters: list[Tensor]) -> MeasuresAlike | None:
+        """What measures their gradients, if these are all of its own, and were alike when they were listed."""
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -22,6 +22,7 @@ from seismograd.capture.draft import Draft
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
+from seismograd.capture.norms import MeasuresAlike
 from seismograd.capture.parts import pieces_of
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Clip, Norms
@@ -117,9 +118,9 @@ class OptimizerWatch:
             self.inert = True
             self._guard.failed("capture", error)
 
-    def holds_alike(self, parameters: list[Tensor]) -> bool:
-        """Whether these are its parameters, and were plain tensors of one device and type when they were listed."""
-        return self.layout.uniform and self.layout.is_exactly(parameters)
+    def alike(self, parameters: list[Tensor]) -> MeasuresAlike | None:
+        """What measures their gradients, if these are all of its own, and were alike when they were listed."""
+        return self.layout.alike(parameters)
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -103,10 +103,8 @@ class JointWatch(OptimizerWatch):
         """Whether this is one of those watched."""
         return id(optimizer) in self._harvests
 
-    def holds_alike(self, parameters: list[Tensor]) -> bool:
+    def alike(self, parameters: list[Tensor]) -> None:
         """Never: a clip between backward and step sees a part of them."""
-        del parameters
-        return False
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""

@@ -83,9 +83,8 @@ class Starter:
         self._begun = [watch for watch in self._begun if watch.is_of(optimizer)]
         return began
 
-    def holds_alike(self, _parameters: list[Tensor]) -> bool:
+    def alike(self, _parameters: list[Tensor]) -> None:
         """Nothing is known of them yet."""
-        return False
 
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: registry.Norms) -> None:
         """Gradients are about to be scaled: the last moment to begin."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seismograd.capture import norms
+from seismograd.capture.row import OwnRow
 
 
 def gradients_of(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) -> list[Tensor]:
@@ -26,16 +26,15 @@ def gradients_of(dtype: torch.dtype, sizes: list[int], scale: float, seed: int) 
     scale=st.sampled_from([1e-6, 1e-2, 1.0, 37.0]),
     seed=st.integers(0, 2**31),
     alike=st.booleans(),
-    worth_leaving=st.sampled_from([0, 1000]),
 )
 def test_the_total_norm_has_the_bits_of_torch(
-    *, dtype: torch.dtype, sizes: list[int], scale: float, seed: int, alike: bool, worth_leaving: int
+    *, dtype: torch.dtype, sizes: list[int], scale: float, seed: int, alike: bool
 ) -> None:
     gradients = gradients_of(dtype, sizes, scale, seed)
     expected = torch.nn.utils.get_total_norm(gradients)
 
-    with mock.patch.object(norms, "WORTH_LEAVING", worth_leaving):
-        measured = norms.torch_norm(gradients, None, alike=alike)
+    own = OwnRow([gradient.shape for gradient in gradients]).measured if alike else None
+    measured = norms.torch_norm(gradients, None, own)
 
     assert measured is not None
     assert measured.total.dtype == expected.dtype
@@ -113,11 +112,3 @@ def test_what_torch_had_better_do_itself_is_left_to_it(foreach: bool | None) -> 
 
     gradients = [torch.ones(3), torch.ones(3).as_subclass(Special)] if foreach is None else [torch.ones(3)]
     assert norms.torch_norm(gradients, foreach) is None
-
-
-def test_the_place_for_norms_that_a_clip_in_inference_mode_has_made_serves_every_other_clip() -> None:
-    rows = norms._Rows()
-    with torch.inference_mode():
-        rows.measure([torch.ones(4), torch.ones(9)])
-
-    assert rows.measure([torch.ones(16), torch.ones(25)]).tolist() == [4.0, 5.0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import seismograd
-from seismograd.capture import norms as norms_module
-from seismograd.capture import plain as plain_module
+from seismograd.capture import row as row_module
 from seismograd.capture.budget import Budget
-from seismograd.capture.norms import stacked_norms
 from seismograd.capture.plain import PlainSteps
 from seismograd.outbox.packing import Heading, pack, pack_step
 from seismograd.outbox.template import Template
@@ -63,7 +60,7 @@ def train(
 ) -> tuple[list[StepRecord], int]:
     """Trains with these habits; the records, and how many of the steps were plain ones."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     optimizer = kind([*model.parameters(), frozen], lr=0.01)
     transport = RecordingTransport()
@@ -168,10 +165,9 @@ def timeless(record: StepRecord) -> bytes:
 @contextmanager
 def measured_as(parameters: str) -> Iterator[None]:
     """Of a few parameters norms are taken without leaving autograd, of many outside of it."""
-    worth = 1000 if parameters == "few" else 0
     with (
-        mock.patch.object(plain_module, "WORTH_LEAVING", worth),
-        mock.patch.object(norms_module, "WORTH_LEAVING", worth),
+        mock.patch.object(row_module, "WORTH_LEAVING", 1000 if parameters == "few" else 0),
+        mock.patch.object(row_module, "_WORTH_COPYING", 2),
     ):
         yield
 
@@ -295,7 +291,7 @@ def test_gradients_that_are_never_plain_are_not_measured_twice_for_long(watch: W
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watched = watch(model, optimizer, sample_every=0, sample_first=0)
     tried = count()
-    with mock.patch.object(plain_module, "norm_into", side_effect=lambda *_, **__: next(tried)):
+    with mock.patch.object(row_module, "norm_into", side_effect=lambda *_, **__: next(tried)):
         for step in range(40):
             optimizer.zero_grad()
             (model(torch.ones(2)).sum() * math.nan).backward()
@@ -306,46 +302,6 @@ def test_gradients_that_are_never_plain_are_not_measured_twice_for_long(watch: W
     assert len(records) == 40
     assert all(record.nonfinite is not None for record in records)
     assert next(tried) <= 16
-
-
-@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=6), st.integers(-12, 12), st.integers(0, 99))
-def test_norms_taken_one_by_one_into_a_row_have_the_bits_of_those_taken_together(
-    sizes: list[int], exponent: int, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    gradients = [torch.randn(size, generator=generator) * 10.0**exponent for size in sizes]
-    gradients.append(torch.randn(30, 40, generator=generator).t())  # not contiguous
-    row = torch.zeros(len(gradients))
-
-    for gradient, place in zip(gradients, row.unbind(), strict=True):
-        norms_module.norm_into(gradient, out=place)
-
-    packed = bytearray(4 * len(gradients))
-    struct.pack_into(f"<{len(gradients)}f", packed, 0, *norms_module.foreach_norm(gradients, 2.0, dtype=torch.float32))
-    assert torch.equal(row, stacked_norms(gradients, None))
-    assert packed == row.numpy().tobytes()
-
-
-def test_norms_that_lie_on_a_device_are_not_fetched_one_by_one(watch: Watch) -> None:
-    model = nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    elsewhere = mock.MagicMock(is_cpu=False)
-    elsewhere.__float__.side_effect = AssertionError("this waits for the device")
-    with (
-        measured_as("many"),
-        mock.patch.object(plain_module, "foreach_norm", return_value=(elsewhere, elsewhere)) as asked,
-    ):
-        watched = watch(model, optimizer, sample_every=0, sample_first=0)
-        for step in range(20):
-            optimizer.zero_grad()
-            model(torch.ones(2)).sum().backward()
-            optimizer.step()
-            watched.monitor.log(loss=float(step))
-        records = watched.records()
-
-    assert asked.called
-    assert not elsewhere.__float__.called
-    assert [record.gradient_norms is not None for record in records] == [True] * 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
