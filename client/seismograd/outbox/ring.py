@@ -36,7 +36,8 @@ _BYTES_PER_PARAMETER = 24
 _BYTES_PER_STEP = 512
 # Small models step fast: this covers the seconds that an ack may take at a thousand steps a second.
 _LEAST_BYTES = 4 * 1024 * 1024
-
+# With and without a loss, a clip, samples: to make one costs as much as four entries.
+_MOST_FRAMINGS = 16
 
 # Sequence, step, begin, end of an entry. One is made each step: names would cost a cold processor three microseconds.
 _Place = tuple[int, int, int, int]
@@ -59,7 +60,7 @@ class Ring:
         self._head = 0
         self._free_until = size  # from the head on, nothing is overwritten before this offset
         self._places: deque[_Place] = deque()  # of the entries that are whole, oldest first
-        self._length, self._framing = 0, Framing(RECORD_TAG, 0)  # of the newest: nearly all are as long as the last
+        self._framings: dict[int, Framing] = {}  # by length: a job has records of few lengths, which take turns
         self.end = 0  # the sequence after the newest
 
     @classmethod
@@ -106,10 +107,7 @@ class Ring:
 
     def write_packed(self, sequence: int, step: int, packed: bytes) -> bool:
         """The same for a record that is packed already."""
-        length = len(packed)
-        if length != self._length:
-            self._length, self._framing = length, Framing(RECORD_TAG, length)
-        framing, places = self._framing, self._places
+        framing, places = self._framings.get(len(packed)) or self._new_framing(len(packed)), self._places
         size = framing.size
         if size > self._size or sequence < self.end:
             return False
@@ -122,6 +120,12 @@ class Ring:
         places.append((sequence, step, begin, end))
         self.end = sequence + 1
         return True
+
+    def _new_framing(self, length: int) -> Framing:
+        if len(self._framings) >= _MOST_FRAMINGS:
+            self._framings.clear()
+        framing = self._framings[length] = Framing(RECORD_TAG, length)
+        return framing
 
     def _make_room(self, begin: int, size: int) -> tuple[int, int]:
         """Drops what an entry of this size overwrites. Returns where the entry begins and ends."""
