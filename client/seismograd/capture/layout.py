@@ -108,7 +108,7 @@ class Layout:
         self.device = device
         # Named, also where it is that of the gradients: one of a narrower type (`grad_dtype`) would be rounded to it.
         self.accumulation = accumulation(dtype, device) or dtype
-        self._row = OwnRow([parameter.shape for parameter in self.parameters])
+        self._row = OwnRow()
         self._exactly: list[Tensor] = self.parameters  # the latest list that was found to be the columns in order
 
     def __len__(self) -> int:

@@ -107,16 +107,15 @@ class NormRow:
 
 
 class OwnRow(threading.local):
-    """One row for each thread that clips, made when it is asked for."""
+    """The row of gradients that are always there: one for each thread that clips, made when it first does."""
 
-    def __init__(self, shapes: Sequence[torch.Size]) -> None:
-        self._shapes = shapes
+    def __init__(self) -> None:
         self._row: NormRow | None = None
 
     def measured(self, gradients: list[Tensor]) -> Tensor:
         """Their L2 norms, float32[n], in a tensor of its own; raises as `NormRow.measure` does."""
         if self._row is None:
-            self._row = NormRow(self._shapes)
+            self._row = NormRow([gradient.shape for gradient in gradients])
         self._row.measure(gradients)
         return self._row.row.clone()
 

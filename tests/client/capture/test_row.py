@@ -143,7 +143,7 @@ def test_gradients_with_a_graph_are_measured_without_one(worth_leaving: int) -> 
 @pytest.mark.parametrize("worth_leaving", [FEW, MANY])
 def test_the_row_that_a_clip_in_inference_mode_has_made_serves_every_other_clip(worth_leaving: int) -> None:
     with mock.patch.object(row_module, "WORTH_LEAVING", worth_leaving):
-        own = OwnRow([torch.Size([4])] * 9)
+        own = OwnRow()
         with torch.inference_mode():
             own.measured([torch.ones(4)] * 9)
 
@@ -151,7 +151,7 @@ def test_the_row_that_a_clip_in_inference_mode_has_made_serves_every_other_clip(
 
 
 def test_what_was_measured_stays_as_it_is_when_the_next_gradients_are() -> None:
-    own = OwnRow([torch.Size([4])])
+    own = OwnRow()
 
     first, second = own.measured([torch.ones(4)]), own.measured([torch.zeros(4)])
 
