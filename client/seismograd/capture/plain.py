@@ -1,7 +1,7 @@
 """Plain steps: the short way of what nearly every step on a host is.
 
-    gradients --one by one, or at once--'
-    norms that a clip has taken --------'+--> the bytes of a record (`template.py`) --> ring, sender (`express.py`)
+    gradients --row (`row.py`)--.
+    norms that a clip has taken -+--> the bytes of a record (`template.py`) --> ring, sender (`express.py`)
 
 Between two steps nothing of ours is in the processor's caches. Each line of Python then costs about a microsecond, ten
 times what it does in a loop, and so does every object that is made or looked at. A *plain* step is one of which a
@@ -42,6 +42,8 @@ _INFINITE = float("inf")
 _MOST_FAILURES = 8
 # With or without a clip that bites, with or without a loss; another branch has its own.
 _MOST_TEMPLATES = 6
+# Models of several heads have as many sets of gradients, in turn; to make a row costs a fifth of a millisecond.
+_MOST_ROWS = 8
 
 _BARE: tuple[Quantity, ...] = (Quantity.LEARNING_RATE, Quantity.STEP_SECONDS, Quantity.CAPTURE_SECONDS)
 _WITH_CLIP: tuple[Quantity, ...] = (Quantity.CLIP_THRESHOLD, Quantity.REPORTED_NORM, *_BARE)
@@ -65,6 +67,7 @@ class PlainSteps:
         "_present",
         "_rate",
         "_row",
+        "_rows",
         "_series",
         "_templates",
         "_time",
@@ -85,6 +88,7 @@ class PlainSteps:
         self._frozen = series.layout.frozen
         # A fused optimizer unscales by itself and may decide to skip, where a loss scaler has given it a scale.
         self._fused = bool(getattr(series.watch.optimizer, "_step_supports_amp_scaling", False))
+        self._rows: dict[bytes, NormRow] = {}  # by which parameters have a gradient
         self._sort_out()
         self._norms: bytes | bytearray = self._row.data
         self._templates: dict[tuple[int, bool | None, bool], Template] = {}
@@ -157,7 +161,14 @@ class PlainSteps:
         parameters = self._series.layout.parameters
         self._present = [parameter for parameter in parameters if parameter.grad is not None]
         self._absent = [parameter for parameter in parameters if parameter.grad is None]
-        self._row = NormRow([None if parameter.grad is None else parameter.shape for parameter in parameters])
+        having = bytes(parameter.grad is not None for parameter in parameters)
+        row = self._rows.get(having)
+        if row is None:
+            if len(self._rows) >= _MOST_ROWS:
+                self._rows.clear()
+            row = NormRow([None if parameter.grad is None else parameter.shape for parameter in parameters])
+            self._rows[having] = row
+        self._row = row
 
     def _measure(self) -> None:
         self._row.measure([parameter.grad for parameter in self._present])  # type: ignore[misc]  # none is missing

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import seismograd
+from seismograd.capture import plain as plain_module
 from seismograd.capture import row as row_module
 from seismograd.capture.budget import Budget
 from seismograd.capture.plain import PlainSteps
@@ -331,3 +332,25 @@ def test_norms_of_gradients_of_another_type_than_their_parameters_are_not_rounde
     for record in records:
         assert record.gradient_norms is not None
         assert record.gradient_norms.tolist() == pytest.approx([exact, 2.0], rel=1e-6)
+
+
+def test_a_model_of_which_ever_other_parts_are_used_has_plain_steps_and_a_row_for_each(watch: Watch) -> None:
+    heads = nn.ModuleList(nn.Linear(2, 3) for _ in range(10))
+    optimizer = torch.optim.SGD(heads.parameters(), lr=0.0)
+    watched = watch(heads, optimizer, sample_every=0, sample_first=0)
+    rows = mock.Mock(side_effect=row_module.NormRow)
+    used = [*[0, 1, 2] * 10, *range(10), *[0, 1, 2] * 10]
+    with measured_as("many"), mock.patch.object(plain_module, "NormRow", rows):
+        for step, head in enumerate(used):
+            optimizer.zero_grad()
+            (heads[head](torch.ones(2)).sum() * (step + 1)).backward()
+            optimizer.step()
+            watched.monitor.log(loss=float(step))
+
+    records = watched.records()
+    assert 10 <= rows.call_count <= 20
+    for step, (head, record) in enumerate(zip(used, records, strict=True)):
+        assert record.gradient_norms is not None
+        expected = np.zeros(20)
+        expected[2 * head : 2 * head + 2] = np.sqrt([6.0, 3.0]) * (step + 1)
+        np.testing.assert_allclose(record.gradient_norms, expected, rtol=1e-6)
