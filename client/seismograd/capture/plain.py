@@ -107,6 +107,7 @@ class PlainSteps:
         """The optimizer is about to step. False = as far as can be seen it is no plain step; nothing was done."""
         began = _clock()
         series, watch = self._series, self._watch
+        self.under_way = False  # a step that raised has not ended
         if (
             len(arguments) != 1
             or keywords

@@ -31,12 +31,14 @@ _WORTH_COPYING = 8
 _LONGEST = 2048
 
 _dtype = operator.attrgetter("dtype")
+_is_contiguous = operator.methodcaller("is_contiguous")
 
 
 class _Vectors(NamedTuple):
     """Gradients of one length."""
 
     choose: Callable[[list[Tensor]], tuple[Tensor, ...]]
+    shape: torch.Size
     matrix: Tensor  # [k, length], a copy of each
     norms: Tensor  # [k], their places among those that are not in order yet
 
@@ -63,7 +65,6 @@ class NormRow:
             order[present[number]] = at
         self._one_by_one = len(present) < WORTH_LEAVING
         with outside_autograd(False):  # what the job's inference mode has made could be written to in none but that
-            # On memory that no call can make larger, should a gradient have become one of another shape.
             self.data = bytearray(4 * len(shapes))
             self.row = torch.frombuffer(self.data, dtype=torch.float32)
             self._places = [self.row[place] for place in present]
@@ -74,36 +75,48 @@ class NormRow:
             self._vectors: list[_Vectors] = []
             for (length, numbers), norms in zip(groups.items(), places, strict=True):
                 matrix = torch.zeros(len(numbers), length, dtype=torch.float32, device="cpu")
-                self._vectors.append(_Vectors(operator.itemgetter(*numbers), matrix, norms))
+                self._vectors.append(_Vectors(operator.itemgetter(*numbers), matrix.shape[1:], matrix, norms))
 
     def measure(self, gradients: list[Tensor]) -> None:
         """Takes the L2 norms of the gradients that there are, given in their order.
 
-        Raises RuntimeError unless all are dense, on the host, and of the precision of float32; TypeError or
-        AttributeError if one is None.
+        Raises RuntimeError unless all are float32, dense and on the host; TypeError or AttributeError if one is None.
         """
+        if list(map(_dtype, gradients)).count(torch.float32) != len(gradients):
+            raise RuntimeError("a gradient is of another type than its parameter")
         if self._one_by_one:
             try:
-                for gradient, place in zip(gradients, self._places, strict=True):
-                    norm_into(gradient, out=place)
+                self._measure_one_by_one(gradients)
             except RuntimeError:  # mostly a gradient with a graph of its own; then so have the next ones
                 self._one_by_one = False
             else:
                 return
         with outside_autograd(True):
-            if not self._vectors:
-                for gradient, place in zip(gradients, self._places, strict=True):
-                    norm_into(gradient, out=place)
-                return
-            for choose, matrix, norms in self._vectors:
+            if not self._measure_side_by_side(gradients):
+                self._measure_one_by_one(gradients)
+
+    def _measure_one_by_one(self, gradients: list[Tensor]) -> None:
+        for gradient, place in zip(gradients, self._places, strict=True):
+            norm_into(gradient, out=place)
+
+    def _measure_side_by_side(self, gradients: list[Tensor]) -> bool:
+        """False = some vectors are not what they were, or lie scattered in memory, where torch takes another kernel."""
+        if not self._vectors:
+            return False
+        try:
+            for choose, shape, matrix, norms in self._vectors:
                 vectors = choose(gradients)
-                if list(map(_dtype, vectors)).count(torch.float32) != len(vectors):
-                    raise RuntimeError("to copy a gradient of another type than its parameter would round it")
-                torch.stack(vectors, out=matrix)
+                # Of another shape than the matrix it would make that anew, and its norms others than their places.
+                if vectors[0].shape != shape or not all(map(_is_contiguous, vectors)):
+                    return False
+                torch.stack(vectors, out=matrix)  # refuses those that are unlike the first
                 norm_into(matrix, 2.0, 1, out=norms)
-            for number, place in self._single:
-                norm_into(gradients[number], out=place)
-            torch.index_select(self._unordered, 0, self._order, out=self.row)
+        except RuntimeError:
+            return False
+        for number, place in self._single:
+            norm_into(gradients[number], out=place)
+        torch.index_select(self._unordered, 0, self._order, out=self.row)
+        return True
 
 
 class OwnRow(threading.local):

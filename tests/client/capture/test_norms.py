@@ -41,6 +41,36 @@ def test_the_total_norm_has_the_bits_of_torch(
     assert torch.equal(measured.total, expected)
 
 
+def odd_gradients(kind: str, seed: int) -> list[Tensor]:
+    """64 gradients, most of them vectors, of which some are not what they were when the row was made."""
+    gradients = gradients_of(torch.float32, [5] * 40 + [9] * 20 + [300] * 4, 1.0, seed)
+    if kind == "longer":
+        gradients[:40] = gradients_of(torch.float32, [9] * 40, 1.0, seed)
+    elif kind == "matrices":
+        gradients[40:60] = [gradient.view(3, 3) for gradient in gradients[40:60]]
+    elif kind == "numbers":
+        gradients[40:60] = [gradient.sum() for gradient in gradients[40:60]]
+    elif kind == "scattered":
+        gradients[40:60] = [gradient.repeat(2)[::2] for gradient in gradients[40:60]]
+        gradients[:40] = [torch.stack([gradient] * 3, 1)[:, 1] for gradient in gradients[:40]]
+    elif kind == "complex":
+        gradients[60:62] = [gradient.to(torch.complex64) for gradient in gradients[60:62]]
+    elif kind == "double":
+        gradients[3] = gradients[3].double()
+    return gradients
+
+
+@pytest.mark.parametrize("kind", ["usual", "longer", "matrices", "numbers", "scattered", "complex", "double"])
+def test_the_total_has_the_bits_of_torch_whatever_the_gradients_have_become(kind: str) -> None:
+    own = OwnRow()
+    for seed in range(30):
+        for gradients in (odd_gradients("usual", seed), odd_gradients(kind, seed)):
+            measured = norms.torch_norm(gradients, None, own.measured)
+
+            assert measured is not None
+            assert torch.equal(measured.total, torch.nn.utils.get_total_norm(gradients))
+
+
 def test_a_device_without_float64_is_never_asked_for_it() -> None:
     assert norms.widest(torch.device("mps")) is torch.float32
     assert norms.widest(torch.device("cuda")) is torch.float64

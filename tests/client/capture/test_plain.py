@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -354,3 +354,34 @@ def test_a_model_of_which_ever_other_parts_are_used_has_plain_steps_and_a_row_fo
         expected = np.zeros(20)
         expected[2 * head : 2 * head + 2] = np.sqrt([6.0, 3.0]) * (step + 1)
         np.testing.assert_allclose(record.gradient_norms, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("after", [None, "closure", "nan"])
+def test_a_step_that_raised_leaves_nothing_in_the_record_of_the_next_one(watch: Watch, after: str | None) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watched = watch(model, optimizer, sample_every=0, sample_first=0)
+    fails = False
+
+    def fail(*_: object) -> None:
+        if fails:
+            raise ArithmeticError("this is the job's own")
+
+    for step in range(9):
+        fails = step == 5
+        optimizer.zero_grad()
+        (model(torch.tensor([3.0, 4.0])).sum() * (math.nan if step == 6 and after == "nan" else step + 1)).backward()
+        with pytest.raises(ArithmeticError) if fails else nullcontext():
+            if step == 2:
+                optimizer.register_step_pre_hook(fail)
+            if step == 6 and after == "closure":
+                optimizer.step(lambda: torch.zeros(()))
+            else:
+                optimizer.step()
+            watched.monitor.log(loss=float(step))
+
+    records = watched.records()
+    norms = [float(record.gradient_norms[0]) for record in records if record.gradient_norms is not None]
+    odd = 0.0 if after == "nan" else 35.0
+    assert norms == [5.0, 10.0, 15.0, 20.0, 25.0, odd, 40.0, 45.0]
+    assert [record.nonfinite is not None for record in records] == [place == 5 and after == "nan" for place in range(8)]
