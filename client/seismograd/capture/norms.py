@@ -60,8 +60,8 @@ class Census(NamedTuple):
         return self.nan + self.positive_inf + self.negative_inf
 
 
-# L2 norms, float32[k], of the gradients of certain parameters. Raises RuntimeError unless all are float32 on the host.
 MeasuresAlike = Callable[[list[Tensor]], Tensor]
+"""L2 norms, float32[k], of certain gradients. Raises RuntimeError unless all are float32, on the host."""
 
 
 class TorchNorm(NamedTuple):

@@ -7,7 +7,8 @@
 On a host each call for a norm costs a microsecond before the first element is read, and `_foreach_norm` is a loop of
 such calls that makes a tensor for each norm. Most gradients of a model are short vectors (biases, scales), which have
 few lengths among them. Copied side by side they are the rows of a matrix, whose norms one call takes, by the same
-kernel and therefore with the same bits. Of the 148 gradients of a transformer that leaves 50.
+kernel and therefore with the same bits. Of the 148 gradients of a transformer that leaves 50. When some vector is not
+what it was, all gradients are measured one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from seismograd.capture.norms import norm_into, outside_autograd
 WORTH_LEAVING = 50
 # Of fewer vectors the two calls cost what they save.
 _WORTH_COPYING = 8
-# Copying a longer vector, of more than 8 KiB, costs more than a call.
+# Of twice this length, copying a vector costs what a call does; and a row keeps a copy of each, 8 KiB at most.
 _LONGEST = 2048
 
 _dtype = operator.attrgetter("dtype")
@@ -38,7 +39,7 @@ class _Vectors(NamedTuple):
     """Gradients of one length."""
 
     choose: Callable[[list[Tensor]], tuple[Tensor, ...]]
-    shape: torch.Size
+    shape: torch.Size  # of each, as it was when the row was made
     matrix: Tensor  # [k, length], a copy of each
     norms: Tensor  # [k], their places among those that are not in order yet
 
