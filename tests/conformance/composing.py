@@ -28,7 +28,7 @@ def compose(sent: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[ClosedBlock]:
             known[wire.version] = decode_catalog(wire, limits)
         decoder = Decoder(lambda _handle, _optimizer, version, known=known: known.get(version), limits)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         for frame in frames:
-            arrival = decoder.decode(frame, known_handles=(1,))
+            arrival = decoder.decode([frame], known_handles=(1,))
             if arrival.rejections:
                 raise ValueError(f"rank {rank}: {arrival.rejections[0]}")
             for _, catalog in arrival.catalogs:

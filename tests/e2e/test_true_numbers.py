@@ -48,7 +48,7 @@ def closed(model: nn.Module, gradients: list[Tensor], *, clip: bool = False) -> 
     assert monitor.finish(timeout_seconds=20.0).complete
     (catalog,) = transport.ledger.catalogs
     wire = encode_batch(1, [normalise(record) for record in transport.ledger.records()])
-    (batch,) = decode_batches([wire], lambda *_: len(catalog.parameters), LIMITS, refuse)
+    (batch,) = decode_batches([(wire, None)], lambda *_: len(catalog.parameters), LIMITS, refuse)
     aligner = Aligner(1, Patience(), now=0.0)
     aligner.offer(0, batch, now=0.0)
     (closing,) = aligner.close_all()

@@ -104,3 +104,36 @@ def test_time_alone_gives_every_run_a_turn_also_when_the_clock_is_set_back() -> 
     assert turns.any_due(lambda run_id: run_id > 0)
     turns.forget(2)
     assert not turns
+
+
+def test_states_that_are_due_at_once_are_saved_by_and_by(database: Database) -> None:
+    """After a pause of the whole fleet all are due, and the first acks need not wait for that."""
+    pipeline = new_pipeline(database, settings=PipelineSettings(checkpoint_seconds=15.0))
+    runs = [run_of(pipeline, f"run-{index}") for index in range(10)]
+    for run in runs:
+        run.norms = healthy_norms(120)
+        run.send(0, 100)
+    pipeline.detect(NOW)
+
+    def saved() -> int:
+        with database.read() as transaction:
+            return sum(transaction.detectors.load(each.opened[0].run_id, 0) is not None for each in runs)
+
+    counts = []
+    for step in range(100, 104):
+        for run in runs:
+            run.send(step, step + 1)
+        pipeline.detect(NOW + 20.0)
+        counts.append(saved())
+    assert counts == [4, 8, 10, 10]
+
+
+def test_a_state_is_saved_with_the_end_of_its_run_however_many_are_due(database: Database) -> None:
+    pipeline = new_pipeline(database, settings=PipelineSettings(checkpoint_seconds=15.0))
+    runs = [run_of(pipeline, f"run-{index}") for index in range(10)]
+    for run in runs:
+        run.send(0, 4)
+        pipeline.close_rank(run.opened[0].handle, "finished", "", NOW)
+    pipeline.detect(NOW)
+    with database.read() as transaction:
+        assert all(transaction.detectors.load(run.opened[0].run_id, 0) is not None for run in runs)

@@ -15,7 +15,7 @@ from seismograd_server.detect.facts import UNKNOWN, Step, from_octaves, numpy_oc
 from seismograd_server.detect.layers import LayerMemory
 from seismograd_server.detect.ranks import RankMemory
 from seismograd_server.detect.reading import Reading
-from seismograd_server.detect.state import SETTING
+from seismograd_server.detect.state import NUMBERS, SETTING
 from seismograd_server.detect.updates import Updates
 from seismograd_server.detect.weights import WeightMemory
 
@@ -62,14 +62,14 @@ class Context:
     record: Record = field(default_factory=Record)
     loss: Baseline = field(default_factory=lambda: Baseline(least_spread=0.0))
     loss_record: Record = field(default_factory=Record)
-    first_levels: list[float] = field(default_factory=list)
-    first_losses: list[float] = field(default_factory=list)
-    last_losses: list[float] = field(default_factory=list)
+    first_levels: list[float] = field(default_factory=list, metadata=NUMBERS)
+    first_losses: list[float] = field(default_factory=list, metadata=NUMBERS)
+    last_losses: list[float] = field(default_factory=list, metadata=NUMBERS)
     lowest: float = math.inf  # the lowest that the norm's baseline has been, in octaves
     updates: Updates = field(default_factory=Updates)
     weights: WeightMemory = field(default_factory=WeightMemory)
-    held_levels: list[float] = field(default_factory=list)  # of the open excursion: perhaps the new usual ones
-    held_losses: list[float] = field(default_factory=list)
+    held_levels: list[float] = field(default_factory=list, metadata=NUMBERS)  # of the open excursion
+    held_losses: list[float] = field(default_factory=list, metadata=NUMBERS)
     excursion: Excursion = field(default_factory=Excursion)
     layers: LayerMemory = field(default_factory=LayerMemory)
     ranks: RankMemory = field(default_factory=RankMemory)

@@ -85,6 +85,8 @@ class StalledDetector:
 
     def silence(self, seconds: float) -> Finding | None:
         """Say whether so many seconds without any record are too many; None = they are not, or it cannot be told."""
+        if seconds < self.config.least_seconds:  # nearly always; the limit takes two sorts
+            return None
         usual = self._usual()
         limit = self._limit(usual)
         if usual is None or limit is None or seconds < limit:

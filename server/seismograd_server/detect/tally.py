@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,8 @@ def window_max(tally: Tally) -> float | None:
 
 def to_json(tally: Tally) -> str:
     """Write a tally; numbers that JSON cannot hold become "NaN", "Infinity" and "-Infinity"."""
-    return json.dumps({name: _writable(value) for name, value in asdict(tally).items()}, allow_nan=False)
+    values = {name: getattr(tally, name) for name in Tally.__dataclass_fields__}
+    return json.dumps({name: _writable(value) for name, value in values.items()}, allow_nan=False)
 
 
 def from_json(text: str) -> Tally:

@@ -28,14 +28,21 @@ _INT62 = 2**62
 _JOINED_RECORDS = 4_096
 _JOINED_BYTES = 4 * 2**20
 _LAST_SOURCE = max(NormSource)
+_SOURCES = bytes(NormSource)
 
 
 class BatchColumns:
-    """The columns of one or more consecutive batches, their lengths checked, as bytes."""
+    """The columns of one batch, their lengths checked, as bytes; `norms` where the message does not have them."""
 
     __slots__ = ("count", "dense", "key", "sparse", "wire")
 
-    def __init__(self, wire: telemetry.StepBatch, parameter_count: ParameterCount, limits: IngestLimits) -> None:
+    def __init__(
+        self,
+        wire: telemetry.StepBatch,
+        norms: memoryview | None,
+        parameter_count: ParameterCount,
+        limits: IngestLimits,
+    ) -> None:
         count = wire.count
         if not 1 <= count <= limits.max_batch_records:
             raise InvalidBatchError("count", f"is {count}: a batch holds 1 to {limits.max_batch_records} records")
@@ -50,10 +57,12 @@ class BatchColumns:
         steps = wire.steps
         if not steps and not -_INT62 < wire.first_step < _INT62:
             raise InvalidBatchError("first_step", f"is {wire.first_step}: beyond 2^62")
-        norms, totals, digests = wire.gradient_norms, wire.total_norms, wire.digests
+        totals, digests = wire.total_norms, wire.digests
         self.wire = wire
         self.count = count
-        self.dense = (steps, wire.times_unix_seconds, wire.sources, wire.flags, norms, totals, digests)
+        # Each look into the message is a copy of the column, so that there is one.
+        gradient_norms = wire.gradient_norms if norms is None else norms
+        self.dense = (steps, wire.times_unix_seconds, wire.sources, wire.flags, gradient_norms, totals, digests)
         for (name, size, required), column in zip(_DENSE, self.dense, strict=True):
             width = size or 4 * parameters
             if len(column) != count * width and (required or column):
@@ -67,7 +76,7 @@ class BatchColumns:
             wire.branch,
             wire.catalog_version,
             parameters,
-            not norms,
+            not gradient_norms,
             not totals,
             not digests,
         )
@@ -90,17 +99,20 @@ _DENSE = (  # name, bytes a record (0 = four per parameter), whether it must be 
 
 
 def decode_batches(
-    batches: Iterable[telemetry.StepBatch],
+    batches: Iterable[tuple[telemetry.StepBatch, memoryview | None]],
     parameter_count: ParameterCount,
     limits: IngestLimits,
     refuse: Callable[[telemetry.StepBatch, InvalidBatchError], None],
 ) -> Iterator[StepBatch]:
-    """Decode the batches of a frame, joining those that continue one another; `refuse` hears of the bad ones."""
+    """Decode the batches of a frame, joining those that continue one another; `refuse` hears of the bad ones.
+
+    Each comes with its gradient norms, if these are not in it.
+    """
     group: list[BatchColumns] = []
     size = records = end = 0
-    for wire in batches:
+    for wire, norms in batches:
         try:
-            columns = BatchColumns(wire, parameter_count, limits)
+            columns = BatchColumns(wire, norms, parameter_count, limits)
         except InvalidBatchError as error:
             refuse(wire, error)
             continue
@@ -142,18 +154,20 @@ def _decode(group: list[BatchColumns]) -> StepBatch:
     times: Float64 = _column(group, 1, "<f8")
     sources: UInt8 = _column(group, 2, "u1")
     flags: UInt16 = _column(group, 3, "<u2")
-    if len(steps) > 1 and not (steps[1:] > steps[:-1]).all():
+    counted_on = len(group) == 1 and not group[0].dense[0]  # from a first step: they rise
+    if len(steps) > 1 and not counted_on and not (steps[1:] > steps[:-1]).all():
         raise InvalidBatchError("steps", "do not rise: a step that goes back or repeats begins a new branch")
     if steps[0] <= -_INT62 or steps[-1] >= _INT62:  # between any two of them there is a number of steps
         raise InvalidBatchError("steps", f"go from {steps[0]} to {steps[-1]}: beyond 2^62")
     if not np.isfinite(times).all():
         raise InvalidBatchError("times_unix_seconds", "holds NaN or Inf: a record has a time")
-    if sources.min() < 1 or sources.max() > _LAST_SOURCE:
+    if any(each.dense[2].translate(None, _SOURCES) for each in group):  # a twentieth of what numpy's minimum costs
         raise InvalidBatchError("sources", f"holds a number outside 1 to {_LAST_SOURCE}: see NormSource")
     count = len(steps)
-    norms: Float32 | None = _column(group, 4, "<f4").reshape(count, parameters) if wire.gradient_norms else None
-    totals: Float64 | None = _column(group, 5, "<f8") if wire.total_norms else None
-    digests: UInt64 | None = _column(group, 6, "<u8") if wire.digests else None
+    *_, has_norms, has_totals, has_digests = (bool(column) for column in group[0].dense)
+    norms: Float32 | None = _column(group, 4, "<f4").reshape(count, parameters) if has_norms else None
+    totals: Float64 | None = _column(group, 5, "<f8") if has_totals else None
+    digests: UInt64 | None = _column(group, 6, "<u8") if has_digests else None
     sparse = SparseColumns.joined([(each.count, each.sparse) for each in group])
     return StepBatch(
         rank_handle=wire.rank_handle,
@@ -195,7 +209,7 @@ def _column(group: list[BatchColumns], index: int, dtype: str) -> npt.NDArray[An
     return np.frombuffer(data, dtype)
 
 
-def _wrong_length(name: str, column: bytes, count: int, width: int) -> InvalidBatchError:
+def _wrong_length(name: str, column: bytes | memoryview, count: int, width: int) -> InvalidBatchError:
     return InvalidBatchError(
         name,
         f"has {len(column)} bytes; {count} records of {width} bytes each are {count * width}",

@@ -1,20 +1,23 @@
 """The frames of one stream and tick to an Arrival: parsed once, validated, the bad records set apart.
 
-    bytes of all frames, joined --parse--> StreamStepsRequest --> Arrival(batches, drops, catalogs, ..., rejections)
+    frames --cut, join--> bytes --parse--> StreamStepsRequest --> Arrival(batches, drops, catalogs, ..., rejections)
 
-A frame holds repeated fields only, so that joined frames are one frame (telemetry.proto says so).
+A frame holds repeated fields only, so that joined frames are one frame (telemetry.proto says so). Of large ones the
+gradient norms stay where they are, and what is left is parsed (`cutting.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from itertools import repeat
 
 from google.protobuf.message import DecodeError
 
 from seismograd_proto.v1 import telemetry
 from seismograd_server.errors import IngestError, InvalidBatchError, UnknownRankError
 from seismograd_server.ingest.batches import ParameterCount, decode_batches
+from seismograd_server.ingest.cutting import cut
 from seismograd_server.ingest.identities import decode_catalog
 from seismograd_server.ingest.limits import IngestLimits, shortened
 from seismograd_server.model import (
@@ -54,32 +57,35 @@ class Decoder:
         self._catalog_of = catalog_of
         self._limits = limits
 
-    def decode(self, data: bytes, known_handles: Collection[int] = ()) -> Arrival:
-        """Decode joined frames.
+    def decode(self, frames: Sequence[bytes], known_handles: Collection[int] = ()) -> Arrival:
+        """Decode the frames of a stream, as if they were one.
 
         Args:
-            data: the frames.
+            frames: in the order in which they came; the arrival's arrays may be views of them.
             known_handles: the ranks that this stream has spoken for so far; a catalog that comes alone is theirs.
 
         Raises:
             FrameError: the bytes cannot be parsed.
             UnknownRankError: a handle that was never given; nothing of the frames is taken.
         """
+        data, norms = cut(frames) or (b"".join(frames), [])
         try:
             frame = telemetry.StreamStepsRequest.FromString(data)
         except DecodeError as error:
             raise FrameError("StreamStepsRequest: the bytes are no protobuf message of this type") from error
-        return _Frame(frame, self._catalog_of, self._limits).arrival(known_handles)
+        return _Frame(frame, norms, self._catalog_of, self._limits).arrival(known_handles)
 
 
 class _Frame:
     def __init__(
         self,
         frame: telemetry.StreamStepsRequest,
+        norms: Sequence[memoryview],
         catalog_of: Callable[[int, int, int], Catalog | None],
         limits: IngestLimits,
     ) -> None:
         self._frame = frame
+        self._norms = norms  # of each batch, where they are not in the frame
         self._catalog_of = catalog_of
         self._limits = limits
         self._counts: dict[tuple[int, int, int], int | InvalidBatchError | None] = {}
@@ -89,8 +95,10 @@ class _Frame:
         frame = self._frame
         catalogs = self._catalogs(known_handles) if frame.catalogs else ()
         count: ParameterCount = self._parameter_count
+        norms = self._norms or repeat(None, len(frame.batches))
+        pairs = zip(frame.batches, norms, strict=True)
         batches = decode_batches(
-            (each for each in frame.batches if self._addressed(each)), count, self._limits, self._refuse
+            (pair for pair in pairs if self._addressed(pair[0])), count, self._limits, self._refuse
         )
         return Arrival(
             batches=tuple(batches),

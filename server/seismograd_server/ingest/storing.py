@@ -69,13 +69,15 @@ class Storing:
         outcomes: list[Outcome] = []
         for stream, own in by_stream.items():
             try:
-                data = b"".join([stream.unclaimed, *(frame.data for frame in own)])
+                data = [frame.data for frame in own]
+                if stream.unclaimed:
+                    data.insert(0, stream.unclaimed)
                 arrival = self._decoder.decode(data, stream.handles)
                 self._pipeline.capacity.admit_catalogs(arrival.catalogs, now)
                 stream.speak_for(arrival.handles)
                 # A new stream may begin with nothing but catalogs, which do not say whose they are: they are read
                 # again with what comes next.
-                stream.unclaimed = b"" if stream.handles else self._bounded(data)
+                stream.unclaimed = b"" if stream.handles else self._bounded(b"".join(data))
                 decoded.append((stream, own, arrival))
             except (IngestError, StorageError) as error:
                 outcomes.append(Outcome(stream, len(own), None, error))

@@ -48,7 +48,7 @@ class PipelineSettings:
         patience: how long a step waits for missing ranks.
         lost_after_seconds: a run of which nothing has been heard for so long is lost.
         checkpoint_seconds: between two stored states of the detectors of a run that has closed many steps since: what
-            a restart may have to replay.
+            a restart may have to replay; more while many runs are due at once.
         chores_seconds: between two looks at what only time changes: aged alerts, ranks that were last seen.
         view_seconds: how long a run that is over stays among the live ones, so that a scraper sees how it ended.
         view_layers: whether views hold norms by layer; what is usual for each has to be worked out for every view.

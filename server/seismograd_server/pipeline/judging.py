@@ -27,6 +27,10 @@ from seismograd_server.store.progress import Progress
 # To judge fewer steps again costs no more than to save a state; so it is done only this many times less often.
 _WORTH_SAVING_STEPS = 64
 _PATIENT = 20
+# When many states are due at once, as after a pause of the whole fleet, they are saved by and by: so few in one go, or
+# one for each so many steps. To save one costs about as much as to judge fifty.
+_SAVES_AT_ONCE = 4
+_STEPS_A_SAVE = 1024
 # What a run's turn costs at least, in steps that are judged along with others.
 _LEAST_COST = 16
 
@@ -126,7 +130,7 @@ def write(
             transaction.runs.set_state(job.engine.run_id, job.ending.state, now, job.ending.reason)
             job.engine.end(job.ending, now)
     _do_chores(transaction, [job.engine for job in jobs if job.chores], now)
-    save_states(transaction, [each for job in jobs for each in _due_checkpoints(job, now)], now)
+    save_states(transaction, _due_checkpoints(jobs, now), now)
 
 
 def _check_they_exist(transaction: Transaction, run_ids: Sequence[int]) -> None:
@@ -219,11 +223,18 @@ def _after(open_alerts: Sequence[Alert], changes: Sequence[Transition]) -> list[
     return [alert for alert in alerts.values() if alert.state is not AlertState.RESOLVED]
 
 
-def _due_checkpoints(job: Job, now: float) -> list[tuple[RunEngine, int]]:
-    """The optimizers whose detectors are to be saved: of those that moved every few seconds, and all at the end."""
+def _due_checkpoints(jobs: Sequence[Job], now: float) -> list[tuple[RunEngine, int]]:
+    """The optimizers whose detectors are to be saved: all of runs that end, and some of those that are due."""
+    ending = [
+        (job.engine, optimizer) for job in jobs if job.ending is not None for optimizer in sorted(job.engine.series)
+    ]
+    due = [each for job in jobs if job.ending is None for each in _due_of(job, now)]
+    return ending + due[: max(_SAVES_AT_ONCE, sum(job.steps for job in jobs) // _STEPS_A_SAVE)]
+
+
+def _due_of(job: Job, now: float) -> list[tuple[RunEngine, int]]:
+    """The optimizers that moved, and have moved for long enough since they were saved."""
     engine = job.engine
-    if job.ending is not None:
-        return [(engine, optimizer) for optimizer in sorted(engine.series)]
     due = []
     for optimizer in sorted({each.closed.optimizer for each in job.judged}):
         series = engine.series[optimizer]

@@ -44,7 +44,7 @@ def pack(columns: Iterable[tuple[int, Column]]) -> bytes:
             raise ValueError(f"column {identifier} is {column.dtype}[{column.ndim} dimensions]: cannot be stored")
         second = column.shape[1] if column.ndim == 2 else 0
         entries.append(_ENTRY.pack(identifier, code, column.ndim, column.shape[0], second))
-        bodies.append(column.tobytes())
+        bodies.append(column.data if column.flags.c_contiguous else column.tobytes())
         if padding := -column.nbytes % _ALIGNMENT:
             bodies.append(_PADDING[padding])
     directory = b"".join((_HEADER.pack(_MAGIC, len(entries)), *entries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
@@ -35,7 +35,18 @@ class DetectorRepository:
 
     def save_all(self, states: Sequence[DetectorCheckpoint], now: float) -> None:
         """Store some checkpoints; each replaces the one before of its series."""
-        rows = [asdict(state) | {"saved_at": now} for state in states]
+        rows = [
+            {
+                "run_id": each.run_id,
+                "optimizer": each.optimizer,
+                "ordinal": each.ordinal,
+                "state": each.state,
+                "attempt": each.attempt,
+                "segment": each.segment,
+                "saved_at": now,
+            }
+            for each in states
+        ]
         if rows:
             statement = insert_into(self._connection, detector_states)
             keys = [detector_states.c.run_id, detector_states.c.optimizer]

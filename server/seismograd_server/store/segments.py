@@ -18,6 +18,8 @@ from seismograd_server.store.segment_rows import SEGMENT_COLUMNS, decode_segment
 
 # Segments fetched at a time, a few megabytes of a usual model; bounds the memory of a reader, not the result.
 _PAGE = 256
+# Payloads are given to the database when there are so many bytes of them: while they are in the processor's caches.
+_AT_ONCE_BYTES = 2**20
 # Bound parameters of one statement; every database takes this many.
 _HANDLES = 500
 # The largest number that a column holds.
@@ -45,29 +47,22 @@ class SegmentRepository:
         """
         self._load({batch.rank_handle for batch in batches})
         changed: dict[StreamKey, Intervals] = {}
-        rows = []
         for batch in batches:
+            self._launch_row(batch.rank_handle)
             stream = StreamKey(batch.rank_handle, batch.optimizer, batch.kind)
-            launch_row = self._launch_row(batch.rank_handle)
             self._receive(changed, stream, batch.first_sequence, batch.end_sequence)
-            rows.append(
-                {
-                    "launch_row": launch_row,
-                    "optimizer": batch.optimizer,
-                    "kind": int(batch.kind),
-                    "rank_handle": batch.rank_handle,
-                    "branch": batch.branch,
-                    "first_sequence": batch.first_sequence,
-                    "records": batch.count,
-                    "first_step": int(batch.steps[0]),
-                    "last_step": int(batch.steps[-1]),
-                    "encoding": ENCODING_COLUMNS,
-                    "received_at": received_at,
-                    "payload": encode(batch),
-                }
-            )
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for batch in batches:
+            row = self._row(batch, received_at)
+            rows.append(row)
+            size += len(row["payload"])
+            if size >= _AT_ONCE_BYTES:
+                append_rows(self._connection, segments, rows)
+                rows, size = [], 0
         if rows:
             append_rows(self._connection, segments, rows)
+        if changed:
             self._save(changed)
 
     def drop(self, ranges: Sequence[DroppedRange]) -> int:
@@ -175,6 +170,22 @@ class SegmentRepository:
     def last_id(self) -> int:
         """The id of the newest segment of all; ids rise with every one that is stored. 0 = there is none."""
         return self._connection.scalar(_SELECT_LAST) or 0
+
+    def _row(self, batch: StepBatch, received_at: float) -> dict[str, Any]:
+        return {
+            "launch_row": self._launch_row(batch.rank_handle),
+            "optimizer": batch.optimizer,
+            "kind": int(batch.kind),
+            "rank_handle": batch.rank_handle,
+            "branch": batch.branch,
+            "first_sequence": batch.first_sequence,
+            "records": batch.count,
+            "first_step": int(batch.steps[0]),
+            "last_step": int(batch.steps[-1]),
+            "encoding": ENCODING_COLUMNS,
+            "received_at": received_at,
+            "payload": encode(batch),
+        }
 
     def _load(self, handles: set[int]) -> None:
         for some in _chunked(handles - self._launches.keys()):

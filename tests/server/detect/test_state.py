@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from dataclasses import dataclass, field
 
@@ -53,24 +54,37 @@ def test_equal_states_have_equal_bytes() -> None:
     assert pack({"a": Outer(1)}) != pack({"a": Outer(2)})
 
 
-def test_what_the_former_format_holds_is_read() -> None:
-    text = b'{"a":{"count":3,"table":{"__array__":"<f4","shape":[1,2],"data":"AACAPwAAAEA="}}}'
+FORMER = zlib.compress(b'{"a":{"count":3,"table":{"__array__":"<f4","shape":[1,2],"data":"AACAPwAAAEA="}}}')
+COMPRESSED = zlib.compress(b'{"a":{"count":3,"table":{"__array__":"<f4","shape":[1,2],"at":0}}}')
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SGW1" + FORMER,
+        b"SGW2" + struct.pack("<I", len(COMPRESSED)) + COMPRESSED + struct.pack("<ff", 1.0, 2.0),
+    ],
+    ids=["arrays within", "compressed"],
+)
+def test_what_former_formats_hold_is_read(data: bytes) -> None:
     restored = Outer()
-    fill(restored, unpack(b"SGW1" + zlib.compress(text))["a"])
+    fill(restored, unpack(data)["a"])
     assert restored.count == 3
     np.testing.assert_array_equal(restored.table, np.array([[1.0, 2.0]], dtype=np.float32))
 
 
-def test_a_long_list_of_numbers_comes_back_as_a_list_and_what_is_derived_is_made_anew() -> None:
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_long_list_of_numbers_comes_back_as_a_list_and_what_is_derived_is_made_anew(count: int) -> None:
     saved = Baseline()
-    saved.accept_all([3.0, -1.5, 0.1, -0.0, 2.0**-1074])
+    saved.accept_all([3.0, -1.5, 0.1, -0.0, 2.0**-1074][:count])
     restored = Baseline()
     fill(restored, unpack(pack({"norm": saved}))["norm"])
     assert repr(restored) == repr(saved)
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PK\x03\x04", b"SGW1", b"SGW1damaged", b"SGW2", pack({"a": 1})[:-3], pack({"a": np.ones(9)})[:-3]]
+    "data",
+    [b"", b"PK\x03\x04", b"SGW1", b"SGW1damaged", b"SGW2", b"SGW3", pack({"a": 1})[:-3], pack({"a": np.ones(9)})[:-3]],
 )
 def test_damaged_bytes_are_refused_with_one_line(data: bytes) -> None:
     with pytest.raises(StateError, match=r"^detector state: .*start the detectors afresh$"):

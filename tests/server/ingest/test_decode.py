@@ -49,7 +49,7 @@ def frame(*batches: telemetry.StepBatch, **others: Any) -> bytes:
 
 
 def decode(data: bytes, handles: tuple[int, ...] = ()) -> Arrival:
-    return Decoder(catalog_of, LIMITS).decode(data, handles)
+    return Decoder(catalog_of, LIMITS).decode([data], handles)
 
 
 def only(arrival: Arrival) -> StepBatch:
