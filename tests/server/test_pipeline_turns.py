@@ -128,6 +128,18 @@ def test_states_that_are_due_at_once_are_saved_by_and_by(database: Database) -> 
     assert counts == [4, 8, 10, 10]
 
 
+def test_of_states_that_are_due_those_are_saved_first_that_have_waited_longest(database: Database) -> None:
+    """Runs come in about the same order every time: the last ones would wait for ever."""
+    pipeline = new_pipeline(database, settings=PipelineSettings(checkpoint_seconds=0.0))
+    runs = [run_of(pipeline, f"run-{index}") for index in range(10)]
+    for turn in range(3):
+        for run in runs:
+            run.send(turn, turn + 1, NOW + turn)
+        pipeline.detect(NOW + turn)
+    with database.read() as transaction:
+        assert all(transaction.detectors.load(run.opened[0].run_id, 0) is not None for run in runs)
+
+
 def test_a_state_is_saved_with_the_end_of_its_run_however_many_are_due(database: Database) -> None:
     pipeline = new_pipeline(database, settings=PipelineSettings(checkpoint_seconds=15.0))
     runs = [run_of(pipeline, f"run-{index}") for index in range(10)]

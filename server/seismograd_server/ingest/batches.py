@@ -39,7 +39,7 @@ class BatchColumns:
     def __init__(
         self,
         wire: telemetry.StepBatch,
-        norms: memoryview | None,
+        norms: bytes | memoryview | None,
         parameter_count: ParameterCount,
         limits: IngestLimits,
     ) -> None:
@@ -99,7 +99,7 @@ _DENSE = (  # name, bytes a record (0 = four per parameter), whether it must be 
 
 
 def decode_batches(
-    batches: Iterable[tuple[telemetry.StepBatch, memoryview | None]],
+    batches: Iterable[tuple[telemetry.StepBatch, bytes | memoryview | None]],
     parameter_count: ParameterCount,
     limits: IngestLimits,
     refuse: Callable[[telemetry.StepBatch, InvalidBatchError], None],

@@ -2,7 +2,8 @@
 
     frame --cut--> the frame without them, to be parsed, + a view of them for each batch
 
-Only what a client of ours sends is cut; whatever else the bytes may be, it is left to the parser to say.
+Only what a client of ours sends is cut; whatever else the bytes may be, it is left to the parser to say. That is found
+out in few steps, for a client may send anything.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from collections.abc import Sequence
 _BATCHES = 1 << 3 | 2
 _GRADIENT_NORMS = 13 << 3 | 2
 _VARINT, _DELIMITED = 0, 2
-# Of a smaller frame the copies cost less than to look for what need not be copied.
+# Of smaller frames and batches the copies cost less than to look for what need not be copied.
 _WORTH_BYTES = 4096
+# A batch has some twenty fields, and a frame some others beside its batches.
+_MOST_FIELDS = 64
+_MOST_OTHERS = 16
 # Seven bits a byte: no tag and no length is longer.
 _LAST_SHIFT = 28
 
@@ -23,16 +27,17 @@ class _NotOurs(Exception):  # noqa: N818 (no error: it never leaves this module)
     """The bytes are laid out in another way than ours."""
 
 
-def cut(frames: Sequence[bytes]) -> tuple[bytes, list[memoryview]] | None:
+def cut(frames: Sequence[bytes]) -> tuple[bytes, list[bytes | memoryview]] | None:
     """Cut the gradient norms out of some frames; None = they had better be parsed as they are.
 
     Returns:
-        the frames without them, joined, and for each of their batches in order a view of its norms, perhaps empty.
+        the frames without them, joined, and for each of their batches in order its norms, perhaps empty. They are views
+        where they are most of a frame, which then is kept for as long as they are.
     """
     if sum(map(len, frames)) < _WORTH_BYTES * len(frames):
         return None
     kept: list[bytes | memoryview] = []
-    norms: list[memoryview] = []
+    norms: list[bytes | memoryview] = []
     try:
         for frame in frames:
             _cut_frame(frame, kept, norms)
@@ -41,10 +46,14 @@ def cut(frames: Sequence[bytes]) -> tuple[bytes, list[memoryview]] | None:
     return b"".join(kept), norms
 
 
-def _cut_frame(frame: bytes, kept: list[bytes | memoryview], norms: list[memoryview]) -> None:
+def _cut_frame(frame: bytes, kept: list[bytes | memoryview], norms: list[bytes | memoryview]) -> None:
     view, at, size = memoryview(frame), 0, len(frame)
+    fields = size // _WORTH_BYTES + _MOST_OTHERS
     while at < size:
         start = at
+        fields -= 1
+        if not fields:
+            raise _NotOurs
         tag, at = _varint(frame, at)
         if tag & 7 != _DELIMITED:
             raise _NotOurs
@@ -54,7 +63,8 @@ def _cut_frame(frame: bytes, kept: list[bytes | memoryview], norms: list[memoryv
             raise _NotOurs
         if tag == _BATCHES:
             place = _find_norms(frame, at, end)
-            norms.append(view[place[1] : place[2]])
+            own = view[place[1] : place[2]]
+            norms.append(own if 2 * len(own) >= size else bytes(own))
             kept += (_field_head(end - at - (place[2] - place[0])), view[at : place[0]], view[place[2] : end])
         else:
             kept.append(view[start:end])
@@ -64,7 +74,9 @@ def _cut_frame(frame: bytes, kept: list[bytes | memoryview], norms: list[memoryv
 def _find_norms(frame: bytes, at: int, end: int) -> tuple[int, int, int]:
     """Where the norms of the batch in [at, end) lie: their tag, their first byte, the byte behind them."""
     found = None
-    while at < end:
+    for _ in range(_MOST_FIELDS):
+        if at >= end:
+            break
         start = at
         tag, at = _varint(frame, at)
         kind = tag & 7

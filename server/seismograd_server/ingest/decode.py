@@ -80,7 +80,7 @@ class _Frame:
     def __init__(
         self,
         frame: telemetry.StreamStepsRequest,
-        norms: Sequence[memoryview],
+        norms: Sequence[bytes | memoryview],
         catalog_of: Callable[[int, int, int], Catalog | None],
         limits: IngestLimits,
     ) -> None:

@@ -44,6 +44,8 @@ class Arrival:
     def handles(self) -> set[int]:
         """The ranks that spoke."""
         found = {batch.rank_handle for batch in self.batches}
+        if not (self.drops or self.catalogs or self.checkpoints or self.health or self.answers or self.rejections):
+            return found  # nearly always, and asked for several times a frame
         found.update(drop.stream.rank_handle for drop in self.drops)
         found.update(handle for handle, _ in self.catalogs)
         found.update(checkpoint.rank_handle for checkpoint in self.checkpoints)

@@ -27,10 +27,10 @@ from seismograd_server.store.progress import Progress
 # To judge fewer steps again costs no more than to save a state; so it is done only this many times less often.
 _WORTH_SAVING_STEPS = 64
 _PATIENT = 20
-# When many states are due at once, as after a pause of the whole fleet, they are saved by and by: so few in one go, or
-# one for each so many steps. To save one costs about as much as to judge fifty.
+# When many states are due at once, as after a pause of the whole fleet, they are saved by and by, those first that have
+# waited longest: so few in one go, or one for so many runs. To save one costs about as much as to judge fifty steps.
 _SAVES_AT_ONCE = 4
-_STEPS_A_SAVE = 1024
+_RUNS_A_SAVE = 32
 # What a run's turn costs at least, in steps that are judged along with others.
 _LEAST_COST = 16
 
@@ -225,11 +225,11 @@ def _after(open_alerts: Sequence[Alert], changes: Sequence[Transition]) -> list[
 
 def _due_checkpoints(jobs: Sequence[Job], now: float) -> list[tuple[RunEngine, int]]:
     """The optimizers whose detectors are to be saved: all of runs that end, and some of those that are due."""
-    ending = [
-        (job.engine, optimizer) for job in jobs if job.ending is not None for optimizer in sorted(job.engine.series)
-    ]
+    ended = [job.engine for job in jobs if job.ending is not None]
     due = [each for job in jobs if job.ending is None for each in _due_of(job, now)]
-    return ending + due[: max(_SAVES_AT_ONCE, sum(job.steps for job in jobs) // _STEPS_A_SAVE)]
+    due.sort(key=lambda each: each[0].series[each[1]].waits_to_be_saved)
+    most = max(_SAVES_AT_ONCE, len(jobs) // _RUNS_A_SAVE)
+    return [(engine, optimizer) for engine in ended for optimizer in sorted(engine.series)] + due[:most]
 
 
 def _due_of(job: Job, now: float) -> list[tuple[RunEngine, int]]:

@@ -195,6 +195,11 @@ class Series:
         return max((len(catalog.parameters) for catalog in catalogs), default=0)
 
     @property
+    def waits_to_be_saved(self) -> tuple[float, int]:
+        """Less for one that has waited longer, or as long with more steps."""
+        return self.saved_at or 0.0, -self.unsaved_steps
+
+    @property
     def behind(self) -> bool:
         """Whether more could have been closed than was asked for."""
         return self._aligner is not None and self._aligner.capped

@@ -43,7 +43,8 @@ class SegmentRepository:
             UnknownRankError: a handle that was never given, or whose run has been deleted.
             InvalidBatchError: sequences or steps beyond what can be stored.
             StorageError: a record is stored already.
-            Whatever is raised, nothing of this call is stored.
+            ValueError: a column whose type is not the one that StepBatch declares; the transaction must be rolled back.
+            Whatever else is raised, nothing of this call is stored.
         """
         self._load({batch.rank_handle for batch in batches})
         changed: dict[StreamKey, Intervals] = {}
