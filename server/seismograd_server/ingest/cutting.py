@@ -1,6 +1,6 @@
 """The gradient norms of a frame where they lie: nearly all of its bytes, which a parser would copy twice.
 
-    frame --cut--> the frame without them, to be parsed, + a view of them for each batch
+    frame --cut--> the frame without them, to be parsed, + the norms of each batch, mostly a view
 
 Only what a client of ours sends is cut; whatever else the bytes may be, it is left to the parser to say. That is found
 out in few steps, for a client may send anything.
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# StreamStepsRequest.batches and StepBatch.gradient_norms, each with the wire type of length-delimited fields.
-_BATCHES = 1 << 3 | 2
-_GRADIENT_NORMS = 13 << 3 | 2
+from seismograd_proto.v1 import telemetry
+
+# Wire types, and the tags of the two fields that are looked for.
 _VARINT, _DELIMITED = 0, 2
+_BATCHES = telemetry.StreamStepsRequest.BATCHES_FIELD_NUMBER << 3 | _DELIMITED
+_GRADIENT_NORMS = telemetry.StepBatch.GRADIENT_NORMS_FIELD_NUMBER << 3 | _DELIMITED
 # Of smaller frames and batches the copies cost less than to look for what need not be copied.
 _WORTH_BYTES = 4096
 # A batch has some twenty fields, and a frame some others beside its batches.

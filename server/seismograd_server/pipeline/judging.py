@@ -227,7 +227,7 @@ def _due_checkpoints(jobs: Sequence[Job], now: float) -> list[tuple[RunEngine, i
     """The optimizers whose detectors are to be saved: all of runs that end, and some of those that are due."""
     ended = [job.engine for job in jobs if job.ending is not None]
     due = [each for job in jobs if job.ending is None for each in _due_of(job, now)]
-    due.sort(key=lambda each: each[0].series[each[1]].waits_to_be_saved)
+    due.sort(key=lambda each: each[0].series[each[1]].saving_order)
     most = max(_SAVES_AT_ONCE, len(jobs) // _RUNS_A_SAVE)
     return [(engine, optimizer) for engine in ended for optimizer in sorted(engine.series)] + due[:most]
 

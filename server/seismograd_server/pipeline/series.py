@@ -195,8 +195,8 @@ class Series:
         return max((len(catalog.parameters) for catalog in catalogs), default=0)
 
     @property
-    def waits_to_be_saved(self) -> tuple[float, int]:
-        """Less for one that has waited longer, or as long with more steps."""
+    def saving_order(self) -> tuple[float, int]:
+        """To sort by when not all can be saved: first who has waited longest; of several, who has closed most steps."""
         return self.saved_at or 0.0, -self.unsaved_steps
 
     @property

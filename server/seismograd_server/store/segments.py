@@ -43,8 +43,8 @@ class SegmentRepository:
             UnknownRankError: a handle that was never given, or whose run has been deleted.
             InvalidBatchError: sequences or steps beyond what can be stored.
             StorageError: a record is stored already.
-            ValueError: a column whose type is not the one that StepBatch declares; the transaction must be rolled back.
-            Whatever else is raised, nothing of this call is stored.
+            After these nothing of this call is stored. After anything else the transaction must be rolled back: rows
+            are given to the database a megabyte at a time.
         """
         self._load({batch.rank_handle for batch in batches})
         changed: dict[StreamKey, Intervals] = {}

@@ -87,7 +87,7 @@ def test_small_frames_are_parsed_as_they_are() -> None:
         frame(batch()) + b"\x0a\x02\x6a\x05",  # norms that reach beyond their batch
         b"\x50\x02\x0a\x00" + frame(batch()),  # a number, and then a batch that is empty
         frame(batch()) + b"\x0a\x09\x6d" + bytes(4) + b"\x69\x01\x00",  # fixed numbers within a batch
-        frame(telemetry.StepBatch.FromString(batch().SerializeToString())) + b"\x0a\x04\x6a\x00\x6a\x00",  # norms twice
+        frame(batch()) + b"\x0a\x04\x6a\x00\x6a\x00",  # norms twice
     ],
     ids=["cut short", "no length", "long length", "beyond the batch", "a number", "fixed numbers", "twice"],
 )
