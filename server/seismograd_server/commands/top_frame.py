@@ -19,6 +19,8 @@ _LINES_AROUND = 5
 # A norm that is this many times its usual is drawn in the colour of a warning, whether anything fires or not.
 _FAR_ABOVE = 4.0
 _COLUMNS = ("run", "state", "step", "norm", "× usual", "loss", "steps/s", "ranks", "last", "firing")
+_NUMBERS = frozenset({"step", "norm", "× usual", "loss", "steps/s", "ranks", "last"})
+_NAMES = frozenset({"run", "firing"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ def _head(frame: Frame) -> Text:
 def _table(frame: Frame, runs: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
     for column in _COLUMNS:
-        right = column in {"step", "norm", "× usual", "loss", "steps/s", "ranks", "last"}
-        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        # A narrow terminal cuts names, the longest first, and never a number: half a number is another number.
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=column not in _NAMES)
     for run in runs:
         table.add_row(*_row(frame, run))
     return table
@@ -98,7 +100,7 @@ def _row(frame: Frame, run: dict[str, Any]) -> list[Text | str]:
     rate, last = frame.rates.get(name_of(run)), run["last_record_at"]
     present, size = run["ranks_reporting"], run["world_size"]
     return [
-        output.name(name_of(run)),
+        _cut_to_fit(output.name(name_of(run))),
         output.word(run["state"]),
         "–" if run["step"] is None else f"{run['step']:,}",
         output.number(run["grad_norm"]),
@@ -107,10 +109,13 @@ def _row(frame: Frame, run: dict[str, Any]) -> list[Text | str]:
         "–" if rate is None else figure(rate, 2),
         f"{size}" if present in {0, size} else f"{present}/{size}",
         "never" if last is None else duration(max(0.0, frame.now - last)),
-        Text(
-            ", ".join(each["signature"] for each in run["firing"]) or "–", style=output.STYLES.get(run["severity"], "")
-        ),
+        _cut_to_fit(Text(_firing(run), style=output.STYLES.get(run["severity"], ""))),
     ]
+
+
+def _cut_to_fit(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
 
 
 def _firing(run: dict[str, Any]) -> str:

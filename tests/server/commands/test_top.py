@@ -53,7 +53,7 @@ class Web:
 
 @pytest.fixture
 def web(stocked: Stocked) -> Iterator[Web]:
-    stocked.add("odd [bold]name\u202e", norms=healthy_norms(5), finish=False)
+    stocked.add("odd[b]\u202e", norms=healthy_norms(5), finish=False)
     found = Web(stocked)
     found.start()
     yield found
@@ -133,7 +133,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 def test_top_shows_all_runs_survives_the_server_and_ends_with_q(web: Web, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(PROGRAM, "top", "--server-url", web.url, "--interval", "0.2")
-    first = screen.until("mt/exploding", "mt/healthy", "odd [bold]name\\u202e", "× usual")
+    first = screen.until("mt/exploding", "mt/healthy", "odd[b]\\u202e", "× usual")
     assert first.index("mt/exploding") < first.index("mt/healthy"), "what fires stands first"
     assert "runaway" in first
     web.stop()
@@ -213,8 +213,8 @@ def test_a_rate_is_taken_between_two_looks_and_else_since_the_run_began() -> Non
     assert rates(None, after)["mt/a"] == 18 / 20
 
 
-def text_of(frame: Frame, height: int | None = None) -> str:
-    console = Console(width=120)
+def text_of(frame: Frame, height: int | None = None, width: int = 120) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(drawn(frame, height))
     return capture.get()
@@ -229,3 +229,31 @@ def test_a_frame_shows_missing_ranks_trouble_and_how_many_do_not_fit() -> None:
     assert "NaN" in text
     assert len(text.splitlines()) <= 12
     assert "run-29" in text_of(Frame({"taken_at": 0.0, "runs": runs}, {}, 130.0))
+
+
+def test_a_narrow_terminal_cuts_names_and_never_a_number() -> None:
+    run = run_of(
+        "a-very-long-name-of-a-run-that-somebody-made-up",
+        step=123_456,
+        grad_norm=1.234e-05,
+        loss=12.34,
+        times_usual=123.0,
+        firing=[{"signature": "runaway"}, {"signature": "ratchet"}, {"signature": "non-finite gradients"}],
+        severity="critical",
+    )
+    lines = text_of(Frame({"taken_at": 0.0, "runs": [run]}, {"mt/" + run["run"]: 12.5}, 130.0), width=90).splitlines()
+    (line,) = [each for each in lines if "mt/a-very" in each]
+    assert len(line) <= 90
+    for number in (
+        "running",
+        "123,456",
+        "1.23\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10⁻⁵",
+        "12.3",
+        "123×",
+        "12",
+        "4",
+        "10 s",
+    ):
+        assert f" {number} " in line, line
+    assert line.count("…") == 2
+    assert "runaway" in line
