@@ -25,7 +25,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import aio
 
-from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+from seismograd_proto.v1 import telemetry
 from seismograd_server.config import Settings
 from tests.benchmarks.measure import table
 from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
@@ -77,10 +77,7 @@ class Client:
     async def run(self) -> None:
         """Ship until cancelled, over as many calls as it takes."""
         while True:
-            call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse] = self.stream._channel.stream_stream(
-                method_path(TELEMETRY_SERVICE, "StreamSteps"),
-                response_deserializer=telemetry.StreamStepsResponse.FromString,
-            )()
+            call = self.stream.call()
             writing = asyncio.create_task(self._write(call))
             try:
                 async for answer in call:
@@ -94,7 +91,7 @@ class Client:
                 writing.cancel()
                 call.cancel()
             await asyncio.sleep(1.0)  # as the server asks
-            self.stream._next = self.durable
+            self.stream.next = self.durable
 
     async def _write(self, call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse]) -> None:
         norms = walk(STEPS, self.norms_seed)
@@ -190,6 +187,17 @@ def seconds_to_wait(error: aio.AioRpcError) -> float:
     return float(info.retry_delay.ToTimedelta().total_seconds())
 
 
+async def ship(stream: Stream) -> None:
+    """One frame; returns when it is durable."""
+    call = stream.call()
+    for frame in stream.frames(1, STEPS, walk(STEPS, 0)):
+        await call.write(frame)
+    async for answer in call:
+        if any(mark.durable_sequence >= stream.next for mark in answer.watermarks):
+            break
+    await call.done_writing()
+
+
 async def recover(server: ServerProcess, name: str) -> float:
     """Seconds until everything durable has been judged and a newcomer's frame is acknowledged within a second."""
     began = time.perf_counter()
@@ -197,7 +205,7 @@ async def recover(server: ServerProcess, name: str) -> float:
         newcomer = Stream(server.target, f"{name}-{time.perf_counter():.3f}")
         await Client(newcomer, 0).enter()
         asked = time.perf_counter()
-        await newcomer.send(newcomer.frames(1, STEPS, walk(STEPS, 0)))
+        await ship(newcomer)
         served = time.perf_counter() - asked
         await newcomer.close()
         if served < 1.0 and await asyncio.to_thread(lag_seconds, server) < 1.0:

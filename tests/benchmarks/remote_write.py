@@ -1,10 +1,13 @@
-"""Debian's Prometheus as a remote-write receiver of the same norms, with a sender that costs next to nothing."""
+"""Debian's Prometheus as a remote-write receiver of the same norms, with a sender that costs next to nothing.
+
+Requests are prepared outside of the time that is taken, and go out through a plain socket.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -15,6 +18,8 @@ import numpy.typing as npt
 
 from tests.benchmarks.serving import LAYERS, NAMES, Stoppable, walk
 from tests.support.processes import free_port
+
+_PREPARED = 50  # requests, of up to 200 KiB each
 
 
 def varint(number: int) -> bytes:
@@ -53,21 +58,15 @@ class Prometheus(Stoppable):
         self._log = (folder / "log").open("w")
         environment = os.environ | {"GOMAXPROCS": "1"}
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment)
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._milliseconds = int((time.time() - 3600) * 1000)
         self._labels: dict[int, list[bytes]] = {}
         self._turn = 0
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                self._connection.request("GET", "/-/ready")
-                response = self._connection.getresponse()
-                response.read()
-                if response.status == 200:
-                    return
-            self._connection.close()
+        while not _is_ready(port):
+            if time.monotonic() > deadline:
+                raise TimeoutError("Prometheus did not become ready within 60 s")
             threading.Event().wait(0.2)
-        raise TimeoutError("Prometheus did not become ready within 60 s")
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
 
     def turn(self, runs: int, requests: int, steps_a_request: int) -> float:
         """Goes on, receives, and is stopped again; values per second as `send`."""
@@ -80,21 +79,37 @@ class Prometheus(Stoppable):
         for run in range(runs):  # a series costs far more when it is new, and a run is new once
             if run not in self._labels:
                 self._labels[run] = _labels(run)
-                self._post(self._encode(self._labels[run], norms[:1]), 1)
-        began = time.perf_counter()
-        for _ in range(requests):
-            self._post(self._encode(self._labels[self._turn % runs], norms), steps_a_request)
-            self._turn += 1
-        return requests * norms.size / (time.perf_counter() - began)
+                self._exchange(self._request(self._labels[run], norms[:1]))
+        seconds = 0.0
+        for start in range(0, requests, _PREPARED):
+            prepared = [self._next_request(runs, norms) for _ in range(min(_PREPARED, requests - start))]
+            began = time.perf_counter()
+            for each in prepared:
+                self._exchange(each)
+            seconds += time.perf_counter() - began
+        return requests * norms.size / seconds
 
-    def _post(self, message: bytes, steps: int) -> None:
-        self._milliseconds += steps  # an hour is enough for all that a benchmark sends
-        headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
-        self._connection.request("POST", "/api/v1/write", snappy_block(message), headers)
-        response = self._connection.getresponse()
-        answer = response.read()
-        if response.status >= 300:
-            raise RuntimeError(f"remote write: {response.status} {answer[:200]!r}")
+    def _next_request(self, runs: int, norms: npt.NDArray[np.float64]) -> bytes:
+        labels = self._labels[self._turn % runs]
+        self._turn += 1
+        return self._request(labels, norms)
+
+    def _request(self, labels: list[bytes], norms: npt.NDArray[np.float64]) -> bytes:
+        body = snappy_block(self._encode(labels, norms))
+        self._milliseconds += len(norms)  # an hour is enough for all that a benchmark sends
+        head = (
+            f"POST /api/v1/write HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+            "Content-Encoding: snappy\r\nContent-Type: application/x-protobuf\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def _exchange(self, request: bytes) -> None:
+        self._socket.sendall(request)
+        answer = self._socket.recv(65536)
+        while answer and b"\r\n\r\n" not in answer:
+            answer += self._socket.recv(65536)
+        if not answer.startswith(b"HTTP/1.1 204"):  # which has no content
+            raise RuntimeError(f"remote write: {answer[:300]!r}")
 
     def _encode(self, labels: list[bytes], norms: npt.NDArray[np.float64]) -> bytes:
         stamps = [b"\x10" + varint(self._milliseconds + step) for step in range(len(norms))]
@@ -111,7 +126,19 @@ class Prometheus(Stoppable):
         self.go_on()
         self.process.terminate()
         self.process.wait(timeout=60)
+        self._socket.close()
         self._log.close()
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/-/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def _labels(run: int) -> list[bytes]:

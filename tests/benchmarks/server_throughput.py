@@ -3,43 +3,44 @@
 A value is one (run, rank, step, layer) gradient norm; 150 layers. Every arm runs client and server on one and the same
 core, in turn, and is timed from the first value sent to the last one acknowledged ("durable"), and on to the last step
 that the detectors have judged ("judged"): the second figure is what the server sustains. A stream is a run in a
-connection of its own. Prometheus receives remote write of as many runs' series, in turn through one connection, at the
-same number of steps a request (its write-ahead log is not synced to disk, ours is committed; it judges nothing; its
-series exist before it is timed). While one of the two has its turn the other one is stopped: what it does later, such
-as collecting garbage or merging what it has stored, it does in its own time.
+connection of its own; what sends to us is as lean as what sends to Prometheus (`lean.py`), because Python's gRPC client
+would take more of the core than our server does. Prometheus receives remote write of as many runs' series, in turn
+through one connection, at the same number of steps a request (its write-ahead log is not synced to disk, ours is
+committed; it judges nothing; its series exist before it is timed). While one of the two has its turn the other one is
+stopped: what it does later, such as collecting garbage or merging what it has stored, it does in its own time.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from tests.benchmarks.lean import exchange, settle
 from tests.benchmarks.measure import interleave, median, paired_ratio, table
 from tests.benchmarks.remote_write import Prometheus
-from tests.benchmarks.serving import LAYERS, ServerProcess, Stream, walk
+from tests.benchmarks.serving import LAYERS, LeanStream, ServerProcess, walk
 
 STEPS_A_REQUEST = (1, 16, 64)
 STREAMS = (1, 100, 1000)
 # Enough requests, over all streams, that an arm runs for some five seconds on one core, whatever its speed: the last
-# steps of a run may wait a fifth of a second to be judged together, which is no part of what the server sustains, and
-# within a second a garbage collector may have done nothing yet.
-REQUESTS = {1: 20000, 16: 12000, 64: 6000}
-PROMETHEUS_REQUESTS = {1: 3000, 16: 2000, 64: 1000}
+# steps of a run may wait a fifth of a second to be judged together, a fleet that was stopped has chores due in each of
+# its runs, neither of which is part of what the server sustains, and within a second a garbage collector may have done
+# nothing yet.
+REQUESTS = {1: 60000, 16: 30000, 64: 8000}
+PROMETHEUS_REQUESTS = {1: 6000, 16: 3000, 64: 1000}
 ROW_STEPS = 300
-# How many streams are opened at once: a fleet does not start in the same millisecond.
-OPENING = 50
 
 
 class Seismograd:
@@ -49,41 +50,42 @@ class Seismograd:
         self.server = ServerProcess(folder)
         # What is judged is stored: to read it there costs the server nothing, as hundreds of scrapes a minute would.
         self._stored = sqlite3.connect(f"file:{folder}/seismograd.db?mode=ro", uri=True)
-        self._runner = asyncio.Runner()
-        self._streams: dict[int, list[Stream]] = {}
+        self._streams: dict[int, list[LeanStream]] = {}
         self._sent = 0
         self.judged: dict[tuple[int, int], list[float]] = {}
         self.cpu_seconds: dict[tuple[int, int], float] = {}
 
     def open(self, count: int) -> None:
         """Opens so many runs, each in a connection of its own."""
-
-        async def opened() -> list[Stream]:
-            streams = [Stream(self.server.target, f"run-{index}-of-{count}") for index in range(count)]
-            for start in range(0, count, OPENING):
-                await asyncio.gather(*(each.open() for each in streams[start : start + OPENING]))
-            return streams
-
-        self._streams[count] = self._runner.run(opened())
+        self._streams[count] = [LeanStream(self.server.target, f"run-{index}-of-{count}") for index in range(count)]
+        for each in self._streams[count]:
+            each.open()
 
     def turn(self, streams: int, steps: int) -> float:
         """Goes on, sends, and stops the server again; values per second as `send`."""
         with self.server.going_on():
-            return self.send(streams, steps)
+            speed = self.send(streams, steps)
+        settle(each.connection for each in self._streams[streams])
+        return speed
 
     def send(self, streams: int, steps: int) -> float:
         """Values per second from the first frame to the durable ack of the last one."""
         own = self._streams[streams]
         requests = max(1, REQUESTS[steps] // streams)
-        frames = [each.frames(requests, steps, walk(steps, seed)) for seed, each in enumerate(own)]
+        prepared = [each.prepare(requests, steps, walk(steps, seed)) for seed, each in enumerate(own)]
         total = streams * requests * steps
         self._sent += total
-
-        async def sent() -> None:
-            await asyncio.gather(*(each.send(some) for each, some in zip(own, frames, strict=True)))
-
         cpu, began = self.server.cpu_seconds(), time.perf_counter()
-        self._runner.run(sent())
+        for each, pieces in zip(own, prepared, strict=True):
+            each.put(pieces)
+        behind = set(own)
+
+        def all_durable() -> bool:
+            while behind and (one := next(iter(behind))).durable:
+                behind.remove(one)
+            return not behind
+
+        exchange([each.connection for each in own], all_durable)
         elapsed = time.perf_counter() - began
         while self.judged_steps() < self._sent:
             threading.Event().wait(0.05)  # the core belongs to the server meanwhile
@@ -100,14 +102,8 @@ class Seismograd:
     def close(self) -> None:
         """Ends every run, and the server."""
         self.server.go_on()
-
-        async def closed(streams: Sequence[Stream]) -> None:
-            for start in range(0, len(streams), OPENING):
-                await asyncio.gather(*(each.close() for each in streams[start : start + OPENING]))
-
-        for streams in self._streams.values():
-            self._runner.run(closed(streams))
-        self._runner.close()
+        for each in itertools.chain.from_iterable(self._streams.values()):
+            each.close()
         self._stored.close()
         self.server.close()
 

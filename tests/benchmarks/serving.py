@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from grpc import aio
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
+from tests.benchmarks.lean import LeanConnection, Piece, ask
 
 LAYERS = 150
 NAMES = [f"decoder.layers.{index}.weight" for index in range(LAYERS)]
@@ -88,24 +88,21 @@ class ServerProcess(Stoppable):
         self._log.close()
 
 
-class Stream:
-    """One run of one rank, which goes on from one `send` to the next. Opened in its own connection."""
+class Run:
+    """What the one rank of a run tells; it goes on from one call of `frames` to the next."""
 
-    def __init__(self, target: str, name: str) -> None:
-        # gRPC would otherwise send all streams to one address through one connection: jobs do not share theirs.
-        self._channel = aio.insecure_channel(target, options=(("grpc.use_local_subchannel_pool", 1),))
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._call: aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse] | None = None
-        self._handle = 0
-        self._next = 0
+        self.handle = 0
+        self.next = 0
 
-    async def open(self) -> None:
+    def opening(self) -> telemetry.OpenRunRequest:
         """Introduces the rank."""
         parameters = [
             telemetry.Parameter(name=name, shape=[64, 64], numel=4096, local_numel=4096, dtype="float32", depth=depth)
             for depth, name in enumerate(NAMES)
         ]
-        request = telemetry.OpenRunRequest(
+        return telemetry.OpenRunRequest(
             project="bench",
             run=self._name,
             launch_id=f"launch of {self._name}",
@@ -114,12 +111,6 @@ class Stream:
             optimizers=[telemetry.OptimizerInfo(class_name="torch.optim.adamw.AdamW")],
             catalogs=[telemetry.Catalog(parameters=parameters)],
         )
-        call = self._channel.unary_unary(
-            method_path(TELEMETRY_SERVICE, "OpenRun"),
-            request_serializer=telemetry.OpenRunRequest.SerializeToString,
-            response_deserializer=telemetry.OpenRunResponse.FromString,
-        )
-        self._handle = int((await call(request, timeout=60)).rank_handle)
 
     def frames(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> list[bytes]:
         """The next frames; `norms` are repeated in each."""
@@ -128,50 +119,96 @@ class Stream:
         times, values, frames = np.full(steps_a_request, time.time(), "<f8").tobytes(), norms.tobytes(), []
         for _ in range(requests):
             batch = telemetry.StepBatch(
-                rank_handle=self._handle,
+                rank_handle=self.handle,
                 kind=telemetry.RECORD_KIND_STEP,
-                first_sequence=self._next,
+                first_sequence=self.next,
                 count=steps_a_request,
-                first_step=self._next,
+                first_step=self.next,
                 times_unix_seconds=times,
                 sources=sources,
                 flags=flags,
                 gradient_norms=values,
             )
             frames.append(telemetry.StreamStepsRequest(batches=[batch]).SerializeToString())
-            self._next += steps_a_request
+            self.next += steps_a_request
         return frames
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        """Sends frames down the one stream of this rank; returns when the last one is durable."""
-        if self._call is None:
-            self._call = self._channel.stream_stream(
-                method_path(TELEMETRY_SERVICE, "StreamSteps"),
-                response_deserializer=telemetry.StreamStepsResponse.FromString,
-            )()
-        call = self._call
+    def farewell(self) -> telemetry.CloseRunRequest:
+        """Says that the run has ended well."""
+        return telemetry.CloseRunRequest(rank_handle=self.handle, outcome=telemetry.RANK_OUTCOME_FINISHED)
 
-        async def outgoing() -> None:
-            for frame in frames:
-                await call.write(frame)
 
-        sending = asyncio.create_task(outgoing())
-        durable = 0
-        while durable < self._next:
-            response = await call.read()
-            assert isinstance(response, telemetry.StreamStepsResponse), "the server has ended the stream"
-            durable = max([durable, *(mark.durable_sequence for mark in response.watermarks)])
-        await sending
+class Stream(Run):
+    """A run that speaks through Python's gRPC client, in its own connection."""
+
+    def __init__(self, target: str, name: str) -> None:
+        super().__init__(name)
+        # gRPC would otherwise send all streams to one address through one connection: jobs do not share theirs.
+        self.channel = aio.insecure_channel(target, options=(("grpc.use_local_subchannel_pool", 1),))
+
+    async def open(self) -> None:
+        """Introduces the rank."""
+        call = self.channel.unary_unary(
+            method_path(TELEMETRY_SERVICE, "OpenRun"),
+            request_serializer=telemetry.OpenRunRequest.SerializeToString,
+            response_deserializer=telemetry.OpenRunResponse.FromString,
+        )
+        self.handle = int((await call(self.opening(), timeout=60)).rank_handle)
+
+    def call(self) -> aio.StreamStreamCall[bytes, telemetry.StreamStepsResponse]:
+        """Begins to stream."""
+        return self.channel.stream_stream(
+            method_path(TELEMETRY_SERVICE, "StreamSteps"),
+            response_deserializer=telemetry.StreamStepsResponse.FromString,
+        )()
 
     async def close(self) -> None:
         """Says goodbye, so that the run ends, and hangs up."""
-        if self._call is not None:
-            await self._call.done_writing()
-        farewell = self._channel.unary_unary(
+        call = self.channel.unary_unary(
             method_path(TELEMETRY_SERVICE, "CloseRun"),
             request_serializer=telemetry.CloseRunRequest.SerializeToString,
             response_deserializer=telemetry.CloseRunResponse.FromString,
         )
-        outcome = telemetry.RANK_OUTCOME_FINISHED
-        await farewell(telemetry.CloseRunRequest(rank_handle=self._handle, outcome=outcome), timeout=60)
-        await self._channel.close()
+        await call(self.farewell(), timeout=60)
+        await self.channel.close()
+
+
+class LeanStream(Run):
+    """A run that costs the core it shares with the server next to nothing, in its own connection."""
+
+    def __init__(self, target: str, name: str) -> None:
+        super().__init__(name)
+        self.connection = LeanConnection(target)
+        self._streaming = False
+        self._durable = 0
+
+    def open(self) -> None:
+        """Introduces the rank."""
+        answer = ask(self.connection, method_path(TELEMETRY_SERVICE, "OpenRun"), self.opening().SerializeToString())
+        self.handle = telemetry.OpenRunResponse.FromString(answer).rank_handle
+
+    def prepare(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> list[Piece]:
+        """The next frames, for `put`."""
+        if not self._streaming:
+            self.connection.begin(method_path(TELEMETRY_SERVICE, "StreamSteps"), self._take)
+            self._streaming = True
+        frames = self.frames(requests, steps_a_request, norms)
+        return [piece for frame in frames for piece in self.connection.prepared(frame)]
+
+    def put(self, pieces: Sequence[Piece]) -> None:
+        """Lets frames go out, when the connection's turn comes."""
+        self.connection.put(pieces)
+
+    @property
+    def durable(self) -> bool:
+        """Whether everything that has been prepared is acknowledged."""
+        return self._durable >= self.next
+
+    def _take(self, answer: bytes) -> None:
+        marks = telemetry.StreamStepsResponse.FromString(answer).watermarks
+        self._durable = max([self._durable, *(mark.durable_sequence for mark in marks)])
+
+    def close(self) -> None:
+        """Says goodbye, so that the run ends, and hangs up."""
+        ask(self.connection, method_path(TELEMETRY_SERVICE, "CloseRun"), self.farewell().SerializeToString())
+        self.connection.close()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Callable
 
 from seismograd_server.app.listening import loop_factory
@@ -15,6 +16,9 @@ from seismograd_server.config import Settings
 # Records and arrays live until they are judged, and hardly any of them is part of a cycle: the interpreter's own
 # thresholds would walk a fleet's worth of them many times a second, a quarter of the processor at 500 streams.
 _COLLECT_AFTER = (50_000, 20, 50)
+# How long the event loop waits for the worker to let go of the interpreter. By default it is 5 ms, in which sockets run
+# full; with less, a fleet that sends a step a message is taken a tenth faster, and with a third of this no faster.
+_SWITCH_SECONDS = 0.0015
 
 
 def run(settings: Settings, ready: Callable[[Server], None] = lambda server: None) -> None:  # noqa: ARG005 (a default)
@@ -25,6 +29,7 @@ def run(settings: Settings, ready: Callable[[Server], None] = lambda server: Non
         SeismogradError: it could not go on.
     """
     gc.set_threshold(*_COLLECT_AFTER)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, ready))
 

@@ -23,8 +23,9 @@ from seismograd_server.store import sqlite_failures
 from seismograd_server.store.backend import BUSY_SECONDS, READERS
 from seismograd_server.store.lock import ServerLock
 
-# A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them.
-_PAGE_BYTES = 16_384
+# A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them. Beside
+# 16 KiB, this takes a few per cent more messages a second at any number of steps in one, and 64 KiB no more than this.
+_PAGE_BYTES = 32_768
 # The write-ahead log is folded into the database when it has grown to this; readers stay fast, and a commit rarely
 # pays for it.
 _WAL_BYTES = 32 * 2**20
