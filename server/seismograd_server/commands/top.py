@@ -117,7 +117,7 @@ def _print(watch: Watch, console: Console, *, as_json: bool) -> None:
     if as_json:
         output.print_json(frame.answer)
     else:
-        console.print(drawn(frame))
+        console.print(drawn(frame, width=console.width))
 
 
 def _stream(watch: Watch, interval: float) -> None:
@@ -144,7 +144,7 @@ def _show(watch: Watch, console: Console, interval: float) -> None:
         looking.start()
         try:
             while not pressed(_KEY_SECONDS):
-                live.update(drawn(watch.frame(), console.height), refresh=True)
+                live.update(drawn(watch.frame(), console.height, console.width), refresh=True)
         finally:
             over.set()
 

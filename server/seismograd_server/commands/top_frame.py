@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,11 @@ _FAR_ABOVE = 4.0
 _COLUMNS = ("run", "state", "step", "norm", "× usual", "loss", "steps/s", "ranks", "last", "firing")
 _NUMBERS = frozenset({"step", "norm", "× usual", "loss", "steps/s", "ranks", "last"})
 _NAMES = frozenset({"run", "firing"})
+# A narrow terminal cuts names down to this, the longest first; then whole columns are left out, these in this order. A
+# number is never cut: half of one is another number.
+_NAME_CELLS = 14
+_DISPENSABLE = ("loss", "steps/s", "last", "ranks", "× usual", "state", "step", "norm", "firing")
+_GAP_CELLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +65,14 @@ def name_of(run: dict[str, Any]) -> str:
     return f"{run['project']}/{run['run']}"
 
 
-def drawn(frame: Frame, height: int | None = None) -> RenderableType:
-    """The frame; of so many lines that what does not fit is counted instead. None = all of it."""
+def drawn(frame: Frame, height: int | None = None, width: int | None = None) -> RenderableType:
+    """The frame, of so many lines and cells that what does not fit is counted or left out. None = all of it."""
     runs = frame.answer["runs"]
     room = len(runs) if height is None else max(1, height - _LINES_AROUND)
     parts: list[RenderableType] = [_head(frame)]
     parts.append(Text(frame.trouble, style="bold yellow") if frame.trouble else Text(""))
     if runs:
-        parts.append(_table(frame, runs[:room]))
+        parts.append(_table([_row(frame, run) for run in runs[:room]], width))
     else:
         parts.append(Text("No run is live: `seismograd demo` makes one, README.md says how to watch your own."))
     if len(runs) > room:
@@ -86,20 +92,34 @@ def _head(frame: Frame) -> Text:
     return head
 
 
-def _table(frame: Frame, runs: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Text | str]], width: int | None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
-    for column in _COLUMNS:
-        # A narrow terminal cuts names, the longest first, and never a number: half a number is another number.
+    columns = _that_fit(rows, width)
+    for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=column not in _NAMES)
-    for run in runs:
-        table.add_row(*_row(frame, run))
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
-def _row(frame: Frame, run: dict[str, Any]) -> list[Text | str]:
+def _that_fit(rows: list[dict[str, Text | str]], width: int | None) -> list[str]:
+    columns = list(_COLUMNS)
+    cells = {
+        column: max(cell_len(str(text)) for text in (column, *(row[column] for row in rows))) for column in columns
+    }
+    for name in _NAMES:
+        cells[name] = min(cells[name], _NAME_CELLS)
+    for column in _DISPENSABLE:
+        if width is None or sum(cells[each] + _GAP_CELLS for each in columns) - _GAP_CELLS <= width:
+            break
+        columns.remove(column)
+    return columns
+
+
+def _row(frame: Frame, run: dict[str, Any]) -> dict[str, Text | str]:
     rate, last = frame.rates.get(name_of(run)), run["last_record_at"]
     present, size = run["ranks_reporting"], run["world_size"]
-    return [
+    cells = (
         _cut_to_fit(output.name(name_of(run))),
         output.word(run["state"]),
         "–" if run["step"] is None else f"{run['step']:,}",
@@ -110,7 +130,8 @@ def _row(frame: Frame, run: dict[str, Any]) -> list[Text | str]:
         f"{size}" if present in {0, size} else f"{present}/{size}",
         "never" if last is None else duration(max(0.0, frame.now - last)),
         _cut_to_fit(Text(_firing(run), style=output.STYLES.get(run["severity"], ""))),
-    ]
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def _cut_to_fit(text: Text) -> Text:
