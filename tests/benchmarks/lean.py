@@ -33,7 +33,8 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(name: str, value: str) -> bytes:
-    """A header that no table remembers (RFC 7541, 6.2.2), without Huffman's code."""
+    """A header that no table remembers (RFC 7541, 6.2.2), without Huffman's code; texts of less than 127 bytes."""
+    assert max(len(name), len(value)) < 127, "its length would take two bytes"
     return b"\0" + b"".join(len(text).to_bytes(1, "big") + text.encode() for text in (name, value))
 
 
@@ -57,14 +58,15 @@ class LeanConnection:
         self._unsent = bytearray(_PREFACE)
         self._received = bytearray()
         self._message = bytearray()
-        self.answers: Callable[[bytes], None] = lambda _: None
+        self._answers: Callable[[bytes], None] = lambda _: None
         # What comes back are acks: the server never has to wait for us.
         grown = _LARGEST_WINDOW - _WINDOW_BYTES
         self._unsent += _frame(
             _SETTINGS, 0, 0, _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _LARGEST_WINDOW.to_bytes(4, "big")
         )
         self._unsent += _frame(_WINDOW_UPDATE, 0, 0, grown.to_bytes(4, "big"))
-        self.ended = False
+        self.ended = True  # by the server
+        self.finished = True  # by us: nothing more goes out on the call
 
     def fileno(self) -> int:
         """Of the socket."""
@@ -81,7 +83,7 @@ class LeanConnection:
         self._windows = {0: self._windows[0], self._stream: self._initial_window}
         self._message.clear()
         self._waiting.clear()  # what the last call did not take
-        self.answers, self.ended = answers, False
+        self._answers, self.ended, self.finished = answers, False, False
         headers = b"\x83\x86"  # POST, http
         headers += _literal(":path", path) + _literal(":authority", self._target)
         headers += _literal("content-type", "application/grpc") + _literal("te", "trailers")
@@ -90,9 +92,15 @@ class LeanConnection:
     def prepared(self, message: bytes, *, last: bool = False) -> list[Piece]:
         """A message of the present call, cut into frames of HTTP/2, for `put`."""
         data = b"\0" + len(message).to_bytes(4, "big") + message
+        self.finished |= last
         pieces = [data[start : start + _FRAME_BYTES] for start in range(0, len(data), _FRAME_BYTES)]
         ends = [0] * (len(pieces) - 1) + [_END_STREAM if last else 0]
         return [(_frame(_DATA, end, self._stream, piece), len(piece)) for piece, end in zip(pieces, ends, strict=True)]
+
+    def finish(self) -> None:
+        """Nothing more goes out on the present call."""
+        self._waiting.append((_frame(_DATA, _END_STREAM, self._stream, b""), 0))
+        self.finished = True
 
     def put(self, prepared: Iterable[Piece]) -> None:
         """Let it go out in its turn."""
@@ -181,7 +189,7 @@ class LeanConnection:
                 raise ConnectionError(f"{self._target} compresses what it sends")
             whole = bytes(message[5:end])
             del message[:end]
-            self.answers(whole)
+            self._answers(whole)
 
     def _obey(self, settings: bytes) -> None:
         for at in range(0, len(settings), 6):
@@ -228,7 +236,7 @@ def exchange(
                 connection = by_descriptor[descriptor]
                 if what & ~select.EPOLLOUT:
                     connection.receive()
-                    if connection.ended and not until():
+                    if connection.ended and not connection.finished:
                         raise ConnectionError("the server has ended a call before it answered everything")
                 go_on(descriptor, connection)
 
@@ -240,16 +248,18 @@ def settle(connections: Iterable[LeanConnection]) -> None:
         connection.pump()
 
 
-def ask(connection: LeanConnection, path: str, request: bytes) -> bytes:
-    """One call with one answer.
+def ask(path: str, requests: Sequence[tuple[LeanConnection, bytes]]) -> list[bytes]:
+    """A call on each connection, all at once, each with one answer.
 
     Raises:
         ConnectionError, TimeoutError: there is none.
     """
-    answers: list[bytes] = []
-    connection.begin(path, answers.append)
-    connection.put(connection.prepared(request, last=True))
-    exchange([connection], lambda: connection.ended)
-    if not answers:
+    answers: list[list[bytes]] = [[] for _ in requests]
+    for (connection, request), own in zip(requests, answers, strict=True):
+        connection.begin(path, own.append)
+        connection.put(connection.prepared(request, last=True))
+    connections = [connection for connection, _ in requests]
+    exchange(connections, lambda: all(connection.ended for connection in connections))
+    if not all(answers):
         raise ConnectionError(f"{path} was refused")
-    return answers[0]
+    return [own[0] for own in answers]

@@ -195,6 +195,8 @@ async def ship(stream: Stream) -> None:
     async for answer in call:
         if any(mark.durable_sequence >= stream.next for mark in answer.watermarks):
             break
+    else:
+        raise RuntimeError("the server has ended the stream")
     await call.done_writing()
 
 

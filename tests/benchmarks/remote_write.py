@@ -58,7 +58,7 @@ class Prometheus(Stoppable):
         self._log = (folder / "log").open("w")
         environment = os.environ | {"GOMAXPROCS": "1"}
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment)
-        self._milliseconds = int((time.time() - 3600) * 1000)
+        self._milliseconds = int((time.time() - 3 * 3600) * 1000)
         self._labels: dict[int, list[bytes]] = {}
         self._turn = 0
         deadline = time.monotonic() + 60
@@ -67,26 +67,27 @@ class Prometheus(Stoppable):
                 raise TimeoutError("Prometheus did not become ready within 60 s")
             threading.Event().wait(0.2)
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def turn(self, runs: int, requests: int, steps_a_request: int) -> float:
-        """Goes on, receives, and is stopped again; values per second as `send`."""
-        with self.going_on():
-            return self.send(runs, requests, steps_a_request)
+        """Values per second from each request sent to its answer; the runs take turns over all calls.
 
-    def send(self, runs: int, requests: int, steps_a_request: int) -> float:
-        """Values per second from the first request to the last answer; the runs take turns over all calls."""
+        Between turns, and while requests are prepared, the process stands still.
+        """
         norms = walk(steps_a_request, seed=self._turn).astype(np.float64)
-        for run in range(runs):  # a series costs far more when it is new, and a run is new once
-            if run not in self._labels:
-                self._labels[run] = _labels(run)
-                self._exchange(self._request(self._labels[run], norms[:1]))
+        with self.going_on():
+            for run in range(runs):  # a series costs far more when it is new, and a run is new once
+                if run not in self._labels:
+                    self._labels[run] = _labels(run)
+                    self._exchange(self._request(self._labels[run], norms[:1]))
         seconds = 0.0
         for start in range(0, requests, _PREPARED):
             prepared = [self._next_request(runs, norms) for _ in range(min(_PREPARED, requests - start))]
-            began = time.perf_counter()
-            for each in prepared:
-                self._exchange(each)
-            seconds += time.perf_counter() - began
+            with self.going_on():
+                began = time.perf_counter()
+                for each in prepared:
+                    self._exchange(each)
+                seconds += time.perf_counter() - began
         return requests * norms.size / seconds
 
     def _next_request(self, runs: int, norms: npt.NDArray[np.float64]) -> bytes:
@@ -96,7 +97,7 @@ class Prometheus(Stoppable):
 
     def _request(self, labels: list[bytes], norms: npt.NDArray[np.float64]) -> bytes:
         body = snappy_block(self._encode(labels, norms))
-        self._milliseconds += len(norms)  # an hour is enough for all that a benchmark sends
+        self._milliseconds += len(norms)  # three hours are enough for all that a benchmark sends
         head = (
             f"POST /api/v1/write HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
             "Content-Encoding: snappy\r\nContent-Type: application/x-protobuf\r\n\r\n"

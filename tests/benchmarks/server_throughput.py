@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import itertools
 import os
 import shutil
 import sqlite3
@@ -30,7 +29,7 @@ import sqlalchemy as sa
 from tests.benchmarks.lean import exchange, settle
 from tests.benchmarks.measure import interleave, median, paired_ratio, table
 from tests.benchmarks.remote_write import Prometheus
-from tests.benchmarks.serving import LAYERS, LeanStream, ServerProcess, walk
+from tests.benchmarks.serving import LAYERS, LeanStream, ServerProcess, close_all, open_all, walk
 
 STEPS_A_REQUEST = (1, 16, 64)
 STREAMS = (1, 100, 1000)
@@ -41,6 +40,7 @@ STREAMS = (1, 100, 1000)
 REQUESTS = {1: 60000, 16: 30000, 64: 8000}
 PROMETHEUS_REQUESTS = {1: 6000, 16: 3000, 64: 1000}
 ROW_STEPS = 300
+PATIENCE_SECONDS = 120.0
 
 
 class Seismograd:
@@ -58,36 +58,35 @@ class Seismograd:
     def open(self, count: int) -> None:
         """Opens so many runs, each in a connection of its own."""
         self._streams[count] = [LeanStream(self.server.target, f"run-{index}-of-{count}") for index in range(count)]
-        for each in self._streams[count]:
-            each.open()
+        open_all(self._streams[count])
 
     def turn(self, streams: int, steps: int) -> float:
-        """Goes on, sends, and stops the server again; values per second as `send`."""
-        with self.server.going_on():
-            speed = self.send(streams, steps)
-        settle(each.connection for each in self._streams[streams])
-        return speed
-
-    def send(self, streams: int, steps: int) -> float:
-        """Values per second from the first frame to the durable ack of the last one."""
+        """Prepares frames, goes on, sends them, and stops the server again; values per second as `send`."""
         own = self._streams[streams]
         requests = max(1, REQUESTS[steps] // streams)
-        prepared = [each.prepare(requests, steps, walk(steps, seed)) for seed, each in enumerate(own)]
-        total = streams * requests * steps
-        self._sent += total
-        cpu, began = self.server.cpu_seconds(), time.perf_counter()
-        for each, pieces in zip(own, prepared, strict=True):
-            each.put(pieces)
-        behind = set(own)
+        for seed, each in enumerate(own):
+            each.put(each.prepare(requests, steps, walk(steps, seed)))
+        with self.server.going_on():
+            speed = self.send(streams, steps, streams * requests * steps)
+        settle(each.connection for each in own)
+        return speed
+
+    def send(self, streams: int, steps: int, total: int) -> float:
+        """Values per second from the first frame to the durable ack of the last one; so many steps wait in all."""
+        behind = set(self._streams[streams])
 
         def all_durable() -> bool:
             while behind and (one := next(iter(behind))).durable:
                 behind.remove(one)
             return not behind
 
-        exchange([each.connection for each in own], all_durable)
+        cpu, began = self.server.cpu_seconds(), time.perf_counter()
+        exchange([each.connection for each in self._streams[streams]], all_durable)
         elapsed = time.perf_counter() - began
+        self._sent += total
         while self.judged_steps() < self._sent:
+            if time.perf_counter() - began > PATIENCE_SECONDS:
+                raise TimeoutError(f"{self._sent - self.judged_steps()} steps have not been judged")
             threading.Event().wait(0.05)  # the core belongs to the server meanwhile
         key = (streams, steps)
         self.judged.setdefault(key, []).append(total * LAYERS / (time.perf_counter() - began))
@@ -102,10 +101,12 @@ class Seismograd:
     def close(self) -> None:
         """Ends every run, and the server."""
         self.server.go_on()
-        for each in itertools.chain.from_iterable(self._streams.values()):
-            each.close()
-        self._stored.close()
-        self.server.close()
+        try:
+            for streams in self._streams.values():
+                close_all(streams)
+        finally:
+            self._stored.close()
+            self.server.close()
 
 
 class SqlRows:

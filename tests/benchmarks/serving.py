@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import numpy.typing as npt
 from grpc import aio
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
-from tests.benchmarks.lean import LeanConnection, Piece, ask
+from tests.benchmarks.lean import LeanConnection, Piece, ask, exchange
 
 LAYERS = 150
+# How many streams are opened and closed at once: a fleet does not start in the same millisecond.
+OPENING = 50
 NAMES = [f"decoder.layers.{index}.weight" for index in range(LAYERS)]
 
 
@@ -97,7 +100,7 @@ class Run:
         self.next = 0
 
     def opening(self) -> telemetry.OpenRunRequest:
-        """Introduces the rank."""
+        """What introduces the rank."""
         parameters = [
             telemetry.Parameter(name=name, shape=[64, 64], numel=4096, local_numel=4096, dtype="float32", depth=depth)
             for depth, name in enumerate(NAMES)
@@ -134,7 +137,7 @@ class Run:
         return frames
 
     def farewell(self) -> telemetry.CloseRunRequest:
-        """Says that the run has ended well."""
+        """What says that the run has ended well."""
         return telemetry.CloseRunRequest(rank_handle=self.handle, outcome=telemetry.RANK_OUTCOME_FINISHED)
 
 
@@ -182,11 +185,6 @@ class LeanStream(Run):
         self._streaming = False
         self._durable = 0
 
-    def open(self) -> None:
-        """Introduces the rank."""
-        answer = ask(self.connection, method_path(TELEMETRY_SERVICE, "OpenRun"), self.opening().SerializeToString())
-        self.handle = telemetry.OpenRunResponse.FromString(answer).rank_handle
-
     def prepare(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> list[Piece]:
         """The next frames, for `put`."""
         if not self._streaming:
@@ -205,10 +203,37 @@ class LeanStream(Run):
         return self._durable >= self.next
 
     def _take(self, answer: bytes) -> None:
-        marks = telemetry.StreamStepsResponse.FromString(answer).watermarks
-        self._durable = max([self._durable, *(mark.durable_sequence for mark in marks)])
+        response = telemetry.StreamStepsResponse.FromString(answer)
+        if response.rejections:
+            raise RuntimeError(f"refused: {response.rejections[0]}")
+        self._durable = max([self._durable, *(mark.durable_sequence for mark in response.watermarks)])
 
-    def close(self) -> None:
-        """Says goodbye, so that the run ends, and hangs up."""
-        ask(self.connection, method_path(TELEMETRY_SERVICE, "CloseRun"), self.farewell().SerializeToString())
-        self.connection.close()
+
+def open_all(streams: Sequence[LeanStream]) -> None:
+    """Introduces each rank."""
+    for some in _batches(streams):
+        requests = [(each.connection, each.opening().SerializeToString()) for each in some]
+        for each, answer in zip(some, ask(method_path(TELEMETRY_SERVICE, "OpenRun"), requests), strict=True):
+            each.handle = telemetry.OpenRunResponse.FromString(answer).rank_handle
+
+
+def close_all(streams: Sequence[LeanStream]) -> None:
+    """Says goodbye for each, so that the runs end, and hangs up."""
+    for some in _batches(streams):
+        connections = [each.connection for each in some]
+        for connection in connections:
+            connection.finish()
+        exchange(connections, partial(_all_ended, connections))
+        requests = [(each.connection, each.farewell().SerializeToString()) for each in some]
+        ask(method_path(TELEMETRY_SERVICE, "CloseRun"), requests)
+        for connection in connections:
+            connection.close()
+
+
+def _all_ended(connections: Sequence[LeanConnection]) -> bool:
+    return all(each.ended for each in connections)
+
+
+def _batches(streams: Sequence[LeanStream]) -> Iterator[Sequence[LeanStream]]:
+    for start in range(0, len(streams), OPENING):
+        yield streams[start : start + OPENING]
