@@ -169,9 +169,10 @@ class Monitor:
         return self._session is not None and self._report is None
 
     def on_alert(self, callback: Callable[[AlertNotice], object]) -> None:
-        """Calls `callback(notice)` for alerts of this run, in the training thread at the end of a step.
+        """Calls `callback(notice)` for alerts of this run, in the training thread.
 
-        A callback that raises is logged and not called again.
+        That is at the end of a step, and before `should_stop` or `should_checkpoint` says yes. A callback that raises
+        is logged and not called again.
         """
         if self._guard.attempt("on_alert", callback_of, callback) is None or not self._is_open("on_alert"):
             return
@@ -202,6 +203,7 @@ class Monitor:
             wanted = self._directives.is_turn(kind, every) and any_rank(wanted)
         if wanted:
             self._guard("directives", self._directives.decided, kind, self._last_step, together=synchronize)
+            self._guard("directives", self.at_step_boundary)  # the job may end here, and the alert is why
         return wanted
 
     @property

@@ -248,6 +248,18 @@ def test_what_the_job_never_asked_about_is_told_when_it_ends(loop: Loop) -> None
     assert [(each.directive_id, each.outcome) for each in loop.ledger.answers] == [("s", "ignored")]
 
 
+def test_the_alert_that_stops_a_job_is_heard_before_the_job_is_told_to_stop(loop: Loop) -> None:
+    heard: list[AlertNotice] = []
+    loop.monitor.on_alert(heard.append)
+    loop.ledger.notify([NOTICE], directives=[Directive("s", DirectiveKind.STOP, "runaway", "a1", 0, 0)])
+    loop.step()  # the last one: what it is answered comes between two steps
+    deadline = time.monotonic() + 20.0
+    while not loop.monitor.should_stop() and time.monotonic() < deadline:
+        assert not heard
+        loop.ledger.wait_for(lambda ledger: bool(ledger.frames), 0.05)
+    assert heard == [NOTICE]
+
+
 @pytest.mark.parametrize("every", [0, -3, "2", None])
 def test_a_cadence_that_is_none_takes_every_call(loop: Loop, caplog: pytest.LogCaptureFixture, every: Any) -> None:
     assert [loop.monitor.should_stop(synchronize=True, every=every) for _ in range(2)] == [False, False]
