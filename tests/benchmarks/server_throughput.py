@@ -7,7 +7,8 @@ connection of its own; what sends to us is as lean as what sends to Prometheus (
 would take more of the core than our server does. Prometheus receives remote write of as many runs' series, in turn
 through one connection, at the same number of steps a request (its write-ahead log is not synced to disk, ours is
 committed; it judges nothing; its series exist before it is timed). While one of the two has its turn the other one is
-stopped: what it does later, such as collecting garbage or merging what it has stored, it does in its own time.
+stopped, and both are while frames are prepared: what a server does later, such as collecting garbage or merging what it
+has stored, it does in its own time.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Seismograd:
         own = self._streams[streams]
         requests = max(1, REQUESTS[steps] // streams)
         for seed, each in enumerate(own):
-            each.put(each.prepare(requests, steps, walk(steps, seed)))
+            each.prepare(requests, steps, walk(steps, seed))
         with self.server.going_on():
             speed = self.send(streams, steps, streams * requests * steps)
         settle(each.connection for each in own)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from grpc import aio
 
 from seismograd_proto.v1 import TELEMETRY_SERVICE, method_path, telemetry
-from tests.benchmarks.lean import LeanConnection, Piece, ask, exchange
+from tests.benchmarks.lean import LeanConnection, ask, exchange
 
 LAYERS = 150
 # How many streams are opened and closed at once: a fleet does not start in the same millisecond.
@@ -185,17 +185,13 @@ class LeanStream(Run):
         self._streaming = False
         self._durable = 0
 
-    def prepare(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> list[Piece]:
-        """The next frames, for `put`."""
+    def prepare(self, requests: int, steps_a_request: int, norms: npt.NDArray[np.float32]) -> None:
+        """Lets the next frames wait, as they go out, for `exchange`."""
         if not self._streaming:
             self.connection.begin(method_path(TELEMETRY_SERVICE, "StreamSteps"), self._take)
             self._streaming = True
-        frames = self.frames(requests, steps_a_request, norms)
-        return [piece for frame in frames for piece in self.connection.prepared(frame)]
-
-    def put(self, pieces: Sequence[Piece]) -> None:
-        """Lets frames go out, when the connection's turn comes."""
-        self.connection.put(pieces)
+        for frame in self.frames(requests, steps_a_request, norms):
+            self.connection.put(self.connection.prepared(frame))
 
     @property
     def durable(self) -> bool:
@@ -222,7 +218,8 @@ def close_all(streams: Sequence[LeanStream]) -> None:
     for some in _batches(streams):
         connections = [each.connection for each in some]
         for connection in connections:
-            connection.finish()
+            if not connection.ended:  # a run that has only been opened has no stream to end
+                connection.finish()
         exchange(connections, partial(_all_ended, connections))
         requests = [(each.connection, each.farewell().SerializeToString()) for each in some]
         ask(method_path(TELEMETRY_SERVICE, "CloseRun"), requests)

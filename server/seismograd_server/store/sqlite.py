@@ -24,7 +24,7 @@ from seismograd_server.store.backend import BUSY_SECONDS, READERS
 from seismograd_server.store.lock import ServerLock
 
 # A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them. Beside
-# 16 KiB, this takes a few per cent more messages a second at any number of steps in one, and 64 KiB no more than this.
+# 16 KiB, this takes a few per cent more messages a second, however many steps are in each; 64 KiB take no more.
 _PAGE_BYTES = 32_768
 # The write-ahead log is folded into the database when it has grown to this; readers stay fast, and a commit rarely
 # pays for it.
