@@ -42,6 +42,17 @@ def test_with_more_than_can_be_judged_at_once_every_run_has_its_turn(database: D
     assert list(judged(pipeline).values()) == [64, 64, 32, 32]
 
 
+def test_a_run_that_is_far_behind_is_judged_in_parts_though_there_is_room_for_others(database: Database) -> None:
+    pipeline = new_pipeline(database, settings=PipelineSettings(steps_at_once=64, steps_of_a_run=20))
+    far_behind, other = run_of(pipeline, "far behind"), run_of(pipeline, "other")
+    far_behind.send(0, 32)
+    other.send(0, 8)
+    assert pipeline.detect(NOW)
+    assert judged(pipeline) == {"far behind": 20, "other": 8}
+    assert not pipeline.detect(NOW)
+    assert judged(pipeline) == {"far behind": 32, "other": 8}
+
+
 def test_a_fast_run_is_judged_once_in_a_while_and_a_slow_one_at_once(database: Database) -> None:
     pipeline = new_pipeline(database, settings=PipelineSettings(pace_seconds=PACE))
     fast, slow = run_of(pipeline, "fast"), run_of(pipeline, "slow")

@@ -56,7 +56,9 @@ class PipelineSettings:
         policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
         fleet: when alerts of several runs are one incident.
-        steps_at_once: closed in one go, over all runs: judging more would keep the acks of others waiting.
+        steps_at_once: closed in one go, over all runs. More would keep the acks of others waiting; a
+            quarter as many cost a fifth more a step, because each go has a commit, and code must come back into caches.
+        steps_of_a_run: of these, of one run: its tables by rank, layer and step are in memory together.
         pace_seconds: a run that has just been judged waits so long for more of its steps: judging costs about as much
             for one step as for fifty. No longer than an alert may wait.
         standing_bytes: what live runs, their ranks and open streams may hold before newcomers are refused.
@@ -72,7 +74,8 @@ class PipelineSettings:
     policy: LifecyclePolicy = DEFAULT_POLICY
     capture: CapturePolicy = field(default_factory=CapturePolicy)
     fleet: FleetPolicy = field(default_factory=FleetPolicy)
-    steps_at_once: int = 4096
+    steps_at_once: int = 16_384
+    steps_of_a_run: int = 4096
     pace_seconds: float = 0.0
     standing_bytes: int = sys.maxsize
 

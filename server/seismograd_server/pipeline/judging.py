@@ -87,7 +87,7 @@ def _close(fleet: Fleet, settings: PipelineSettings, now: float, *, hurry: bool)
     for engine in fleet.turns(now, hurry=hurry):
         try:
             ending = engine.ending(now)
-            closed = engine.close(now, everything=ending is not None, most=room)
+            closed = engine.close(now, everything=ending is not None, most=min(room, settings.steps_of_a_run))
         except Exception as error:  # noqa: BLE001 (as above)
             fleet.give_up(engine.run_id, error)
             continue
