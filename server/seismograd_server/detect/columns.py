@@ -40,7 +40,6 @@ class Columns:
         "level_column",
         "levels",
         "longest_pauses",
-        "loss_column",
         "loss_known",
         "losses",
         "norms",
@@ -67,15 +66,13 @@ class Columns:
         losses = _joined([block.loss for block in blocks]) + 0.0
         times = _joined([block.times for block in blocks])
         self.longest_pauses = _longest_pauses(times, self.starts)  # of each block
-        # As plain numbers what every step is asked for, as arrays what few are.
-        self.steps: list[int] = _joined([block.steps for block in blocks]).tolist()
-        self.times: list[float] = times.tolist()
-        self.norms: list[float] = norms.tolist()
+        self.steps: Int64 = _joined([block.steps for block in blocks])
+        self.times: Float64 = times
+        self.norms: Float64 = norms
         positive = (norms > 0.0) & (norms < np.inf)
         self.level_column = octaves_of(norms, positive)
-        self.levels: list[float] = self.level_column.tolist()
-        self.loss_column: Float64 = losses
-        self.losses: list[float] = losses.tolist()
+        self.levels: list[float] = self.level_column.tolist()  # the only one of which every number is looked at
+        self.losses: Float64 = losses
         self.loss_known: Bool = _joined([block.loss_known for block in blocks])
         self.of_loss = _rows_where(self.loss_known)
         self.flags: UInt16 = _joined([block.flags for block in blocks])

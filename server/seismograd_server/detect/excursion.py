@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from seismograd_server.detect.facts import UNKNOWN, octaves
+from seismograd_server.model import Int64
 
 # Quiet steps in a row that end an excursion: fewer, and an oscillating explosion (up, down, up) would be cut to pieces.
 _QUIET_STEPS_TO_END = 8
@@ -82,12 +83,10 @@ class Excursion:
         if len(self.trail) > _STEPS_KEPT:
             self.trail.pop(0)
 
-    def remember_all(self, steps: list[int], levels: list[float]) -> None:
+    def remember_all(self, steps: Int64, levels: list[float]) -> None:
         """Keep the latest of some levels, in order."""
-        if len(steps) >= _STEPS_KEPT:
-            self.trail = list(zip(steps[-_STEPS_KEPT:], levels[-_STEPS_KEPT:], strict=True))
-            return
-        self.trail = [*self.trail, *zip(steps[-_STEPS_KEPT:], levels[-_STEPS_KEPT:], strict=True)][-_STEPS_KEPT:]
+        latest = zip(steps[-_STEPS_KEPT:].tolist(), levels[-_STEPS_KEPT:], strict=True)
+        self.trail = list(latest) if len(steps) >= _STEPS_KEPT else [*self.trail, *latest][-_STEPS_KEPT:]
 
     def octaves_per_step(self) -> float:
         """Slope of the level since the last quiet step, by least squares over the latest steps; 0 = not rising."""

@@ -88,7 +88,7 @@ class Step:
 
 
 class Facts:
-    """The facts of a block, cut from the columns of many: plain lists, for loops over steps. `step` gathers one's."""
+    """The facts of a block, cut from the columns of many. `step` gathers one step's, as plain numbers."""
 
     __slots__ = (
         "all_present",
@@ -99,7 +99,6 @@ class Facts:
         "level_column",
         "levels",
         "longest_pause",
-        "loss_column",
         "losses",
         "sampled",
         "start",
@@ -118,7 +117,6 @@ class Facts:
         self.levels = columns.levels[self.start : self.stop]
         self.losses = columns.losses[self.start : self.stop]
         self.level_column = columns.level_column[self.start : self.stop]
-        self.loss_column = columns.loss_column[self.start : self.stop]
         # Seconds between two steps, at most; NaN = look, because some time is not finite.
         self.longest_pause = columns.longest_pauses[number]
         self.all_present = columns.all_present[number]  # whether no rank is missing in any step
@@ -166,25 +164,25 @@ class Facts:
     def step(self, row: int) -> Step:
         """The facts of one step."""
         columns, at = self.columns, self.start + row
-        norm, flags = columns.norms[at], int(columns.flags[at])
+        norm, flags = columns.norms.item(at), columns.flags.item(at)
         nan_count, positive, negative = (0, 0, 0) if columns.all_finite else self.block.nonfinite[row].tolist()
         infinite = norm == math.inf  # a norm that overflowed although no element did
         return Step(
             block=self.block,
             row=row,
-            step=columns.steps[at],
+            step=columns.steps.item(at),
             norm=norm,
             level=columns.levels[at],
-            loss=columns.losses[at],
-            loss_known=bool(columns.loss_known[at]),
+            loss=columns.losses.item(at),
+            loss_known=columns.loss_known.item(at),
             nan_count=nan_count,
             inf_count=positive + negative + infinite,
             skipped_by_scaler=bool(flags & _SKIPPED_BY_SCALER),
             skipped_by_user=bool(flags & _SKIPPED_BY_USER),
-            clip_coefficient=float(columns.clips[at]),
-            learning_rate=float(columns.rates[at]),
-            ratio=float(columns.ratios[at]),
-            update_level=float(columns.update_levels[at]),
+            clip_coefficient=columns.clips.item(at),
+            learning_rate=columns.rates.item(at),
+            ratio=columns.ratios.item(at),
+            update_level=columns.update_levels.item(at),
             rank_norms=columns.rank_norms[at],
             rank_losses=columns.rank_losses[at],
         )

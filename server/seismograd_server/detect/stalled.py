@@ -142,9 +142,9 @@ class StalledDetector:
         if self.told or len(self.absent_for) or not stretch.facts.all_present:
             return 0
         least, since = self.config.least_seconds, self.times[-1:]
-        if stretch.facts.longest_pause < least and since and stretch.facts.times[start] - since[0] < least:
+        if stretch.facts.longest_pause < least and since and stretch.facts.times.item(start) - since[0] < least:
             return stretch.count
-        times = [*since, *stretch.facts.times[start:stop]]
+        times = [*since, *stretch.facts.times[start:stop].tolist()]
         first = stretch.count + 1 - len(times)  # 0 with a time from before the stretch, else 1
         pauses = (row for row, (before, at) in enumerate(pairwise(times), start=first) if at - before >= least)
         return min(pauses, default=stretch.count)
@@ -152,8 +152,8 @@ class StalledDetector:
     def skip(self, stretch: Stretch) -> None:
         """Times are kept."""
         facts, stop = stretch.facts, stretch.start + stretch.count
-        self.last_step = facts.steps[stop - 1]
-        self.times += facts.times[stretch.start : stop]
+        self.last_step = facts.steps.item(stop - 1)
+        self.times += facts.times[max(stretch.start, stop - _STEPS_KEPT) : stop].tolist()
         del self.times[:-_STEPS_KEPT]
 
     def status(self, context: Context) -> DetectorStatus:  # noqa: ARG002 (the protocol's form)

@@ -81,14 +81,15 @@ def foresee(context: Context, facts: Facts, start: int, most: int) -> Stretch | 
     rows = facts.rows_of_loss(start, start + count)
     if not count or (rows and not _knows_losses(context)):
         return None
-    loss = follow(context.loss, facts.loss_column[rows])
+    losses = facts.losses[rows]
+    loss = follow(context.loss, losses)
     return Stretch(
         facts=facts,
         start=start,
         count=count,
         norm=norm,
         loss_rows=[row - start for row in rows],
-        losses=[facts.losses[row] for row in rows],
+        losses=losses.tolist(),
         loss=loss,
         loss_deviations=_deviations([loss])[0],
         untrained=context.untrained_level(),
@@ -107,7 +108,7 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
     ]
     rows = [facts[number].rows_of_loss(0, facts[number].count) for number in calm]
     losses = [
-        facts[number].loss_column if len(own) == facts[number].count else facts[number].loss_column[own]
+        facts[number].losses if len(own) == facts[number].count else facts[number].losses[own]
         for number, own in zip(calm, rows, strict=True)
     ]
     norms = follow_all([contexts[number].norm for number in calm], [facts[number].level_column for number in calm])
@@ -128,7 +129,7 @@ def foresee_all(contexts: Sequence[Context], facts: Sequence[Facts], most: int) 
                 count=each.count,
                 norm=norms[place],
                 loss_rows=known,
-                losses=each.losses if len(known) == each.count else [each.losses[row] for row in known],
+                losses=losses[place].tolist(),
                 loss=usual_losses[place],
                 loss_deviations=deviations[place],
                 untrained=contexts[number].untrained_level(),
@@ -179,7 +180,7 @@ def take_in(context: Context, stretch: Stretch) -> None:
     facts, start, stop = stretch.facts, stretch.start, stretch.start + stretch.count
     levels = facts.levels if stretch.count == facts.count else facts.levels[start:stop]
     context.seen += stretch.count
-    context.last_step = facts.steps[stop - 1]
+    context.last_step = facts.steps.item(stop - 1)
     context.norm = stretch.norm.baseline
     context.lowest = min(context.lowest, stretch.norm.lowest, context.norm.center())
     context.record.accept_all(levels)

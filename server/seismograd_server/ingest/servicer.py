@@ -34,7 +34,7 @@ from seismograd_server.ingest.decode import FrameError
 from seismograd_server.ingest.identities import decode_catalog, decode_identity
 from seismograd_server.ingest.limits import IngestLimits, shortened
 from seismograd_server.ingest.log import Log
-from seismograd_server.ingest.stream import Stream, watermark_message
+from seismograd_server.ingest.stream import Stream, add_watermarks
 from seismograd_server.instruments import Instruments
 from seismograd_server.model import Catalog
 from seismograd_server.pipeline import Pipeline
@@ -107,16 +107,17 @@ class TelemetryServicer:
         identity = decode_identity(request, self._limits, self._clock())
         catalogs = await self._catalogs(request)
         opened = await self._log.call(lambda at: self._pipeline.open_rank(identity, catalogs, at))
-        return telemetry.OpenRunResponse(
+        response = telemetry.OpenRunResponse(
             rank_handle=opened.handle,
             attempt=opened.attempt,
-            watermarks=[watermark_message(mark) for mark in opened.watermarks],
             server_time_unix_seconds=self._clock(),
             limits=telemetry.Limits(
                 max_frame_bytes=self._limits.max_frame_bytes, max_batch_records=self._limits.max_batch_records
             ),
             run_url=self._run_url(request.project, request.run),
         )
+        add_watermarks(response.watermarks, opened.watermarks)
+        return response
 
     async def _catalogs(self, request: telemetry.OpenRunRequest) -> list[Catalog]:
         def decoded() -> list[Catalog]:
@@ -133,7 +134,9 @@ class TelemetryServicer:
         receipt = await self._log.call(
             lambda at: self._pipeline.close_rank(handle, outcome, reason, at), behind_frames=True
         )
-        return telemetry.CloseRunResponse(watermarks=[watermark_message(mark) for mark in receipt.watermarks])
+        response = telemetry.CloseRunResponse()
+        add_watermarks(response.watermarks, receipt.watermarks)
+        return response
 
     async def _stream_steps(self, _requests: object, context: Context) -> None:
         stream = Stream()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from seismograd_proto.v1 import telemetry
 from seismograd_server.model import Directive, StreamKey, Watermark
@@ -81,13 +83,11 @@ class Stream:
                 return None
             self._news.clear()
             await self._news.wait()
-        response = telemetry.StreamStepsResponse(
-            watermarks=[watermark_message(mark) for mark in self._marks.values()],
-            rejections=[_rejection_message(each) for each in self._rejections],
-            alerts=[_notice_message(each) for each in self._notices],
-            directives=[_directive_message(each) for each in self._directives],
-            server_time_unix_seconds=now,
-        )
+        response = telemetry.StreamStepsResponse(server_time_unix_seconds=now)
+        add_watermarks(response.watermarks, self._marks.values())
+        response.rejections.extend(_rejection_message(each) for each in self._rejections)
+        response.alerts.extend(_notice_message(each) for each in self._notices)
+        response.directives.extend(_directive_message(each) for each in self._directives)
         self._marks, self._rejections, self._notices, self._directives = {}, [], [], []
         return response
 
@@ -111,15 +111,15 @@ class Outcome:
     error: Exception | None
 
 
-def watermark_message(mark: Watermark) -> telemetry.Watermark:
-    """A watermark as the wire has it."""
-    return telemetry.Watermark(
-        rank_handle=mark.stream.rank_handle,
-        optimizer=mark.stream.optimizer,
-        kind=int(mark.stream.kind),  # type: ignore[arg-type]  # the stub wants its own enum, the wire an integer
-        accepted_sequence=mark.accepted,
-        durable_sequence=mark.durable,
-    )
+def add_watermarks(to: RepeatedCompositeFieldContainer[telemetry.Watermark], marks: Iterable[Watermark]) -> None:
+    """Add watermarks to a message; made within it, which takes half as long as to copy them into it."""
+    for mark in marks:
+        message = to.add()
+        message.rank_handle = mark.stream.rank_handle
+        message.optimizer = mark.stream.optimizer
+        message.kind = int(mark.stream.kind)  # type: ignore[assignment]  # the stub wants its own enum, the wire an integer
+        message.accepted_sequence = mark.accepted
+        message.durable_sequence = mark.durable
 
 
 def _rejection_message(rejection: Rejection) -> telemetry.Rejection:
