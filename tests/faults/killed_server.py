@@ -31,14 +31,14 @@ from seismograd_server.config import Settings, load_settings
 from seismograd_server.maintenance import compaction, retention, summarising, worker
 from seismograd_server.maintenance.compaction import CompactionSettings
 from seismograd_server.maintenance.tiers import Sizes
-from seismograd_server.store import sqlite
+from seismograd_server.store import folding
 
 # So small that a short run reaches every tier; exact, so that what comes of it is the same to the bit.
 COMPACTION = CompactionSettings(
     mantissa_bits=23, sizes=Sizes(full_records=60, tail_records=12, most_rows=8, lookback_records=30)
 )
 # So small that folding the write-ahead log into the database is under the axe as well.
-_WAL_BYTES = 128 * 2**10
+_FOLD_BYTES = 128 * 2**10
 # And so small that a run is deleted in several pieces.
 _PIECE_BYTES = 4 * 2**10
 # A disk is ill for so long, so often; then it is well for good. Long enough for several transactions to come by.
@@ -99,7 +99,7 @@ def live(order: dict[str, Any]) -> None:
     say(pid=os.getpid())
     reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
-    sqlite._WAL_BYTES = _WAL_BYTES
+    folding.FOLD_BYTES, folding.MOST_BYTES, folding._PAGES_BYTES = _FOLD_BYTES, 2 * _FOLD_BYTES, _FOLD_BYTES // 4
     if order["point"].startswith(("compact.", "summarise.", "retention.")):
         worker._REST_SECONDS = 0.05
     if order["point"].startswith("compact."):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +28,7 @@ class Backend(Protocol):
         name: how people call the database; never with a password.
         writer: makes the one writing connection.
         reader: makes connections that see one snapshot per transaction and cannot write.
+        turn: whoever writes holds it.
         errors: what engines and connections raise.
     """
 
@@ -34,6 +36,7 @@ class Backend(Protocol):
     name: str
     writer: Engine
     reader: Engine
+    turn: threading.Lock
     errors: tuple[type[Exception], ...]
 
     def translate(self, error: Exception, *, committing: bool) -> StorageError:
@@ -46,6 +49,14 @@ class Backend(Protocol):
 
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """From now on tell, at most once, when another server is found to have taken the database over."""
+        ...
+
+    def before_transaction(self) -> None:
+        """Make ready for one, in its turn; raises what has failed since the last one, or takes a while."""
+        ...
+
+    def after_commit(self) -> None:
+        """See to what a commit leaves to be done, in its turn."""
         ...
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:

@@ -11,7 +11,6 @@ commit whose answer got lost has either happened or never will when the next tra
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
@@ -51,7 +50,6 @@ class Database:
         self.damage = DamageLog()  # what its readers have found
         self._backend = backend
         self._errors = backend.errors
-        self._turn = threading.Lock()
         self._epoch = 0
         self._uncertain = False  # whether a commit's answer got lost, and no transaction has been begun since
         self._closed = False
@@ -100,22 +98,24 @@ class Database:
             StorageFencedError: another server has opened the database since.
             StorageError: anything else.
         """
-        if not self._turn.acquire(timeout=BUSY_SECONDS):
+        if not self._backend.turn.acquire(timeout=BUSY_SECONDS):
             raise StorageBusyError(f"database {self.name}: another transaction has not ended for {BUSY_SECONDS:g} s")
         committing = False
         try:
             self.check()
+            self._backend.before_transaction()
             with self._backend.writer.begin() as connection:
                 self._check_epoch(connection)
                 self._uncertain = False
                 yield Transaction(connection, self.damage)
                 committing = True
+            self._backend.after_commit()
         except self._errors as error:
             translated = self._translate(error, committing=committing)
             self._uncertain |= isinstance(translated, StorageUncertainError)
             raise translated from error
         finally:
-            self._turn.release()
+            self._backend.turn.release()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

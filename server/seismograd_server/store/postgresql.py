@@ -12,6 +12,7 @@ import importlib.util
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,6 +55,7 @@ class PostgresqlBackend:
         self.writer = self._engine(address, 1, _WRITER)
         event.listen(self.writer, "commit", _refuse_a_failed_transaction)
         self.reader = self._engine(address, READERS, _READER)
+        self.turn = threading.Lock()
         self.tenure = Tenure(self._engine(address, 1, _TENANT, isolation_level="AUTOCOMMIT"), self.name)
 
     @classmethod
@@ -133,6 +135,12 @@ class PostgresqlBackend:
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """See `Backend`."""
         self.tenure.watch(epoch, on_lost)
+
+    def before_transaction(self) -> None:
+        """Nothing: whatever fails says so itself."""
+
+    def after_commit(self) -> None:
+        """Nothing: PostgreSQL sees to its log."""
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""

@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,16 +20,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from seismograd_server.errors import StartError, StorageError
-from seismograd_server.store import sqlite_failures
+from seismograd_server.store import folding, sqlite_failures
 from seismograd_server.store.backend import BUSY_SECONDS, READERS
+from seismograd_server.store.folding import LogFolding
 from seismograd_server.store.lock import ServerLock
 
 # A compromise: larger pages halve the cost of large payloads, smaller ones that of the small rows around them. Beside
 # 16 KiB, this takes a few per cent more messages a second, however many steps are in each; 64 KiB take no more.
 _PAGE_BYTES = 32_768
-# The write-ahead log is folded into the database when it has grown to this; readers stay fast, and a commit rarely
-# pays for it.
-_WAL_BYTES = 32 * 2**20
 
 
 class SqliteBackend:
@@ -44,6 +43,9 @@ class SqliteBackend:
         stack.callback(self.writer.dispose)
         self.reader: Engine = _reader_engine(path)
         stack.callback(self.reader.dispose)
+        self.turn = threading.Lock()
+        self._folding = LogFolding(self.writer, self.turn, self.name)
+        stack.callback(self._folding.close)
         self._stack = stack
 
     @classmethod
@@ -92,6 +94,14 @@ class SqliteBackend:
 
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
+
+    def before_transaction(self) -> None:
+        """See to it that the write-ahead log has room."""
+        self._folding.before_transaction()
+
+    def after_commit(self) -> None:
+        """Have the write-ahead log folded in when it is long."""
+        self._folding.after_commit()
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
         """Return up to `max_bytes` of free pages beyond `keep_bytes`; the number of bytes returned."""
@@ -152,9 +162,8 @@ def _writer_engine(path: Path, durability: str) -> Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         # What is deleted is overwritten where its page stays in use; whole pages leave the file by `reclaim`.
         connection.execute("PRAGMA secure_delete = FAST")
-        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_BYTES // page_bytes}")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see `folding`
+        connection.execute(f"PRAGMA journal_size_limit = {folding.MOST_BYTES}")
 
     engine = create_engine(
         _url(path), poolclass=StaticPool, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
