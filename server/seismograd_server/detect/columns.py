@@ -24,6 +24,8 @@ from seismograd_server.model import (
     unknown,
 )
 
+# Of arrays that are so large on average, to join them costs more than as many calls.
+_LARGE_VALUES = 4096
 _SKIPPED = np.uint16(RecordFlag.SKIPPED_BY_SCALER | RecordFlag.SKIPPED_BY_USER)
 
 
@@ -110,6 +112,8 @@ def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 def _of_each(combine: np.ufunc, columns: Sequence[npt.NDArray[Any]], nothing: Any) -> list[Any]:
     """What all numbers of each of some arrays make when they are combined; `nothing` of those that hold none."""
+    if sum(column.size for column in columns) >= _LARGE_VALUES * len(columns):
+        return [combine.reduce(column, axis=None).item() if column.size else nothing for column in columns]
     filled = [column.ravel() for column in columns if column.size]
     if not filled:
         return [nothing] * len(columns)

@@ -109,3 +109,16 @@ def test_each_fact_of_a_step_is_what_its_columns_say(block: ClosedBlock) -> None
     pauses = [float(after) - float(before) for before, after in zip(block.times, block.times[1:], strict=False)]
     assert all(not pause > facts.longest_pause for pause in pauses)
     assert facts.knows_scales == (not np.isnan(block.loss_scale).all())
+
+
+@pytest.mark.parametrize("layers", [3, 1000], ids=["small blocks, joined", "large ones, each alone"])
+def test_the_least_norm_of_a_block_is_that_of_all_its_layers_and_steps(layers: int) -> None:
+    names = [f"layer.{index}" for index in range(layers)]
+    tables = [np.random.default_rng(seed).random((5 + seed, layers), np.float32) for seed in range(4)]
+    tables[1][2, 1] = np.nan
+    tables[3] = tables[3][:0]
+    found = [
+        facts.least_norm
+        for facts in facts_of([run_of(np.ones(len(each)), layout=layout(names), layer_norms=each) for each in tables])
+    ]
+    assert repr(found) == repr([min(tables[0].ravel().tolist()), math.nan, min(tables[2].ravel().tolist()), math.inf])
