@@ -99,7 +99,7 @@ def live(order: dict[str, Any]) -> None:
     say(pid=os.getpid())
     reach = failure_point(order["point"], order["hit"], order["delays"])
     event.listen(Engine, "before_cursor_execute", lambda *_: reach("statement"))
-    folding.FOLD_BYTES, folding.MOST_BYTES, folding._PAGES_BYTES = _FOLD_BYTES, 2 * _FOLD_BYTES, _FOLD_BYTES // 4
+    folding.FOLD_BYTES, folding.MOST_BYTES = _FOLD_BYTES, 2 * _FOLD_BYTES
     if order["point"].startswith(("compact.", "summarise.", "retention.")):
         worker._REST_SECONDS = 0.05
     if order["point"].startswith("compact."):

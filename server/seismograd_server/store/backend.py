@@ -47,6 +47,10 @@ class Backend(Protocol):
         """Whether nothing may be written any more after this error."""
         ...
 
+    def abandon(self) -> None:
+        """After such an error, from whatever thread: nothing is written any more, not even by `close`."""
+        ...
+
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """From now on tell, at most once, when another server is found to have taken the database over."""
         ...
@@ -57,6 +61,11 @@ class Backend(Protocol):
 
     def after_commit(self) -> None:
         """See to what a commit leaves to be done, in its turn."""
+        ...
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether the turn is taken for that now: then to wait for it is right, however slow the disk is."""
         ...
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:

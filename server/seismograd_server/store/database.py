@@ -98,7 +98,9 @@ class Database:
             StorageFencedError: another server has opened the database since.
             StorageError: anything else.
         """
-        if not self._backend.turn.acquire(timeout=BUSY_SECONDS):
+        while not self._backend.turn.acquire(timeout=BUSY_SECONDS):
+            if self._backend.makes_room:
+                continue
             raise StorageBusyError(f"database {self.name}: another transaction has not ended for {BUSY_SECONDS:g} s")
         committing = False
         try:
@@ -218,6 +220,7 @@ class Database:
         translated = self._backend.translate(error, committing=committing)
         if self._backend.is_final(error):
             self._refusal = str(translated)
+            self._backend.abandon()
         return translated
 
 

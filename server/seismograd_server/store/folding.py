@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,12 +25,16 @@ _log = structlog.get_logger(__name__)
 
 # Each time takes two syncs, and pages that were written meanwhile again are copied once; readers stay fast.
 FOLD_BYTES = 24 * 2**20
-# So much more may come before it is the thread's turn; then the next transaction sees to it, and its client waits.
+# So much more may come before it is the thread's turn; then the next transaction sees to it, and its client waits. Also
+# the most that the file keeps when the log begins anew, so that a larger file means a longer log.
 MOST_BYTES = 2 * FOLD_BYTES
-# What a small transaction adds to the log beside the blobs in it: the pages of the rows and indexes that it changes.
+# What a transaction adds to the log beside its blobs, until that is known: pages of the rows and indexes it changes.
 _PAGES_BYTES = 2**18
 # A disk that was full or failed to write is tried again after this.
 _RETRY_SECONDS = 1.0
+# Where the file says which log it holds: a number and two salts, others whenever it begins anew
+# (https://sqlite.org/walformat.html).
+_WHICH = slice(12, 24)
 
 
 class LogFolding:
@@ -39,12 +44,18 @@ class LogFolding:
         sqlite3.Error: the log cannot be folded in; after a failed sync always the same.
     """
 
-    def __init__(self, writer: Engine, turn: threading.Lock, name: str) -> None:
+    def __init__(self, writer: Engine, turn: threading.Lock, path: Path) -> None:
         self._writer = writer
         self._turn = turn
-        self._name = name
-        self._bytes = 0  # committed and not folded in, about; whoever has the turn changes it
+        self._path = path.with_name(path.name + "-wal")
+        self._name = str(path)
+        # What has been committed since the log was last folded in; whoever has the turn changes it.
+        self._blob_bytes = self._file_bytes()  # to begin with, what a server that was killed has left
+        self._commits = 0
+        self._pages_bytes = float(_PAGES_BYTES)  # of a commit, as it was lately
+        self._which, self._length = b"", 0  # of the log then
         self._failure: Exception | None = None  # the sync that failed
+        self.folds = False  # whether the thread is at it
         self._due = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="seismograd-folding", daemon=True)
@@ -55,23 +66,32 @@ class LogFolding:
         """Make sure that the log can take another one."""
         if self._failure is not None:
             raise self._failure
-        if self._bytes >= MOST_BYTES:
+        if self._file_bytes() > MOST_BYTES:  # if a reader is in the way, this takes no time
             self.fold()
 
     def after_commit(self) -> None:
         """Have the log folded in soon if it is long."""
-        self._bytes += _PAGES_BYTES
-        if self._bytes >= FOLD_BYTES:
+        self._commits += 1
+        if self._is_long():
             self._due.set()
+
+    def expect(self, size: int) -> None:
+        """So many bytes of pages come into the log beside what statements bring."""
+        self._blob_bytes += size
 
     def fold(self) -> None:
         """Fold in all that no reader needs where it is; the caller has the turn."""
         try:
-            _checkpoint(self._writer)
+            length = _checkpoint(self._writer)
         except Exception as error:
             self._failure = error if is_sync_failure(error) else None
             raise
-        self._bytes = 0
+        which = self._file_head()[_WHICH]
+        grown = length - self._length if which == self._which else length
+        if self._commits:
+            self._pages_bytes = max(0, grown - self._blob_bytes) / self._commits
+        self._which, self._length = which, length
+        self._blob_bytes = self._commits = 0
 
     def close(self) -> None:
         """End the thread."""
@@ -79,24 +99,49 @@ class LogFolding:
         self._due.set()
         self._thread.join()
 
+    def _is_long(self) -> bool:
+        return self._blob_bytes + self._commits * self._pages_bytes >= FOLD_BYTES
+
+    def _file_bytes(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def _file_head(self) -> bytes:
+        with self._path.open("rb") as file:
+            return file.read(_WHICH.stop)
+
     def _count(
-        self, _connection: object, _cursor: object, _statement: str, parameters: Any, _context: object, many: bool
+        self, _connection: object, _cursor: object, _statement: str, parameters: Any, _context: object, _many: bool
     ) -> None:
-        rows = parameters if many else (parameters,)
-        self._bytes += sum([len(value) for row in rows for value in row if type(value) is memoryview])  # a blob
+        rows = parameters if isinstance(parameters, list) else (parameters,)
+        self._blob_bytes += sum([len(value) for row in rows for value in row if type(value) is memoryview])
 
     def _run(self) -> None:
         while self._due.wait() and not self._ending.is_set():
             self._due.clear()
             try:
-                with self._turn:
-                    if self._bytes >= FOLD_BYTES and self._failure is None:
-                        self.fold()
+                self._fold_in_turn()
             except Exception as error:  # noqa: BLE001 (whatever it is, the next transaction meets it, or the next try does not)
                 _log.warning("the write-ahead log could not be folded in", reason=str(translate(error, self._name)))
                 self._ending.wait(_RETRY_SECONDS)
+                self._due.set()
+
+    def _fold_in_turn(self) -> None:
+        while not self._turn.acquire(timeout=_RETRY_SECONDS):
+            if self._ending.is_set():
+                return
+        self.folds = True
+        try:
+            if self._failure is None and self._is_long():
+                self.fold()
+        finally:
+            self.folds = False
+            self._turn.release()
 
 
-def _checkpoint(writer: Engine) -> None:
+def _checkpoint(writer: Engine) -> int:
+    """Fold in what can be; how many bytes of pages the log has, folded in or not, since it last began anew."""
     with contextlib.closing(writer.raw_connection()) as connection:
-        connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        cursor = connection.cursor()
+        (page_bytes,) = cursor.execute("PRAGMA page_size").fetchone()
+        _, pages, _ = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages) * int(page_bytes)

@@ -132,6 +132,9 @@ class PostgresqlBackend:
         """Never: after a failed sync PostgreSQL itself starts anew and recovers from its log."""
         return False
 
+    def abandon(self) -> None:
+        """Nothing: there is no such error."""
+
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """See `Backend`."""
         self.tenure.watch(epoch, on_lost)
@@ -141,6 +144,11 @@ class PostgresqlBackend:
 
     def after_commit(self) -> None:
         """Nothing: PostgreSQL sees to its log."""
+
+    @property
+    def makes_room(self) -> bool:
+        """Never: PostgreSQL sees to its log."""
+        return False
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""

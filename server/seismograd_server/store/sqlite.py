@@ -5,6 +5,8 @@ WAL mode. Durability "process" survives the death of every process at any moment
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import sqlite3
@@ -39,14 +41,15 @@ class SqliteBackend:
     def __init__(self, path: Path, durability: str, stack: ExitStack) -> None:
         self.name = str(path)
         self._path = path
+        self._abandoned = False
         self.writer: Engine = _writer_engine(path, durability)
         stack.callback(self.writer.dispose)
         self.reader: Engine = _reader_engine(path)
         stack.callback(self.reader.dispose)
         self.turn = threading.Lock()
-        self._folding = LogFolding(self.writer, self.turn, self.name)
+        self._folding = LogFolding(self.writer, self.turn, path)
         stack.callback(self._folding.close)
-        self._stack = stack
+        self._stack = stack.pop_all()
 
     @classmethod
     def open(cls, address: URL, *, owner: str, durability: str, standby: bool) -> SqliteBackend:  # noqa: ARG003 (the kernel gives a dead server's lock away, and nobody can take a living one's)
@@ -60,7 +63,7 @@ class SqliteBackend:
             path = _place(address, stack)
             lock = ServerLock.acquire(path.with_name(path.name + ".lock"), owner=owner, database=str(path))
             stack.callback(lock.release)
-            return cls(path, durability, stack.pop_all())
+            return cls(path, durability, stack)
 
     @staticmethod
     def look_at(address: URL) -> str:
@@ -92,6 +95,18 @@ class SqliteBackend:
         """After a failed fsync: what the next one says of it would be a lie."""
         return sqlite_failures.is_sync_failure(error)
 
+    def abandon(self) -> None:
+        """Keep SQLite from folding the log in when the last connection is closed, which would be a second try.
+
+        So a connection is left open until the process ends; Python before 3.12 cannot switch that off.
+        """
+        if not self._abandoned:
+            self._abandoned = True
+            with contextlib.suppress(sqlite3.Error):  # then it has no lock, and the disk is worse off than we can help
+                connection = sqlite3.connect(self._path, check_same_thread=False)
+                connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # takes the lock that a last one must have
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
 
@@ -102,6 +117,11 @@ class SqliteBackend:
     def after_commit(self) -> None:
         """Have the write-ahead log folded in when it is long."""
         self._folding.after_commit()
+
+    @property
+    def makes_room(self) -> bool:
+        """While the write-ahead log is folded in."""
+        return self._folding.folds
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
         """Return up to `max_bytes` of free pages beyond `keep_bytes`; the number of bytes returned."""
@@ -117,7 +137,9 @@ class SqliteBackend:
             cursor.execute("PRAGMA incremental_vacuum(1)")
         cursor.close()
         after = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-        return int(before - after) * int(page_bytes)
+        freed = int(before - after) * int(page_bytes)
+        self._folding.expect(freed)  # for each page that goes, the last one of the file takes its place
+        return freed
 
     def size_bytes(self) -> int:
         """Bytes on disk: the database and its write-ahead log."""
@@ -154,6 +176,7 @@ def _writer_engine(path: Path, durability: str) -> Engine:
     synchronous = "FULL" if durability == "power" else "NORMAL"
 
     def prepare(connection: Any) -> None:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see `folding`; before anything that may write
         # These two count only before the first table is made.
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -162,7 +185,6 @@ def _writer_engine(path: Path, durability: str) -> Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         # What is deleted is overwritten where its page stays in use; whole pages leave the file by `reclaim`.
         connection.execute("PRAGMA secure_delete = FAST")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see `folding`
         connection.execute(f"PRAGMA journal_size_limit = {folding.MOST_BYTES}")
 
     engine = create_engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -10,15 +11,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from seismograd_server.errors import StorageBusyError, StorageError
 from seismograd_server.model import RankIdentity, StepBatch
+from seismograd_server.store import database as database_module
 from seismograd_server.store import folding
 from seismograd_server.store.database import Database
+from seismograd_server.store.sqlite import SqliteBackend
 from tests.support.processes import eventually
 
-FOLD = 2**20
-STEPS = 4_000  # of a batch
+FOLD = 4 * 2**20  # more than the tables take
+STEPS = 16_000  # of a batch: some 600 KiB
 
 
 class Sender:
@@ -75,6 +79,17 @@ def log_bytes(database: Database) -> int:
     return Path(f"{database.name}-wal").stat().st_size
 
 
+def folding_of(database: Database) -> folding.LogFolding:
+    assert isinstance(database._backend, SqliteBackend)
+    return database._backend._folding
+
+
+def ask_to_fold(database: Database, size: int = 2**40) -> None:
+    """As a commit of so many bytes would."""
+    folding_of(database).expect(size)
+    folding_of(database).after_commit()
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, code: int) -> list[int]:
     """From now on every checkpoint fails with that result; the list gets one more of it each time."""
     failures: list[int] = []
@@ -93,7 +108,7 @@ def test_a_long_log_is_folded_in_while_nobody_writes(sender: Sender) -> None:
     sender.send()
     assert folded(sender.database) == 0, "a short one stays where it is"
 
-    while sender.sent < 10 * STEPS:
+    while sender.sent < 20 * STEPS:
         sender.send()
 
     eventually(lambda: folded(sender.database) > 0, 10, "the thread has had the writer's turn")
@@ -114,13 +129,114 @@ def test_a_reader_keeps_its_moment_while_the_log_is_folded_in(sender: Sender) ->
     sender.send()
     with sender.database.read() as transaction:
         (before,) = transaction.segments.received([1]).values()
-        while sender.sent < 20 * STEPS:
+        while sender.sent < 30 * STEPS:
             sender.send()
         (after,) = transaction.segments.received([1]).values()
     assert list(before) == list(after) == [(0, STEPS)]
-    while sender.sent < 40 * STEPS:
+    while sender.sent < 60 * STEPS:
         sender.send()
     eventually(lambda: folded(sender.database) > STEPS, 10, "nothing is in the way any more")
+
+
+def test_a_reader_that_is_nearly_always_there_does_not_let_the_log_grow(sender: Sender) -> None:
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.wait(0.01):
+            with sender.database.read() as transaction:
+                transaction.segments.received([1])
+                done.wait(0.03)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        while sender.sent < 200 * STEPS:
+            sender.send()
+            done.wait(0.003)  # so that there are hundreds of gaps
+    finally:
+        done.set()
+        reader.join()
+    assert log_bytes(sender.database) < 10 * FOLD < Path(sender.database.name).stat().st_size
+
+
+def test_what_rows_and_indexes_take_in_the_log_is_learnt(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transactions without a blob, each of some pages: far more than was thought at first."""
+    monkeypatch.setattr(folding, "MOST_BYTES", 2**40)  # no transaction sees to it
+    folding_of(sender.database)._pages_bytes = 2.0**15
+
+    def write(times: int) -> int:
+        longest = 0
+        for _ in range(times):
+            with sender.database.begin() as transaction:
+                for table in ("launches", "ranks"):
+                    transaction.connection.exec_driver_sql(f"UPDATE {table} SET opened_at = opened_at + 1")
+                transaction.connection.exec_driver_sql("UPDATE runs SET started_at = started_at + 1")
+            threading.Event().wait(0.001)  # the thread gets its turn
+            longest = max(longest, log_bytes(sender.database))
+        return longest
+
+    assert write(200) > 2.5 * FOLD
+    write(50)
+    assert write(600) < 2.5 * FOLD
+
+
+def test_nothing_is_folded_in_while_a_transaction_is_open(sender: Sender) -> None:
+    """SQLite would refuse, and the pool would then roll the transaction back."""
+    sender.send()
+    with sender.database.begin() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE runs SET ended_at = 7.0")
+        ask_to_fold(sender.database)
+        threading.Event().wait(0.2)  # long enough for a thread that does not wait for its turn
+        assert folded(sender.database) == 0
+    eventually(lambda: folded(sender.database) > 0, 10, "it is the thread's turn")
+    with sender.database.read() as transaction:
+        assert transaction.connection.exec_driver_sql("SELECT ended_at FROM runs").scalar_one() == 7.0
+
+
+def test_a_fold_that_found_no_room_is_tried_again_though_nobody_writes(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.send()
+    with monkeypatch.context() as full:
+        failures = failing(full, sqlite3.SQLITE_FULL)
+        ask_to_fold(sender.database)
+        eventually(lambda: len(failures) > 1, 10, "it is tried again and again")
+    eventually(lambda: folded(sender.database) > 0, 10, "until there is room")
+
+
+def test_a_log_that_a_killed_server_has_left_counts(sender: Sender, tmp_path: Path) -> None:
+    while sender.sent < 5 * STEPS:
+        sender.send()
+    source, copy = Path(sender.database.name), tmp_path / "copy" / "seismograd.db"
+    copy.parent.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{source}{suffix}", f"{copy}{suffix}")
+    left = copy.with_name("seismograd.db-wal").stat().st_size
+    with Database.open(f"sqlite:///{copy}", owner="test") as database:
+        assert folded(database) == 0, "not while it is opened, when nobody would hear of a failure"
+        ask_to_fold(database, FOLD - left)
+        eventually(lambda: folded(database) == 5 * STEPS, 10, "what was there counts as well")
+
+
+def test_a_transaction_waits_for_a_slow_fold_as_long_as_it_takes(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow is not full: records are late, and not refused."""
+    sender.send()
+    checkpoint, begun, go_on = folding._checkpoint, threading.Event(), threading.Event()
+
+    def slow(writer: Engine) -> int:
+        begun.set()
+        assert go_on.wait(10)
+        return checkpoint(writer)
+
+    monkeypatch.setattr(folding, "_checkpoint", slow)
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.01)
+    ask_to_fold(sender.database)
+    assert begun.wait(10)
+    threading.Timer(0.1, go_on.set).start()
+    sender.send()
+    assert sender.stored() == sender.sent
 
 
 def test_a_failed_sync_of_the_thread_is_the_end_of_writing(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +258,12 @@ def test_a_failed_sync_of_the_thread_is_the_end_of_writing(sender: Sender, monke
         sender.send()
     assert len(failures) == 1, "a second try could succeed without having written"
     assert sender.stored() == sender.sent
+    log = log_bytes(sender.database)
+    sender.database.close()
+    assert folded(sender.database) == 0, "nor is it tried when the last connection is closed"
+    assert log_bytes(sender.database) == log
+    with Database.open(f"sqlite:///{sender.database.name}", owner="the next server") as sender.database:
+        assert sender.stored() == sender.sent
 
 
 def test_a_log_that_finds_no_room_is_tried_again_and_refuses_what_would_not_fit(
