@@ -64,8 +64,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def makes_room(self) -> bool:
-        """Whether the turn is taken for that now: then to wait for it is right, however slow the disk is."""
+    def room_making(self) -> int:
+        """Rises when that begins, and when it has ended: while it is odd, to wait for the turn is right."""
         ...
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:

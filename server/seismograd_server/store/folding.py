@@ -55,7 +55,7 @@ class LogFolding:
         self._pages_bytes = float(_PAGES_BYTES)  # of a commit, as it was lately
         self._which, self._length = b"", 0  # of the log then
         self._failure: Exception | None = None  # the sync that failed
-        self.folds = False  # whether the thread is at it
+        self.turns = 0  # how often it was begun to fold, and ended
         self._due = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="seismograd-folding", daemon=True)
@@ -66,7 +66,7 @@ class LogFolding:
         """Make sure that the log can take another one."""
         if self._failure is not None:
             raise self._failure
-        if self._file_bytes() > MOST_BYTES:  # if a reader is in the way, this takes no time
+        if self._file_bytes() > MOST_BYTES:
             self.fold()
 
     def after_commit(self) -> None:
@@ -81,20 +81,30 @@ class LogFolding:
 
     def fold(self) -> None:
         """Fold in all that no reader needs where it is; the caller has the turn."""
+        self.turns += 1
         try:
             length = _checkpoint(self._writer)
         except Exception as error:
             self._failure = error if is_sync_failure(error) else None
             raise
+        finally:
+            self.turns += 1
+        if length < 0:  # somebody else is folding
+            return
         which = self._file_head()[_WHICH]
         grown = length - self._length if which == self._which else length
-        if self._commits:
-            self._pages_bytes = max(0, grown - self._blob_bytes) / self._commits
+        if self._commits and grown >= self._blob_bytes:  # else some of these were rolled back, or never in it
+            self._pages_bytes = (grown - self._blob_bytes) / self._commits
         self._which, self._length = which, length
         self._blob_bytes = self._commits = 0
 
+    @property
+    def failed(self) -> bool:
+        """Whether a sync has failed, so that nothing may be written any more."""
+        return self._failure is not None
+
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; may be called twice."""
         self._ending.set()
         self._due.set()
         self._thread.join()
@@ -103,11 +113,14 @@ class LogFolding:
         return self._blob_bytes + self._commits * self._pages_bytes >= FOLD_BYTES
 
     def _file_bytes(self) -> int:
-        return self._path.stat().st_size if self._path.exists() else 0
+        with contextlib.suppress(OSError):  # nothing has been written yet
+            return self._path.stat().st_size
+        return 0
 
     def _file_head(self) -> bytes:
-        with self._path.open("rb") as file:
+        with contextlib.suppress(OSError), self._path.open("rb") as file:  # then it is taken for another log
             return file.read(_WHICH.stop)
+        return b""
 
     def _count(
         self, _connection: object, _cursor: object, _statement: str, parameters: Any, _context: object, _many: bool
@@ -129,17 +142,18 @@ class LogFolding:
         while not self._turn.acquire(timeout=_RETRY_SECONDS):
             if self._ending.is_set():
                 return
-        self.folds = True
         try:
-            if self._failure is None and self._is_long():
+            if not self.failed and self._is_long():
                 self.fold()
         finally:
-            self.folds = False
             self._turn.release()
 
 
 def _checkpoint(writer: Engine) -> int:
-    """Fold in what can be; how many bytes of pages the log has, folded in or not, since it last began anew."""
+    """Fold in what can be; how many bytes of pages the log has, folded in or not, since it last began anew.
+
+    Negative = nothing could be folded in.
+    """
     with contextlib.closing(writer.raw_connection()) as connection:
         cursor = connection.cursor()
         (page_bytes,) = cursor.execute("PRAGMA page_size").fetchone()

@@ -146,9 +146,9 @@ class PostgresqlBackend:
         """Nothing: PostgreSQL sees to its log."""
 
     @property
-    def makes_room(self) -> bool:
-        """Never: PostgreSQL sees to its log."""
-        return False
+    def room_making(self) -> int:
+        """None: PostgreSQL sees to its log."""
+        return 0
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""

@@ -48,7 +48,6 @@ class SqliteBackend:
         stack.callback(self.reader.dispose)
         self.turn = threading.Lock()
         self._folding = LogFolding(self.writer, self.turn, path)
-        stack.callback(self._folding.close)
         self._stack = stack.pop_all()
 
     @classmethod
@@ -101,11 +100,11 @@ class SqliteBackend:
         So a connection is left open until the process ends; Python before 3.12 cannot switch that off.
         """
         if not self._abandoned:
-            self._abandoned = True
             with contextlib.suppress(sqlite3.Error):  # then it has no lock, and the disk is worse off than we can help
                 connection = sqlite3.connect(self._path, check_same_thread=False)
                 connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # takes the lock that a last one must have
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+                self._abandoned = True
 
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
@@ -119,9 +118,9 @@ class SqliteBackend:
         self._folding.after_commit()
 
     @property
-    def makes_room(self) -> bool:
-        """While the write-ahead log is folded in."""
-        return self._folding.folds
+    def room_making(self) -> int:
+        """Of the write-ahead log."""
+        return self._folding.turns
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
         """Return up to `max_bytes` of free pages beyond `keep_bytes`; the number of bytes returned."""
@@ -152,6 +151,9 @@ class SqliteBackend:
 
     def close(self) -> None:
         """Close every connection and give the lock back."""
+        self._folding.close()
+        if self._folding.failed:  # whether or not anybody has heard of it
+            self.abandon()
         self._stack.close()
 
 

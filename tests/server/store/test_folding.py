@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import shutil
 import sqlite3
 import threading
@@ -39,6 +38,11 @@ class Sender:
         with self.database.begin() as transaction:
             transaction.segments.append([self._make_batch(self._handle, self.sent, STEPS)], received_at=1.0)
         self.sent += STEPS
+
+    def send_until(self, steps: int) -> None:
+        """Transactions until so many steps have been sent."""
+        while self.sent < steps:
+            self.send()
 
     def stored(self) -> int:
         """Steps that a reader sees."""
@@ -104,12 +108,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, code: int) -> list[int]:
     return failures
 
 
-def test_a_long_log_is_folded_in_while_nobody_writes(sender: Sender) -> None:
+def test_a_long_log_is_folded_in_while_nobody_writes(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "MOST_BYTES", 2**40)  # no transaction sees to it
     sender.send()
     assert folded(sender.database) == 0, "a short one stays where it is"
 
-    while sender.sent < 20 * STEPS:
-        sender.send()
+    sender.send_until(20 * STEPS)
 
     eventually(lambda: folded(sender.database) > 0, 10, "the thread has had the writer's turn")
     assert sender.stored() == sender.sent
@@ -119,8 +123,7 @@ def test_a_log_far_too_long_is_folded_in_by_the_next_transaction(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "FOLD_BYTES", 2**40)  # the thread is never asked
-    while sender.sent < 100 * STEPS:
-        sender.send()
+    sender.send_until(100 * STEPS)
     assert 0 < log_bytes(sender.database) < 8 * FOLD < Path(sender.database.name).stat().st_size
     assert folded(sender.database) > 80 * STEPS
 
@@ -129,12 +132,10 @@ def test_a_reader_keeps_its_moment_while_the_log_is_folded_in(sender: Sender) ->
     sender.send()
     with sender.database.read() as transaction:
         (before,) = transaction.segments.received([1]).values()
-        while sender.sent < 30 * STEPS:
-            sender.send()
+        sender.send_until(30 * STEPS)
         (after,) = transaction.segments.received([1]).values()
     assert list(before) == list(after) == [(0, STEPS)]
-    while sender.sent < 60 * STEPS:
-        sender.send()
+    sender.send_until(60 * STEPS)
     eventually(lambda: folded(sender.database) > STEPS, 10, "nothing is in the way any more")
 
 
@@ -142,7 +143,7 @@ def test_a_reader_that_is_nearly_always_there_does_not_let_the_log_grow(sender: 
     done = threading.Event()
 
     def read() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.03):
             with sender.database.read() as transaction:
                 transaction.segments.received([1])
                 done.wait(0.03)
@@ -176,7 +177,7 @@ def test_what_rows_and_indexes_take_in_the_log_is_learnt(sender: Sender, monkeyp
         return longest
 
     assert write(200) > 2.5 * FOLD
-    write(50)
+    eventually(lambda: write(1) < 2.5 * FOLD, 30, "it has been folded in, and begun anew")
     assert write(600) < 2.5 * FOLD
 
 
@@ -205,8 +206,7 @@ def test_a_fold_that_found_no_room_is_tried_again_though_nobody_writes(
 
 
 def test_a_log_that_a_killed_server_has_left_counts(sender: Sender, tmp_path: Path) -> None:
-    while sender.sent < 5 * STEPS:
-        sender.send()
+    sender.send_until(5 * STEPS)
     source, copy = Path(sender.database.name), tmp_path / "copy" / "seismograd.db"
     copy.parent.mkdir()
     for suffix in ("", "-wal"):
@@ -218,8 +218,9 @@ def test_a_log_that_a_killed_server_has_left_counts(sender: Sender, tmp_path: Pa
         eventually(lambda: folded(database) == 5 * STEPS, 10, "what was there counts as well")
 
 
+@pytest.mark.parametrize("by_thread", [True, False], ids=["of the thread", "of another transaction"])
 def test_a_transaction_waits_for_a_slow_fold_as_long_as_it_takes(
-    sender: Sender, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, monkeypatch: pytest.MonkeyPatch, *, by_thread: bool
 ) -> None:
     """Slow is not full: records are late, and not refused."""
     sender.send()
@@ -231,11 +232,20 @@ def test_a_transaction_waits_for_a_slow_fold_as_long_as_it_takes(
         return checkpoint(writer)
 
     monkeypatch.setattr(folding, "_checkpoint", slow)
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.01)
-    ask_to_fold(sender.database)
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.2)
+    if by_thread:
+        ask_to_fold(sender.database)
+        other = None
+    else:
+        monkeypatch.setattr(folding, "MOST_BYTES", 0)
+        other = threading.Thread(target=sender.send)
+        other.start()
     assert begun.wait(10)
-    threading.Timer(0.1, go_on.set).start()
-    sender.send()
+    threading.Timer(1.0, go_on.set).start()
+    with sender.database.begin() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE runs SET ended_at = 7.0")
+    if other is not None:
+        other.join()
     assert sender.stored() == sender.sent
 
 
@@ -266,13 +276,26 @@ def test_a_failed_sync_of_the_thread_is_the_end_of_writing(sender: Sender, monke
         assert sender.stored() == sender.sent
 
 
+def test_a_failed_sync_that_nobody_has_heard_of_is_not_tried_again_either(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.send()
+    failures = failing(monkeypatch, sqlite3.SQLITE_IOERR_FSYNC)
+    ask_to_fold(sender.database)
+    eventually(lambda: failures, 10, "the thread has tried")
+    log = log_bytes(sender.database)
+    sender.database.close()
+    assert folded(sender.database) == 0
+    assert log_bytes(sender.database) == log
+
+
 def test_a_log_that_finds_no_room_is_tried_again_and_refuses_what_would_not_fit(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as full:
         failures = failing(full, sqlite3.SQLITE_FULL)
         with pytest.raises(StorageBusyError, match="the disk is full"):
-            collections.deque(iter(sender.send, "never"), maxlen=0)
+            sender.send_until(100 * STEPS)
         assert failures
     sender.database.check()
     sender.send()
