@@ -117,7 +117,7 @@ def add_watermarks(to: RepeatedCompositeFieldContainer[telemetry.Watermark], mar
         message = to.add()
         message.rank_handle = mark.stream.rank_handle
         message.optimizer = mark.stream.optimizer
-        message.kind = int(mark.stream.kind)  # type: ignore[assignment]  # the stub wants its own enum, the wire an integer
+        message.kind = int(mark.stream.kind)  # type: ignore[assignment]  # the generated type is an enum, the wire's an integer
         message.accepted_sequence = mark.accepted
         message.durable_sequence = mark.durable
 

@@ -56,8 +56,8 @@ class PipelineSettings:
         policy: how patient alerts are, where the rules say nothing else.
         capture: what alerts ask of the flight recorders.
         fleet: when alerts of several runs are one incident.
-        steps_at_once: closed in one go, over all runs. More would keep the acks of others waiting; a
-            quarter as many cost a fifth more a step, because each go has a commit, and code must come back into caches.
+        steps_at_once: closed in one go, over all runs. More would keep the acks of others waiting; a quarter as many
+            cost a fifth more a step, because each go has a commit, and code must come back into caches.
         steps_of_a_run: of these, of one run: its tables by rank, layer and step are in memory together.
         pace_seconds: a run that has just been judged waits so long for more of its steps: judging costs about as much
             for one step as for fifty. No longer than an alert may wait.

@@ -55,17 +55,16 @@ class Backend(Protocol):
         """From now on tell, at most once, when another server is found to have taken the database over."""
         ...
 
+    def take_turn(self, seconds: float) -> bool:
+        """Wait for the turn, at most so long for another transaction; whether it has come."""
+        ...
+
     def before_transaction(self) -> None:
-        """Make ready for one, in its turn; raises what has failed since the last one, or takes a while."""
+        """Make ready for a transaction, in its turn; may take a while. Raises what has failed since the last one."""
         ...
 
     def after_commit(self) -> None:
         """See to what a commit leaves to be done, in its turn."""
-        ...
-
-    @property
-    def room_making(self) -> int:
-        """Rises when that begins, and when it has ended: while it is odd, to wait for the turn is right."""
         ...
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:

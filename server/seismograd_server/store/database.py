@@ -98,11 +98,7 @@ class Database:
             StorageFencedError: another server has opened the database since.
             StorageError: anything else.
         """
-        rooms = self._backend.room_making
-        while not self._backend.turn.acquire(timeout=BUSY_SECONDS):
-            before, rooms = rooms, self._backend.room_making
-            if rooms % 2 or rooms != before:  # slow is not stuck
-                continue
+        if not self._backend.take_turn(BUSY_SECONDS):
             raise StorageBusyError(f"database {self.name}: another transaction has not ended for {BUSY_SECONDS:g} s")
         committing = False
         try:

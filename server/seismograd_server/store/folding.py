@@ -55,12 +55,21 @@ class LogFolding:
         self._pages_bytes = float(_PAGES_BYTES)  # of a commit, as it was lately
         self._which, self._length = b"", 0  # of the log then
         self._failure: Exception | None = None  # the sync that failed
-        self.turns = 0  # how often it was begun to fold, and ended
+        self._bounds = 0  # of all foldings: how many have begun, and how many have ended; odd while one lasts
         self._due = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="seismograd-folding", daemon=True)
         event.listen(writer, "before_cursor_execute", self._count)
         self._thread.start()
+
+    def take_turn(self, seconds: float) -> bool:
+        """Wait for the writer's turn, at most so long while nothing is folded in: a slow disk is not a stuck writer."""
+        bounds = self._bounds
+        while not self._turn.acquire(timeout=seconds):
+            before, bounds = bounds, self._bounds
+            if bounds == before and not bounds % 2:
+                return False
+        return True
 
     def before_transaction(self) -> None:
         """Make sure that the log can take another one."""
@@ -81,14 +90,14 @@ class LogFolding:
 
     def fold(self) -> None:
         """Fold in all that no reader needs where it is; the caller has the turn."""
-        self.turns += 1
+        self._bounds += 1
         try:
             length = _checkpoint(self._writer)
         except Exception as error:
             self._failure = error if is_sync_failure(error) else None
             raise
         finally:
-            self.turns += 1
+            self._bounds += 1
         if length < 0:  # somebody else is folding
             return
         which = self._file_head()[_WHICH]

@@ -139,16 +139,15 @@ class PostgresqlBackend:
         """See `Backend`."""
         self.tenure.watch(epoch, on_lost)
 
+    def take_turn(self, seconds: float) -> bool:
+        """See `Backend`."""
+        return self.turn.acquire(timeout=seconds)
+
     def before_transaction(self) -> None:
         """Nothing: whatever fails says so itself."""
 
     def after_commit(self) -> None:
         """Nothing: PostgreSQL sees to its log."""
-
-    @property
-    def room_making(self) -> int:
-        """None: PostgreSQL sees to its log."""
-        return 0
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:  # noqa: ARG002 (the protocol's signature)
         """Nothing: autovacuum lets freed space be used again."""

@@ -109,6 +109,10 @@ class SqliteBackend:
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Nothing to watch: the kernel keeps the lock for as long as this process lives."""
 
+    def take_turn(self, seconds: float) -> bool:
+        """See `Backend`."""
+        return self._folding.take_turn(seconds)
+
     def before_transaction(self) -> None:
         """See to it that the write-ahead log has room."""
         self._folding.before_transaction()
@@ -116,11 +120,6 @@ class SqliteBackend:
     def after_commit(self) -> None:
         """Have the write-ahead log folded in when it is long."""
         self._folding.after_commit()
-
-    @property
-    def room_making(self) -> int:
-        """Of the write-ahead log."""
-        return self._folding.turns
 
     def reclaim(self, connection: Connection, max_bytes: int, keep_bytes: int) -> int:
         """Return up to `max_bytes` of free pages beyond `keep_bytes`; the number of bytes returned."""

@@ -98,7 +98,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, code: int) -> list[int]:
     """From now on every checkpoint fails with that result; the list gets one more of it each time."""
     failures: list[int] = []
 
-    def fail(_folding: object, *_: object) -> None:
+    def fail(_writer: Engine) -> int:
         failures.append(code)
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = code
