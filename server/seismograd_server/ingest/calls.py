@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from seismograd_server.errors import SeismogradError
+
 _Answer = TypeVar("_Answer")
 
 
@@ -22,7 +24,7 @@ class Call:
 def prepared(
     function: Callable[[float], _Answer],
     future: asyncio.Future[_Answer],
-    heed: Callable[[Exception, float], None],
+    heed: Callable[[SeismogradError, float], None],
     *,
     behind_frames: bool,
 ) -> Call:
@@ -31,8 +33,10 @@ def prepared(
     def work(now: float) -> Callable[[], None]:
         try:
             return functools.partial(_resolve, future, function(now), None)
-        except Exception as error:  # noqa: BLE001 (it belongs to the caller)
+        except SeismogradError as error:
             heed(error, now)
+            return functools.partial(_resolve, future, None, error.without_frames())
+        except Exception as error:  # noqa: BLE001 (it belongs to the caller, whose log shows where it arose)
             return functools.partial(_resolve, future, None, error)
 
     return Call(work, behind_frames)

@@ -168,7 +168,7 @@ class TelemetryServicer:
                 del data  # or every stream would hold its last frame until the next one comes
             stream.end()
         except StorageBusyError as error:
-            stream.fail(error)
+            stream.fail(error.without_frames())
         except aio.BaseError:  # the client has gone; whoever writes to it hears of that too
             stream.end()
 

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from seismograd_server.errors import IngestError, StorageBusyError, StorageError, StorageFencedError
+from seismograd_server.errors import (
+    IngestError,
+    SeismogradError,
+    StorageBusyError,
+    StorageError,
+    StorageFencedError,
+)
 from seismograd_server.ingest.decode import Decoder, FrameError
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.stream import Frame, Outcome, Stream
@@ -38,7 +44,7 @@ class Storing:
         """Whether the store took what it was last given; from any thread."""
         return self._refused_at is None
 
-    def heed(self, error: Exception, now: float) -> None:
+    def heed(self, error: SeismogradError, now: float) -> None:
         """Something else than records could not be stored: see whether records can."""
         if isinstance(error, StorageError):
             self._note(now)
@@ -80,7 +86,7 @@ class Storing:
                 stream.unclaimed = b"" if stream.handles else self._bounded(b"".join(data))
                 decoded.append((stream, own, arrival))
             except (IngestError, StorageError) as error:
-                outcomes.append(Outcome(stream, len(own), None, error))
+                outcomes.append(_refused(stream, own, error))
         outcomes += self._ingest(decoded, now)
         arrived = time.perf_counter()
         speakers = {id(stream): next(iter(arrival.handles), None) for stream, _, arrival in decoded}
@@ -113,7 +119,7 @@ class Storing:
             self._instruments.storage_errors.labels(op="ingest").inc()
             self._note(now)
             self._complain(error, now)
-            return [Outcome(stream, len(own), None, error) for stream, own, _ in decoded]
+            return [_refused(stream, own, error) for stream, own, _ in decoded]
         except Exception as error:  # noqa: BLE001 (one stream's trouble must not cost the others their records)
             if len(decoded) > 1:
                 return [outcome for one in decoded for outcome in self._ingest([one], now)]
@@ -125,7 +131,7 @@ class Storing:
                 _log.exception("a stream's records could not be stored")
                 error = StorageError(f"the records could not be stored: {type(error).__name__}")
             stream, own, _ = decoded[0]
-            return [Outcome(stream, len(own), None, error)]
+            return [_refused(stream, own, error)]
         self._note(None)
         return [
             Outcome(stream, len(own), receipt, None)
@@ -137,3 +143,7 @@ class Storing:
         if self._complained_at is None or not 0 <= now - self._complained_at < _COMPLAIN_SECONDS:
             self._complained_at = now
             _log.error("records are refused: clients keep them and send them again", reason=str(error))
+
+
+def _refused(stream: Stream, frames: Sequence[Frame], error: SeismogradError) -> Outcome:
+    return Outcome(stream, len(frames), None, error.without_frames())

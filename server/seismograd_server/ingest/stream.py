@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from seismograd_proto.v1 import telemetry
+from seismograd_server.errors import SeismogradError
 from seismograd_server.model import Directive, StreamKey, Watermark
 from seismograd_server.pipeline import Notice, Receipt, Rejection
 
@@ -31,7 +32,7 @@ class Stream:
         self._rejections: list[Rejection] = []
         self._notices: list[Notice] = []
         self._directives: list[Directive] = []
-        self._error: Exception | None = None
+        self._error: SeismogradError | None = None
         self._ended = False
         self._news = asyncio.Event()
 
@@ -60,7 +61,7 @@ class Stream:
         self._directives = [*self._directives, *directives][-_KEPT:]
         self._news.set()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: SeismogradError) -> None:
         """The stream must end for this reason."""
         self._error = self._error or error
         self._news.set()
@@ -108,7 +109,7 @@ class Outcome:
     stream: Stream
     frames: int
     receipt: Receipt | None
-    error: Exception | None
+    error: SeismogradError | None
 
 
 def add_watermarks(to: RepeatedCompositeFieldContainer[telemetry.Watermark], marks: Iterable[Watermark]) -> None:

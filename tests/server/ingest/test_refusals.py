@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc import aio
 
 from seismograd_proto.v1 import telemetry
+from seismograd_server.ingest.stream import Frame
 from seismograd_server.pipeline import PipelineSettings
 from tests.server.ingest.test_servicer import Service, durable, frame, run, service, wire
 from tests.support.synthetic import healthy_norms
@@ -101,5 +105,49 @@ def test_records_behind_a_catalog_that_does_not_fit_are_neither_stored_nor_ackno
             await durable(call, 16)
             assert server.stored() == 16
             await call.done_writing()
+
+    run(story)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def frames_alive() -> int:
+    return sum(type(each) is Frame for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_who_is_refused_keeps_no_records_in_memory_that_came_in_the_same_tick() -> None:
+    async def story() -> None:
+        async with service(pipeline_settings=FULL) as server:
+            handle = (await server.open("first")).rank_handle
+            call = server.stream()
+            for turn in range(5):
+                newcomer = asyncio.create_task(server.open("second"))
+                await call.write(frame(wire(handle, 16 * turn, healthy_norms(16))))
+                with pytest.raises(aio.AioRpcError):
+                    await newcomer
+                await durable(call, 16 * (turn + 1))
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
+            assert frames_alive() == 0
+
+    run(story)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_stream_that_is_refused_keeps_no_records_in_memory() -> None:
+    async def story() -> None:
+        async with service() as server:
+            for _ in range(3):
+                call = server.stream()
+                await call.write(b"no frame at all")
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert frames_alive() == 0
 
     run(story)
