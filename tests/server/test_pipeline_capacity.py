@@ -18,8 +18,8 @@ from tests.support.synthetic import LAYERS, NOW, SyntheticRun, new_pipeline, par
 
 # What a run of one rank with the layers of a synthetic run takes, by the figures of capacity.py.
 CATALOG = len(LAYERS) * 512  # which runs of one model share
-ONE_RUN = 24 * 1024 + len(LAYERS) * 400 + 256 + (16 + 96) * 1024 + CATALOG
-ONE_RANK = (16 + 96) * 1024
+ONE_RUN = 24 * 1024 + len(LAYERS) * 400 + 256 + (16 + 160) * 1024 + CATALOG
+ONE_RANK = (16 + 160) * 1024
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_catalog_that_comes_later_must_fit_too(database: Database) -> None:
 
 
 def test_every_rank_brings_its_stream_and_others_must_fit(database: Database) -> None:
-    pipeline = limited(database, ONE_RUN + 2 * 96 * 1024)
+    pipeline = limited(database, ONE_RUN + 2 * 160 * 1024)
     run_of(pipeline, "a").open()
     for open_streams in range(3):
         pipeline.capacity.streams = open_streams

@@ -25,11 +25,11 @@ from seismograd_server.store.database import Database
 _log = structlog.get_logger(__name__)
 
 # Measured with 60 to 200 runs of one model, of one rank and 10, 150 and 1,500 parameters each: a run, its rank and its
-# stream took 88, 149 and 630 KiB. The figures below make that 140, 195 and 722, of which 64 may be on their way in.
+# stream took 88, 149 and 630 KiB. The figures below make that 204, 259 and 786, of which 128 may be on their way in.
 # Baselines, the last norms and the view of a layer; of a rank, what the detectors know of it.
 _RUN_BYTES, _LAYER_BYTES, _MEMBER_BYTES = 24 * 2**10, 400, 256
-# A call, its connection, its tasks, and the 64 KiB that a client may send before it is read. Every rank has one.
-_STREAM_BYTES = 96 * 2**10
+# A call, its connection, its tasks, and the 128 KiB that a client may send before it is read. Every rank has one.
+_STREAM_BYTES = 160 * 2**10
 # What is known of a rank; a parameter of a catalog (its name, shape and group), once however many runs share that.
 _RANK_BYTES, _PARAMETER_BYTES = 16 * 2**10 + _STREAM_BYTES, 512
 # What is there is counted anew so often; in between, what was admitted is added.
