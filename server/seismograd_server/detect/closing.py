@@ -95,7 +95,8 @@ def union_of_steps(pieces: list[Piece]) -> Int64:
     columns = [piece.batch.steps[piece.start : piece.stop] for piece in pieces]
     if len(columns) == 1:
         return columns[0]
-    return np.unique(np.concatenate(columns))
+    steps: Int64 = np.concatenate(columns)
+    return steps if (steps[1:] > steps[:-1]).all() else np.unique(steps)  # mostly they are of one rank
 
 
 def assemble(

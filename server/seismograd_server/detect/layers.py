@@ -14,6 +14,8 @@ from seismograd_server.model import Float32, Float64
 # Sixteen rows, one every fourth quiet step: half a baseline window, at a cost that a thousand layers do not feel.
 _ROWS = 16
 _EVERY = 4
+# By less than this, twice numpy's error at 2^127, the logarithm of a lesser norm may be the greater.
+_DOUBT = np.array([[-(2.0**-15)], [2.0**-15]], dtype=np.float32)
 # Between fewer layers no quartiles can be told apart.
 _LEAST_LAYERS = 4
 
@@ -73,7 +75,13 @@ class LayerMemory:
         told, because some layer is known at times only.
         """
         self.settle()
-        known = np.concatenate((self.rows[: self.filled], octaves(self._kept_of(norms))))
+        coming = self._kept_of(norms)
+        if len(coming) > 2 and np.isfinite(greatest := np.maximum.reduce(coming)).all():
+            # Two logarithms a layer instead of one a norm.
+            coming_levels = octaves(np.stack((np.minimum.reduce(coming), greatest))) + _DOUBT
+        else:
+            coming_levels = octaves(coming)
+        known = np.concatenate((self.rows[: self.filled], coming_levels))
         lowest: Float32 = np.minimum.reduce(known)
         highest: Float32 = np.maximum.reduce(known)
         unknown = np.isnan(lowest)

@@ -191,9 +191,15 @@ def _decode(group: list[BatchColumns]) -> StepBatch:
 
 
 def _steps(group: list[BatchColumns]) -> Int64:
-    counted = [not each.dense[0] for each in group]
-    if not any(counted):
+    if all(each.dense[0] for each in group):
         return _column(group, 0, "<i8")
+    first = end = group[0].wire.first_step
+    for each in group:
+        if each.dense[0] or each.wire.first_step != end:
+            break
+        end += each.count
+    else:  # each goes on where the one before it ends
+        return np.arange(first, end, dtype=np.int64)
     pieces: list[Int64] = []
     for each in group:
         if each.dense[0]:

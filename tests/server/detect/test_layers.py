@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -54,7 +55,7 @@ def test_many_steps_at_once_leave_what_they_leave_one_by_one(
 
 @given(
     arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=NORMS),
-    arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=NORMS),
+    arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=NORMS | st.just(np.inf)),
 )
 def test_the_range_of_steps_to_come_holds_every_usual_level_within_them(
     before: npt.NDArray[np.float32], block: npt.NDArray[np.float32]
@@ -69,6 +70,20 @@ def test_the_range_of_steps_to_come_holds_every_usual_level_within_them(
             assert (np.isnan(span[0]) == ~known).all()
             assert (span[0][known] <= usual[known]).all()
             assert (usual[known] <= span[1][known]).all()
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_the_range_is_not_told_when_a_layer_is_known_at_times_only(unknown: float) -> None:
+    known = np.ones((40, 3), dtype=np.float32)
+    without = known.copy()
+    without[:, 1] = unknown
+    at_times = known.copy()
+    at_times[::3, 1] = unknown
+    assert remember(without).range_with(without) is not None
+    assert remember(without).range_with(known) is None
+    assert remember(known).range_with(without) is None
+    assert remember(known).range_with(at_times) is None
+    assert remember(without).range_with(at_times) is None
 
 
 def test_the_layer_that_left_its_own_range_furthest_leads_though_another_is_larger() -> None:

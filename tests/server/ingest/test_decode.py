@@ -146,6 +146,13 @@ def test_batches_are_not_joined_across_holes_branches_kinds_or_missing_columns()
     assert [batch.first_sequence for batch in arrival.batches] == [0, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize("later", [2, 10], ids=["goes on", "jumps"])
+def test_batches_that_continue_one_another_are_joined_whether_their_steps_go_on_or_jump(later: int) -> None:
+    batch = only(decode(frame(wire(0), wire(2, first_step=later), wire(4, first_step=later + 2))))
+    assert batch.steps.tolist() == [0, 1, *range(later, later + 4)]
+    assert batch.first_sequence == 0
+
+
 def test_a_step_that_goes_back_inside_a_branch_costs_no_neighbour() -> None:
     arrival = decode(frame(wire(0), wire(2, first_step=1), wire(4, steps=np.array([9, 8], "<i8").tobytes()), wire(6)))
     assert [batch.steps.tolist() for batch in arrival.batches] == [[0, 1], [1, 2], [6, 7]]
