@@ -48,7 +48,7 @@ check: install ## Lint, types, architecture, drift of generated code
 bench: .venv/.peers ## Print the speed ratios against baselines and peers (ARGS="client" or "server" for one)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-prove: install system-packages ## Kill the server a thousand times, PostgreSQL fifty times, and count what was lost (about half an hour)
+prove: install system-packages ## Kill the server a thousand times, PostgreSQL fifty times, and count what was lost (some ten minutes)
 	SEISMOGRAD_KILLS=1000 $(BIN)/python -m pytest -q tests/faults/test_server_killed.py
 	SEISMOGRAD_POSTMASTER_KILLS=50 $(BIN)/python -m pytest -q tests/faults/test_postmaster_killed.py
 
