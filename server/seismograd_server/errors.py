@@ -29,22 +29,11 @@ Each boundary translates once: `ingest/` to gRPC status codes, `web/` to HTTP, `
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TypeVar
 
 
 class SeismogradError(Exception):
     """Root of the tree. The message is one line that names the thing and the fix."""
-
-    def without_frames(self) -> Self:
-        """The error itself; from now on neither it nor what caused it keeps the frames alive that it came through.
-
-        For one that outlives its handler, as when it is handed to another thread: those frames hold a tick's records,
-        and hold the error as well, so that only the collector would free them, and it comes seldom.
-        """
-        each: BaseException | None = self
-        while each is not None:
-            each.__traceback__, each = None, each.__cause__ or each.__context__
-        return self
 
 
 class UsageError(SeismogradError):
@@ -150,3 +139,23 @@ class TransientDeliveryError(DeliveryError):
 
 class PermanentDeliveryError(DeliveryError):
     """The target will never accept this notification."""
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def without_frames(error: _Error) -> _Error:
+    """The error itself; from now on neither it nor what caused it keeps the frames alive that it came through.
+
+    For one that is handed on: those frames hold a tick's records, and often the error as well, so that only the
+    collector would free them, and it comes seldom.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            chain += (each.__cause__, each.__context__)
+    return error

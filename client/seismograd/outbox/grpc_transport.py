@@ -133,6 +133,7 @@ class _GrpcStream:
             failure = TransportError("OK", "the server ended the stream")
         except Exception as error:  # noqa: BLE001  # translated: a broken stream is an event, not an exception
             failure = translate(error)
+            error.__traceback__ = None  # gRPC raises the call itself, which would keep this frame and what is unsent
         self._frames.put(None)
         self._ended(failure)
 
@@ -141,6 +142,7 @@ def _outcome(finished: Any) -> Any:
     try:
         return finished.result()
     except Exception as error:  # noqa: BLE001  # translated: a failed call is an event, not an exception
+        error.__traceback__ = None  # as above
         return translate(error)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from seismograd_server.errors import SeismogradError
+from seismograd_server.errors import SeismogradError, without_frames
 
 _Answer = TypeVar("_Answer")
 
@@ -35,7 +35,7 @@ def prepared(
             return functools.partial(_resolve, future, function(now), None)
         except SeismogradError as error:
             heed(error, now)
-            return functools.partial(_resolve, future, None, error.without_frames())
+            return functools.partial(_resolve, future, None, without_frames(error))
         except Exception as error:  # noqa: BLE001 (it belongs to the caller, whose log shows where it arose)
             return functools.partial(_resolve, future, None, error)
 

@@ -88,7 +88,8 @@ class _Frame:
         self._norms = norms  # of each batch, where they are not in the frame
         self._catalog_of = catalog_of
         self._limits = limits
-        self._counts: dict[tuple[int, int, int], int | InvalidBatchError | None] = {}
+        # Parameters of a catalog; the field and the message if there is something wrong with it; None = there is none.
+        self._counts: dict[tuple[int, int, int], int | tuple[str, str] | None] = {}
         self._rejections: list[Rejection] = []
 
     def arrival(self, known_handles: Collection[int]) -> Arrival:
@@ -116,8 +117,8 @@ class _Frame:
             catalog = self._catalog_of(*key)
             self._counts[key] = None if catalog is None else len(catalog.parameters)
         found = self._counts[key]
-        if isinstance(found, InvalidBatchError):
-            raise found
+        if isinstance(found, tuple):
+            raise InvalidBatchError(*found)
         return found
 
     def _catalogs(self, known_handles: Collection[int]) -> tuple[tuple[int, Catalog], ...]:
@@ -130,20 +131,20 @@ class _Frame:
         decoded = []
         for wire in self._frame.catalogs:
             try:
-                catalog: Catalog | InvalidBatchError = decode_catalog(wire, self._limits)
+                catalog: Catalog | tuple[str, str] = decode_catalog(wire, self._limits)
             except InvalidBatchError as error:
-                catalog = error
+                catalog = error.field, _message(error)
             for handle in handles:
                 key = (handle, wire.optimizer, wire.version)
                 known = self._catalog_of(*key)
-                if isinstance(catalog, InvalidBatchError):
+                if isinstance(catalog, tuple):
                     # What is wrong with a catalog is told with every batch that needs it.
                     self._counts[key] = catalog
                 elif known is None:
                     self._counts[key] = len(catalog.parameters)
                     decoded.append((handle, catalog))
                 elif known.parameters != catalog.parameters:
-                    self._counts[key] = InvalidBatchError(
+                    self._counts[key] = (
                         "catalogs.version",
                         f"{wire.version} of optimizer {wire.optimizer} was sent with other parameters: raise it",
                     )
@@ -165,8 +166,7 @@ class _Frame:
     def _refuse(self, wire: telemetry.StepBatch, error: InvalidBatchError) -> None:
         stream = StreamKey(wire.rank_handle, wire.optimizer, _KINDS[wire.kind])
         first = min(wire.first_sequence, _INT62)
-        message = str(error).removeprefix(f"{error.field}: ")
-        self._rejections.append(Rejection(stream, first, wire.count, error.field, message))
+        self._rejections.append(Rejection(stream, first, wire.count, error.field, _message(error)))
 
     def _droppable(self, wire: telemetry.DroppedRange) -> bool:
         if wire.kind not in _KINDS:
@@ -210,6 +210,11 @@ class _Frame:
             capture_share=_finite(wire.capture_share),
             clock_skew_seconds=_finite(wire.clock_skew_seconds),
         )
+
+
+def _message(error: InvalidBatchError) -> str:
+    """What it says, without the field."""
+    return str(error).removeprefix(f"{error.field}: ")
 
 
 def _finite(value: float) -> float:

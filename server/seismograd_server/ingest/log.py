@@ -21,6 +21,7 @@ import structlog
 from seismograd_server.errors import IngestError, SeismogradError, StorageBusyError, StorageError
 from seismograd_server.ingest.backlog import Backlog
 from seismograd_server.ingest.calls import Call, give, prepared
+from seismograd_server.ingest.jumps import Jumps
 from seismograd_server.ingest.limits import IngestLimits
 from seismograd_server.ingest.load import Load
 from seismograd_server.ingest.storing import Storing
@@ -35,8 +36,6 @@ _Answer = TypeVar("_Answer")
 _IDLE_SECONDS = 0.25
 # While a run waits to be judged together with its next steps, this often.
 _PACED_SECONDS = 0.05
-# What is slewed moves far less between two ticks; what is set moves by more, or harms nothing.
-_JUMP_SECONDS = 1.0
 # How often the ranks behind open streams count as alive.
 _HEAR_SECONDS = 1.0
 # A client that has waited so long for room is told to come back later.
@@ -95,7 +94,7 @@ class Log:
         self.load = Load()
         self._heard_at = 0.0
         self._judges_from = 0.0  # while frames come
-        self._looked: tuple[float, float] | None = None  # both clocks at the last tick
+        self._jumps = Jumps()
         self._thread = threading.Thread(target=self._run, name="seismograd-log", daemon=True)
         instruments.ingest_limit_bytes.set(settings.max_inflight_bytes)
 
@@ -224,20 +223,12 @@ class Log:
     def _tick(self, *, full: bool = False) -> bool:
         """Store, answer, judge; tell whether there is more to judge at once. `full`: take no frames, only judge."""
         self._work.clear()
-        with self._lock:
-            frames: list[Frame] = []
-            if not full:
-                frames, self._frames = self._frames, []
+        with self._lock:  # the calls first: the frames that one of them is behind are here then
             calls = [each for each in self._calls if not (full and each.behind_frames)]
             self._calls = [each for each in self._calls if full and each.behind_frames]
-        self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
         now = self._clock()
         self._follow_clock(now)
-        if frames:
-            # Durable is all that an ack says: however slow the detectors are, no client waits for them.
-            size = sum(len(frame.data) for frame in frames)
-            self._post(self._delivered, self._storing.store(frames, now), size)
-            self._backlog.came(size)
+        came = not full and self._store(now)
         self._storing.look(now)
         answers = [(call.behind_frames, call.work(now)) for call in calls]
         self._post(give, [answer for behind_frames, answer in answers if not behind_frames])
@@ -245,7 +236,7 @@ class Log:
             self._heard_at = now
             self._hear(now)
         farewells = [answer for behind_frames, answer in answers if behind_frames]
-        if frames and not farewells and time.perf_counter() < self._judges_from:
+        if came and not farewells and time.perf_counter() < self._judges_from:
             return False
         try:
             behind = self._judge(now)
@@ -258,6 +249,19 @@ class Log:
             self._on_commit()
             self._post(self._notify, notices, self._runs())
         return behind
+
+    def _store(self, now: float) -> bool:
+        """Store what is here, and answer. Its frames go with it: errors may keep the rest of the tick. False = none."""
+        with self._lock:
+            frames, self._frames = self._frames, []
+        self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
+        if not frames:
+            return False
+        # Durable is all that an ack says: however slow the detectors are, no client waits for them.
+        size = sum(len(frame.data) for frame in frames)
+        self._post(self._delivered, self._storing.store(frames, now), size)
+        self._backlog.came(size)
+        return True
 
     def _judge(self, now: float) -> bool:
         """Let the pipeline judge. When many runs had few steps each, records alone are taken as long again.
@@ -272,13 +276,9 @@ class Log:
 
     def _follow_clock(self, now: float) -> None:
         """See whether the clock has been set (or the machine has slept) since the last tick: no wait ends by that."""
-        steady = self._steady_clock()
-        if self._looked is not None:
-            jump = (now - self._looked[0]) - (steady - self._looked[1])
-            if abs(jump) >= _JUMP_SECONDS:
-                _log.warning("the clock has been set", seconds=round(jump, 1))
-                self._pipeline.follow_clock(jump)
-        self._looked = (now, steady)
+        if jump := self._jumps.since_last(now, self._steady_clock()):
+            _log.warning("the clock has been set", seconds=round(jump, 1))
+            self._pipeline.follow_clock(jump)
 
     def _tell(self, now: float) -> None:
         """Send what jobs are asked for down the streams that have not heard it; a new stream hears all of it again."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 
 from seismograd_proto.v1 import QUERY_SERVICE, query
-from seismograd_server.errors import NotFoundError, SeismogradError, StorageBusyError, UsageError
+from seismograd_server.errors import NotFoundError, SeismogradError, StorageBusyError, UsageError, without_frames
 from seismograd_server.ingest import query_encoding as encoding
 from seismograd_server.model import AlertState, RunKey, RunState, Summary, SummaryKind
 from seismograd_server.reading.layers import composed_blocks
@@ -172,7 +172,7 @@ async def _answered(context: Context, answer: Callable[[], _Answer]) -> _Answer:
     try:
         return await asyncio.to_thread(answer)
     except SeismogradError as error:
-        await _abort(context, error)
+        await _abort(context, without_frames(error))
 
 
 async def _streamed(context: Context, chunks: Callable[[], Iterator[_Answer]]) -> AsyncIterator[_Answer]:
@@ -182,7 +182,7 @@ async def _streamed(context: Context, chunks: Callable[[], Iterator[_Answer]]) -
         try:
             message = await asyncio.to_thread(next, iterator, None)
         except SeismogradError as error:
-            await _abort(context, error)
+            await _abort(context, without_frames(error))
         if message is None:
             return
         yield message

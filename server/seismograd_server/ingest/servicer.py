@@ -29,6 +29,7 @@ from seismograd_server.errors import (
     StorageBusyError,
     StorageError,
     UnknownRankError,
+    without_frames,
 )
 from seismograd_server.ingest.decode import FrameError
 from seismograd_server.ingest.identities import decode_catalog, decode_identity
@@ -93,7 +94,7 @@ class TelemetryServicer:
                     request_deserializer=telemetry.OpenRunRequest.FromString,
                     response_serializer=telemetry.OpenRunResponse.SerializeToString,
                 ),
-                "StreamSteps": grpc.stream_stream_rpc_method_handler(self._stream_steps),
+                "StreamSteps": grpc.stream_stream_rpc_method_handler(self._guarded("StreamSteps", self._stream_steps)),
                 "CloseRun": grpc.unary_unary_rpc_method_handler(
                     self._guarded("CloseRun", self._close_run),
                     request_deserializer=telemetry.CloseRunRequest.FromString,
@@ -103,7 +104,7 @@ class TelemetryServicer:
         )
         return handler
 
-    async def _open_run(self, request: telemetry.OpenRunRequest) -> telemetry.OpenRunResponse:
+    async def _open_run(self, request: telemetry.OpenRunRequest, _context: Context) -> telemetry.OpenRunResponse:
         identity = decode_identity(request, self._limits, self._clock())
         catalogs = await self._catalogs(request)
         opened = await self._log.call(lambda at: self._pipeline.open_rank(identity, catalogs, at))
@@ -127,7 +128,7 @@ class TelemetryServicer:
             return decoded()
         return await asyncio.to_thread(decoded)
 
-    async def _close_run(self, request: telemetry.CloseRunRequest) -> telemetry.CloseRunResponse:
+    async def _close_run(self, request: telemetry.CloseRunRequest, _context: Context) -> telemetry.CloseRunResponse:
         outcome = "failed" if request.outcome == telemetry.RANK_OUTCOME_FAILED else "finished"
         reason = shortened(request.reason, self._limits.max_reason_bytes)
         handle = request.rank_handle
@@ -139,24 +140,13 @@ class TelemetryServicer:
         return response
 
     async def _stream_steps(self, _requests: object, context: Context) -> None:
+        self._pipeline.capacity.admit_stream()
         stream = Stream()
-        try:
-            self._pipeline.capacity.admit_stream()
-        except LimitError as error:
-            self._count("StreamSteps", status_of(error))
-            await abort(context, error)
         self._log.attach(stream)
         reader = asyncio.create_task(self._read(stream, context))
         try:
             while (response := await stream.answer(self._clock())) is not None:
                 await context.write(response.SerializeToString())
-            self._count("StreamSteps", grpc.StatusCode.OK)
-        except SeismogradError as error:
-            self._count("StreamSteps", status_of(error))
-            await abort(context, error)
-        except asyncio.CancelledError:
-            self._count("StreamSteps", grpc.StatusCode.CANCELLED)
-            raise
         finally:
             reader.cancel()
             self._log.detach(stream)
@@ -168,21 +158,22 @@ class TelemetryServicer:
                 del data  # or every stream would hold its last frame until the next one comes
             stream.end()
         except StorageBusyError as error:
-            stream.fail(error.without_frames())
+            stream.fail(error)
         except aio.BaseError:  # the client has gone; whoever writes to it hears of that too
             stream.end()
 
     def _guarded(
-        self, method: str, function: Callable[[Any], Awaitable[Any]]
+        self, method: str, function: Callable[[Any, Context], Awaitable[Any]]
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         """Count calls by status, and turn errors of the domain into statuses."""
 
         async def handle(request: object, context: Context) -> object:
             try:
-                answer = await function(request)
+                answer = await function(request, context)
             except SeismogradError as error:
                 self._count(method, status_of(error))
-                await abort(context, error)
+                del request  # gRPC keeps what `abort` raises, and with it this frame, until the collector comes
+                await abort(context, without_frames(error))
             except asyncio.CancelledError:
                 self._count(method, grpc.StatusCode.CANCELLED)
                 raise

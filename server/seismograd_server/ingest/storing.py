@@ -13,6 +13,7 @@ from seismograd_server.errors import (
     StorageBusyError,
     StorageError,
     StorageFencedError,
+    without_frames,
 )
 from seismograd_server.ingest.decode import Decoder, FrameError
 from seismograd_server.ingest.limits import IngestLimits
@@ -146,4 +147,4 @@ class Storing:
 
 
 def _refused(stream: Stream, frames: Sequence[Frame], error: SeismogradError) -> Outcome:
-    return Outcome(stream, len(frames), None, error.without_frames())
+    return Outcome(stream, len(frames), None, without_frames(error))

@@ -26,6 +26,7 @@ from seismograd_server.errors import (
     StorageError,
     StorageFencedError,
     StorageUncertainError,
+    without_frames,
 )
 from seismograd_server.store.backend import BUSY_SECONDS, Backend
 from seismograd_server.store.damage import DamageLog
@@ -111,9 +112,7 @@ class Database:
                 committing = True
             self._backend.after_commit()
         except self._errors as error:
-            translated = self._translate(error, committing=committing)
-            self._uncertain |= isinstance(translated, StorageUncertainError)
-            raise translated from error
+            raise self._translate(error, committing=committing) from without_frames(error)
         finally:
             self._backend.turn.release()
 
@@ -134,7 +133,7 @@ class Database:
             with self._backend.reader.begin() as connection:
                 yield Transaction(connection, self.damage)
         except self._errors as error:
-            raise self._translate(error) from error
+            raise self._translate(error) from without_frames(error)
 
     def watch(self, on_lost: Callable[[StorageError], None]) -> None:
         """From now on tell, at most once and from another thread, when another server has taken the database over."""
@@ -219,6 +218,7 @@ class Database:
         if self._backend.is_final(error):
             self._refusal = str(translated)
             self._backend.abandon()
+        self._uncertain |= isinstance(translated, StorageUncertainError)
         return translated
 
 

@@ -72,6 +72,27 @@ def test_the_range_of_steps_to_come_holds_every_usual_level_within_them(
             assert (usual[known] <= span[1][known]).all()
 
 
+KNOWN = st.one_of(st.floats(2.0**-20, 2.0**20, width=32), st.just(0.0))
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=KNOWN),
+    arrays(np.float32, st.tuples(st.integers(1, 40), st.just(3)), elements=KNOWN),
+)
+def test_the_range_of_layers_that_all_are_known_goes_from_the_lowest_norm_to_the_highest(
+    before: npt.NDArray[np.float32], block: npt.NDArray[np.float32]
+) -> None:
+    span = remember(before).range_with(block)
+    assert span is not None
+    kept = before[::4][-16:]
+    norms = np.concatenate([kept, block[-len(before) % 4 :: 4]])
+    with np.errstate(divide="ignore"):
+        lowest, highest = np.log2(norms.min(axis=0)), np.log2(norms.max(axis=0))
+    assert (span[0] <= lowest).all()
+    assert (span[1] >= highest).all()
+    np.testing.assert_allclose(span, (lowest, highest), rtol=0, atol=2.0**-14)
+
+
 @pytest.mark.parametrize("unknown", [np.nan, np.inf])
 def test_the_range_is_not_told_when_a_layer_is_known_at_times_only(unknown: float) -> None:
     known = np.ones((40, 3), dtype=np.float32)

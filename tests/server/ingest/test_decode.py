@@ -153,6 +153,13 @@ def test_batches_that_continue_one_another_are_joined_whether_their_steps_go_on_
     assert batch.first_sequence == 0
 
 
+@pytest.mark.parametrize("told", [0, 2], ids=["first", "second"])
+def test_batches_are_joined_also_when_one_tells_its_steps_and_the_other_counts_on(told: int) -> None:
+    steps: dict[str, Any] = {"steps": np.array([told, told + 1], "<i8").tobytes(), "first_step": 0}
+    batch = only(decode(frame(*(wire(first, **(steps if first == told else {})) for first in (0, 2)))))
+    assert batch.steps.tolist() == [0, 1, 2, 3]
+
+
 def test_a_step_that_goes_back_inside_a_branch_costs_no_neighbour() -> None:
     arrival = decode(frame(wire(0), wire(2, first_step=1), wire(4, steps=np.array([9, 8], "<i8").tobytes()), wire(6)))
     assert [batch.steps.tolist() for batch in arrival.batches] == [[0, 1], [1, 2], [6, 7]]

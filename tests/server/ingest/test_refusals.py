@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -14,7 +11,6 @@ from google.rpc.status_pb2 import Status
 from grpc import aio
 
 from seismograd_proto.v1 import telemetry
-from seismograd_server.ingest.stream import Frame
 from seismograd_server.pipeline import PipelineSettings
 from tests.server.ingest.test_servicer import Service, durable, frame, run, service, wire
 from tests.support.synthetic import healthy_norms
@@ -105,54 +101,5 @@ def test_records_behind_a_catalog_that_does_not_fit_are_neither_stored_nor_ackno
             await durable(call, 16)
             assert server.stored() == 16
             await call.done_writing()
-
-    run(story)
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-async def none_alive() -> bool:
-    """Whether the frames have gone, once the worker's tick is over."""
-    for _ in range(200):
-        if not any(type(each) is Frame for each in gc.get_objects()):
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
-@pytest.mark.usefixtures("no_collector")
-def test_who_is_refused_keeps_no_records_in_memory_that_came_in_the_same_tick() -> None:
-    async def story() -> None:
-        async with service(pipeline_settings=FULL) as server:
-            handle = (await server.open("first")).rank_handle
-            call = server.stream()
-            for turn in range(5):
-                newcomer = asyncio.create_task(server.open("second"))
-                await call.write(frame(wire(handle, 16 * turn, healthy_norms(16))))
-                with pytest.raises(aio.AioRpcError):
-                    await newcomer
-                await durable(call, 16 * (turn + 1))
-            await call.done_writing()
-            assert await call.code() is grpc.StatusCode.OK
-            assert await none_alive()
-
-    run(story)
-
-
-@pytest.mark.usefixtures("no_collector")
-def test_a_stream_that_is_refused_keeps_no_records_in_memory() -> None:
-    async def story() -> None:
-        async with service() as server:
-            for _ in range(3):
-                call = server.stream()
-                await call.write(b"no frame at all")
-                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert await none_alive()
 
     run(story)
