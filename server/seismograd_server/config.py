@@ -34,9 +34,9 @@ from seismograd_server.tables import NotNegative, Positive, Table, WebAddress
 
 ENVIRONMENT_PREFIX = "SEISMOGRAD_SERVER_"
 # What the server needs when idle: 125 MiB at the start on Linux, then as much again for pages, reports and what the
-# allocator keeps. Of this, a server with memory for forty runs that all hurried took 242 MiB, and one with memory for
-# four and forty at its door 174.
-_IDLE_BYTES = 288 * 2**20
+# allocator keeps. Of this, a server with memory for forty runs that all hurried took 155 MiB, and one with memory for
+# four and forty at its door 105.
+_IDLE_BYTES = 256 * 2**20
 # Of `max_inflight_bytes`: on their way, waiting for room, and twice that much stored and waiting to be judged.
 _WAYS = 4
 # Room for a few small runs: with less, nobody could be served.

@@ -229,9 +229,9 @@ def test_a_mantissa_that_does_not_exist_is_refused(config: Path, text: str) -> N
 def test_a_memory_limit_must_leave_room_for_runs(tmp_path: Path) -> None:
     file = tmp_path / "seismograd.toml"
     file.write_text("max_memory_bytes = 536870912\n")
-    with pytest.raises(ConfigError, match=r"max_memory_bytes 536870912 .* 4 x max_inflight_bytes .* make it 571473920"):
+    with pytest.raises(ConfigError, match=r"max_memory_bytes 536870912 .* 4 x max_inflight_bytes .* make it 537919488"):
         load_settings(file)
-    file.write_text("max_memory_bytes = 571473920\n")
+    file.write_text("max_memory_bytes = 537919488\n")
     assert load_settings(file).standing_bytes == 2**20
     file.write_text("max_memory_bytes = 536870912\nmax_inflight_bytes = 33554432\n")
-    assert load_settings(file).standing_bytes == 96 * 2**20
+    assert load_settings(file).standing_bytes == 2**27
