@@ -165,11 +165,13 @@ def main() -> None:
             stack.callback(peer.close)
             peer.stop()
         for streams in arguments.streams:
-            ours = Seismograd(folder / f"seismograd-{streams}")
+            own = folder / f"seismograd-{streams}"
+            ours = Seismograd(own)
             try:
                 measure(ours, peer, rows, streams, arguments.repetitions)
             finally:
                 ours.close()
+            shutil.rmtree(own)  # gigabytes that the kernel would go on writing while the next ones are measured
 
 
 def measure(ours: Seismograd, peer: Prometheus | None, rows: SqlRows, streams: int, repetitions: int) -> None:
