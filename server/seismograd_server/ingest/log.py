@@ -251,7 +251,7 @@ class Log:
         return behind
 
     def _store(self, now: float) -> bool:
-        """Store what is here, and answer. Its frames go with it: errors may keep the rest of the tick. False = none."""
+        """Store the frames that are here, and answer; False = there were none. No error of judging can keep them."""
         with self._lock:
             frames, self._frames = self._frames, []
         self._instruments.log_pending_messages.labels(partition="0").set(len(frames))
