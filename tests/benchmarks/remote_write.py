@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tests.benchmarks.measure import touch_memory
 from tests.benchmarks.serving import LAYERS, NAMES, Stoppable, walk
 from tests.support.processes import free_port
 
@@ -80,6 +81,7 @@ class Prometheus(Stoppable):
                 if run not in self._labels:
                     self._labels[run] = _labels(run)
                     self._exchange(self._request(self._labels[run], norms[:1]))
+        touch_memory()
         seconds = 0.0
         for start in range(0, requests, _PREPARED):
             prepared = [self._next_request(runs, norms) for _ in range(min(_PREPARED, requests - start))]
