@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping
 
 # More than the longest turn of a benchmark fills, with what a guest gives back to its host meanwhile.
-_TOUCHED_BYTES = 2**30
+_TOUCHED_BYTES = 2 * 2**30
 
 
 def interleave(arms: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
