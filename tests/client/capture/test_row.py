@@ -78,11 +78,13 @@ def test_gradients_that_are_not_contiguous_have_the_bits_of_torch_as_well() -> N
     [
         torch.ones(5, dtype=torch.float64),
         torch.ones(5, dtype=torch.bfloat16),
-        torch.ones(5, dtype=torch.complex64),
+        torch.ones(5, dtype=torch.float16),
+        torch.ones(5, dtype=torch.complex128),
+        torch.ones(5, dtype=torch.int32),
         torch.ones(5, device="meta"),
         torch.ones(5).to_sparse(),
     ],
-    ids=["float64", "bfloat16", "complex", "elsewhere", "sparse"],
+    ids=["float64", "bfloat16", "float16", "complex128", "int32", "elsewhere", "sparse"],
 )
 def test_a_gradient_of_another_kind_is_refused_among_whichever_it_is(
     odd: Tensor, place: int, worth_leaving: int
@@ -96,6 +98,19 @@ def test_a_gradient_of_another_kind_is_refused_among_whichever_it_is(
 
     row.measure(gradients)
     assert row.row.tolist() == torch.stack([gradient.norm() for gradient in gradients]).tolist()
+
+
+@pytest.mark.parametrize("worth_leaving", [FEW, MANY])
+def test_a_complex_gradient_is_refused_or_measured_as_torch_does(worth_leaving: int) -> None:
+    odd = torch.full((5,), 3 + 4j)
+    row = row_of([torch.ones(5)] * 2, worth_leaving=worth_leaving)
+
+    try:
+        row.measure([torch.ones(5), odd])
+    except RuntimeError:
+        assert worth_leaving == MANY
+    else:
+        assert row.row.tolist() == [float(torch.ones(5).norm()), float(torch.linalg.vector_norm(odd))]
 
 
 @pytest.mark.parametrize(
