@@ -96,6 +96,10 @@ class LimitError(IngestError):
     """This server holds as many runs, ranks or streams as it may: the same request may succeed later."""
 
 
+class BeingDeletedError(LimitError):
+    """The run is being deleted, piece by piece; when it is gone, the same request begins it anew."""
+
+
 class StorageError(SeismogradError):
     """The store failed."""
 

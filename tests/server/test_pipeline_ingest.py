@@ -201,6 +201,19 @@ def test_a_new_version_of_a_catalog_travels_with_the_frame_that_needs_it(
     assert pipeline.snapshot().runs[0].tally.grad_norm == 2.0
 
 
+def test_a_rank_may_have_an_optimizer_of_which_its_launch_has_not_heard(database: Database, pipeline: Pipeline) -> None:
+    run = SyntheticRun(pipeline, world_size=2)
+    pipeline.open_rank(run.identity(1), [Catalog(0, 0, parameters())], NOW)
+    own = {(0, 0): Catalog(0, 0, parameters()), (1, 0): Catalog(1, 0, parameters(("emb.weight",)))}
+
+    opened = pipeline.open_rank(run.identity(0), list(own.values()), NOW)
+
+    assert {key: pipeline.book.catalog(opened.handle, *key) for key in own} == own
+    assert pipeline.book.catalog(opened.handle, 1, 1) is None
+    pipeline.book.forget(opened.run_id)
+    assert {key: pipeline.book.catalog(opened.handle, *key) for key in own} == own, "read again"
+
+
 def test_details_are_stored_beside_the_steps_and_not_judged(
     database: Database, pipeline: Pipeline, run: SyntheticRun
 ) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from seismograd_server.errors import NotFoundError
 from seismograd_server.instruments import Instruments
 from seismograd_server.pipeline import FailurePoint
 from seismograd_server.store.database import Database
@@ -142,12 +141,11 @@ class Retention:
         with self._database.begin() as transaction:
             if not self._begun:
                 more = begun = transaction.lifespans.begin_deletion(expiry.span, expiry.reason)
+            elif not transaction.lifespans.goes_on(expiry.span):
+                more = begun = False
             elif not transaction.runs.delete_part(expiry.span.run_id, _PIECE_BYTES):
                 more = False
-                try:
-                    transaction.runs.delete(expiry.span.run_id)
-                except NotFoundError:  # somebody was faster
-                    begun = False
+                transaction.runs.delete(expiry.span.run_id)
             self._failure_point("retention.before_commit")
         self._failure_point("retention.after_commit")
         self._begun = more

@@ -44,7 +44,8 @@ class Summarising:
         self._failure_point = failure_point
         self._looked_at: float | None = None
         self._waiting: dict[int, bool] = {}  # run ids, the first is next: whether it goes on
-        self._seen: dict[int, tuple[int, bool]] = {}  # closed steps and whether it went on, at the last look
+        # Closed steps, the newest block of other optimizers, and whether it went on, at the last look.
+        self._seen: dict[int, tuple[int, int, bool]] = {}
 
     def step(self, now: float) -> bool:
         """Summarise one piece of one run; tell whether there is more to do at once.
@@ -76,13 +77,14 @@ class Summarising:
         """Queue the runs that have closed enough steps since they were looked at, or have ended."""
         with self._database.read() as transaction:
             runs = transaction.summaries.movements()
-        for run_id, state, closed in runs:
+        for run_id, state, closed, newest in runs:
             goes_on = state is RunState.RUNNING
-            before = self._seen.get(run_id)
-            if before is None or closed - before[0] >= _MOVED_STEPS or (not goes_on and (closed, goes_on) != before):
-                self._seen[run_id] = closed, goes_on
+            is_now, before = (closed, newest, goes_on), self._seen.get(run_id)
+            moved = before is None or closed - before[0] >= _MOVED_STEPS or newest != before[1]
+            if moved or (not goes_on and is_now != before):
+                self._seen[run_id] = is_now
                 self._waiting[run_id] = goes_on
-        for gone in self._seen.keys() - {run_id for run_id, _, _ in runs}:
+        for gone in self._seen.keys() - {run_id for run_id, *_ in runs}:
             del self._seen[gone]
 
     def _summarise(self, run_id: int, *, goes_on: bool) -> bool:

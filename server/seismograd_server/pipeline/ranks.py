@@ -107,14 +107,6 @@ def read_sender(transaction: Transaction, handle: int) -> Sender:
     run = transaction.runs.by_id(rank.run_id)
     sender = Sender(rank, transaction.runs.launch(rank.launch_row).attempt, run.key.project)
     sender.received = transaction.segments.received([handle])
-    for optimizer in _optimizers(transaction, rank, sender.received):
-        for (owner, version), catalog in transaction.runs.catalogs(rank.launch_row, optimizer).items():
-            if owner == handle:
-                sender.catalogs[optimizer, version] = catalog
+    sender.catalogs = transaction.runs.catalogs_of(handle)
     sender.health = next((each for each in transaction.runs.health(rank.run_id) if each.rank_handle == handle), None)
     return sender
-
-
-def _optimizers(transaction: Transaction, rank: Rank, received: Iterable[StreamKey]) -> set[int]:
-    declared = {each.optimizer for each in transaction.runs.optimizers(rank.launch_row)}
-    return declared | {stream.optimizer for stream in received} | {0}

@@ -216,7 +216,7 @@ class Pipeline:
         for run_id in {self.book.sender(batch.rank_handle).rank.run_id for batch in steps}:
             engine = self._fleet.get(run_id)
             if engine is None or engine.run.state is not RunState.RUNNING:
-                transaction.runs.set_state(run_id, RunState.RUNNING, intake.now)
+                transaction.runs.revive(run_id)
                 if engine is not None:
                     revived.append(engine)
         return revived

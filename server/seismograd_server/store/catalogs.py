@@ -59,6 +59,19 @@ def save_catalog(connection: Connection, run_id: int, handle: int, catalog: Cata
         )
 
 
+def load_catalogs_of_rank(connection: Connection, handle: int) -> dict[tuple[int, int], Catalog]:
+    """Every catalog that a rank has sent, by (optimizer, version), whatever its launch has declared."""
+    rows = connection.execute(
+        select(catalog_uses.c.optimizer, catalog_uses.c.version, catalogs.c.content)
+        .join(catalogs, catalogs.c.catalog_row == catalog_uses.c.catalog_row)
+        .where(catalog_uses.c.rank_handle == handle)
+    )
+    return {
+        (row.optimizer, row.version): Catalog(row.optimizer, row.version, decode_parameters(row.content))
+        for row in rows
+    }
+
+
 def load_catalogs(connection: Connection, launch_row: int, optimizer: int) -> dict[tuple[int, int], Catalog]:
     """Every catalog of an optimizer in a launch by (rank handle, version); equal ones share their parameters."""
     rows = connection.execute(

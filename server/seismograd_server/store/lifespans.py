@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, update
 
+from seismograd_server.errors import BeingDeletedError
 from seismograd_server.model import AlertState, RunKey, RunState
 from seismograd_server.store.alert_tables import alerts
 from seismograd_server.store.schema import closed_blocks, launches, runs, segments
@@ -13,6 +14,12 @@ from seismograd_server.store.schema import closed_blocks, launches, runs, segmen
 # Begins the failure reason of a run that is being deleted, piece by piece. It is where people see it, and no client can
 # say it: what ranks say begins with the rank.
 _BEING_DELETED = "being deleted: "
+
+
+def refuse_if_dying(run: RunKey, failure_reason: str) -> None:
+    """Raises BeingDeletedError for a run whose deletion has begun: what it is given now would be deleted with it."""
+    if failure_reason.startswith(_BEING_DELETED):
+        raise BeingDeletedError(f"run {run} is being deleted: send again in a moment, and it begins anew")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,11 @@ class LifespanRepository:
             .values(failure_reason=_BEING_DELETED + reason)
         )
         return bool(changed.rowcount)
+
+    def goes_on(self, span: Lifespan) -> bool:
+        """Whether the deletion of a run that has begun may go on: nobody has deleted the run, or revived it."""
+        reason = self._connection.scalar(select(runs.c.failure_reason).where(runs.c.run_id == span.run_id))
+        return reason is not None and reason.startswith(_BEING_DELETED)
 
     def _sizes(self) -> dict[int, int]:
         of_segments = (

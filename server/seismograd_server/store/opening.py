@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from seismograd_server.errors import LaunchConflictError, RankTakenError
+from seismograd_server.errors import LaunchConflictError, RankTakenError, UnknownRankError
 from seismograd_server.model import Launch, Rank, RankIdentity, Run, RunKey, RunState
+from seismograd_server.store.lifespans import refuse_if_dying
 from seismograd_server.store.schema import launches, optimizers, ranks, runs
 
 AnyRow = Row[tuple[object, ...]]
@@ -54,6 +55,16 @@ def find_rank(connection: Connection, identity: RankIdentity) -> tuple[int | Non
         .where(runs.c.project == identity.key.project, runs.c.run == identity.key.run)
     ).one_or_none()
     return (None, None) if found is None else (found.run_id, found.handle)
+
+
+def revive(connection: Connection, run_id: int) -> None:
+    """See `RunRepository.revive`."""
+    row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
+    if row is None:
+        raise UnknownRankError(f"run {run_id} has been deleted: open it again")
+    refuse_if_dying(RunKey(row.project, row.run), row.failure_reason)
+    going_on = {"state": RunState.RUNNING, "ended_at": None, "failure_reason": ""}
+    connection.execute(update(runs).where(runs.c.run_id == run_id).values(**going_on))
 
 
 def run_of(row: AnyRow) -> Run:
@@ -115,9 +126,12 @@ def rank_of(row: AnyRow) -> Rank:
 
 def _find_or_make_run(connection: Connection, identity: RankIdentity, now: float) -> int:
     key = identity.key
-    found = connection.scalar(select(runs.c.run_id).where(runs.c.project == key.project, runs.c.run == key.run))
+    found = connection.execute(
+        select(runs.c.run_id, runs.c.failure_reason).where(runs.c.project == key.project, runs.c.run == key.run)
+    ).one_or_none()
     if found is not None:
-        return int(found)
+        refuse_if_dying(key, found.failure_reason)
+        return int(found.run_id)
     made: int = connection.scalars(
         insert(runs)
         .returning(runs.c.run_id)

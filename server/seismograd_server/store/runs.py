@@ -21,10 +21,10 @@ from seismograd_server.model import (
     RunKey,
     RunState,
 )
-from seismograd_server.store.catalogs import load_catalogs, save_catalog
+from seismograd_server.store.catalogs import load_catalogs, load_catalogs_of_rank, save_catalog
 from seismograd_server.store.deletion import delete_run, delete_segments
 from seismograd_server.store.listing import count_states, list_runs
-from seismograd_server.store.opening import OpenedRank, find_rank, launch_of, open_rank, rank_of, run_of
+from seismograd_server.store.opening import OpenedRank, find_rank, launch_of, open_rank, rank_of, revive, run_of
 from seismograd_server.store.progress import Progress, note_heard, note_progress
 from seismograd_server.store.schema import checkpoints, health, launches, optimizers, ranks, runs
 from seismograd_server.store.upsert import insert_into
@@ -142,6 +142,10 @@ class RunRepository:
         """Every catalog of an optimizer in a launch by (rank handle, version)."""
         return load_catalogs(self._connection, launch_row, optimizer)
 
+    def catalogs_of(self, handle: int) -> dict[tuple[int, int], Catalog]:
+        """Every catalog of a rank by (optimizer, version)."""
+        return load_catalogs_of_rank(self._connection, handle)
+
     # ------------------------------------------------------------------------------------------------------ runs
 
     def get(self, key: RunKey) -> Run:
@@ -212,6 +216,15 @@ class RunRepository:
         self._connection.execute(
             update(runs).where(runs.c.run_id == run_id).values(state=state, ended_at=ended_at, failure_reason=reason)
         )
+
+    def revive(self, run_id: int) -> None:
+        """There are new records of a run that was over: it goes on.
+
+        Raises:
+            BeingDeletedError: its deletion has begun.
+            UnknownRankError: it has been deleted.
+        """
+        revive(self._connection, run_id)
 
     def progress(self, runs_of: Sequence[Progress]) -> None:
         """Note how far some runs have come."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from seismograd_server.errors import StorageDamageError
 from seismograd_server.model import Line, RecordKind, RunState, Summary, SummaryKind
@@ -52,10 +52,24 @@ class SummaryRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def movements(self) -> list[tuple[int, RunState, int]]:
-        """(run id, state, closed steps) of every run: where there may be something to summarise."""
-        rows = self._connection.execute(select(runs.c.run_id, runs.c.state, runs.c.closed_steps))
-        return [(row.run_id, RunState(row.state), row.closed_steps) for row in rows]
+    def movements(self) -> list[tuple[int, RunState, int, int]]:
+        """(run id, state, closed steps, newest) of every run: where there may be something to summarise.
+
+        Closed steps are those of the first optimizer; `newest` rises with each block that another one closes.
+        """
+        blocks = closed_blocks.c
+        others = (
+            select(blocks.run_id, func.max(blocks.ordinal).label("newest"))
+            .where(blocks.optimizer != 0)  # read from the index alone
+            .group_by(blocks.run_id)
+            .subquery()
+        )
+        rows = self._connection.execute(
+            select(runs.c.run_id, runs.c.state, runs.c.closed_steps, func.coalesce(others.c.newest, 0).label("newest"))
+            .select_from(runs)
+            .outerjoin(others, others.c.run_id == runs.c.run_id)
+        )
+        return [(row.run_id, RunState(row.state), row.closed_steps, row.newest) for row in rows]
 
     def summarised_to(self, run_id: int, line: Line) -> int | None:
         """The last step of a line that is summarised; None = none is."""

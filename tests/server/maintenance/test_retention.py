@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seismograd_server.errors import BeingDeletedError, UnknownRankError
 from seismograd_server.instruments import Instruments
 from seismograd_server.maintenance import retention
 from seismograd_server.maintenance.retention import Expiry, Keep, Retention, RetentionPolicy, plan
 from seismograd_server.metrics import new_registry
-from seismograd_server.model import RunKey
+from seismograd_server.model import RunKey, RunState
 from seismograd_server.pipeline import FailurePoint
 from seismograd_server.store.database import Database
 from seismograd_server.store.lifespans import Lifespan
@@ -161,6 +162,57 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_server_although
     work_off(second, NOW + DAY)
 
     assert runs_in(empty_store.database) == []
+
+
+def test_a_run_whose_deletion_has_begun_is_refused_and_when_it_is_gone_begins_anew_and_loses_nothing(
+    empty_store: Stocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_PIECE_BYTES", 1)
+    database, pipeline = empty_store.database, empty_store.pipeline
+    norms = healthy_norms(60)
+    run = SyntheticRun(pipeline, name="nightly", world_size=1, norms=norms).open()
+    for at in range(0, 50, 10):
+        run.send(at, at + 10)
+        pipeline.detect(NOW)
+    run.close(NOW)
+    later = NOW + 31 * DAY
+    chore = Retention(database, RetentionPolicy(Keep(days=30.0)), Instruments(new_registry()))
+    for _ in range(3):  # it looks, begins, and deletes a piece
+        chore.step(later)
+    again = SyntheticRun(pipeline, name="nightly", launch="launch-2", world_size=1, norms=norms)
+
+    with pytest.raises(BeingDeletedError, match="run mt/nightly is being deleted: send again in a moment"):
+        again.open(later)
+    with pytest.raises(BeingDeletedError):
+        run.send(50, 60, later)  # what a spool held back
+    while chore.step(later):
+        assert runs_in(database) in (["nightly"], [])
+
+    with pytest.raises(UnknownRankError):
+        run.send(50, 60, later)
+    again.open(later).send(0, 60, later)
+    assert again.opened[0].run_id != 1
+    work_off(Retention(database, RetentionPolicy(Keep(days=30.0)), Instruments(new_registry())), later)
+    with database.read() as transaction:
+        launch = transaction.runs.rank(again.handle(0)).launch_row
+        (batch,) = [batch for _, batch in transaction.segments.read(launch, 0)]
+    assert batch.count == 60
+
+
+def test_a_run_that_goes_on_although_its_deletion_had_begun_is_left_alone(
+    empty_store: Stocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_PIECE_BYTES", 1)
+    empty_store.add("one", steps=50, world_size=1)
+    chore = Retention(empty_store.database, RetentionPolicy(Keep(days=30.0)), Instruments(new_registry()))
+    for _ in range(2):
+        chore.step(NOW + 31 * DAY)
+    with empty_store.database.begin() as transaction:
+        transaction.runs.set_state(1, RunState.RUNNING, NOW)
+
+    work_off(chore, NOW + 31 * DAY)
+
+    assert runs_in(empty_store.database) == ["one"]
 
 
 def test_no_name_of_a_deleted_run_is_left_in_the_file(tmp_path: Path) -> None:

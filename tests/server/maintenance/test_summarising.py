@@ -6,10 +6,11 @@ import pytest
 from seismograd_server.errors import StorageBusyError
 from seismograd_server.maintenance import summarising
 from seismograd_server.maintenance.summarising import Summarising
-from seismograd_server.model import RunKey, SummaryKind
+from seismograd_server.model import Catalog, RunKey, SummaryKind
+from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.summaries import Asked, lines_of, read_summary
 from tests.support.reading import Stocked
-from tests.support.synthetic import NOW, SyntheticRun, healthy_norms
+from tests.support.synthetic import NOW, SyntheticRun, healthy_norms, make_batch, parameters
 
 LAYERS = Asked(1, 0, SummaryKind.LAYERS)
 
@@ -45,6 +46,25 @@ def test_a_run_that_goes_on_is_summarised_in_whole_pieces_and_at_its_end_to_the_
     assert summary is not None
     assert summary.steps.tolist() == [256, 94]
     np.testing.assert_array_equal(summary.maximum, [norms[:256].max(axis=0), norms[256:].max(axis=0)])
+
+
+def test_another_optimizer_is_summarised_while_the_first_one_rests(empty_store: Stocked) -> None:
+    database, pipeline = empty_store.database, empty_store.pipeline
+    norms = healthy_norms(250)
+    run = SyntheticRun(pipeline, world_size=1, norms=norms)
+    catalogs = [Catalog(optimizer, 0, parameters()) for optimizer in (0, 1)]
+    run.opened = [pipeline.open_rank(run.identity(0), catalogs, NOW)]
+    run.send(0, 10)
+    pipeline.detect(NOW, hurry=True)
+    chore = Summarising(database)
+    chore.step(NOW)
+
+    pipeline.ingest([Arrival(batches=(make_batch(run.handle(0), 0, norms, optimizer=1),))], NOW)
+    pipeline.detect(NOW, hurry=True)
+    while chore.step(NOW + 20):
+        pass
+
+    assert [line.summarised_to for line in lines_of(database, 1, 1)] == [199]
 
 
 def test_runs_take_turns(empty_store: Stocked) -> None:

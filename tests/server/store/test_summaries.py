@@ -99,7 +99,7 @@ def test_lines_are_known_when_only_their_summaries_are_left(database: Database, 
     summaries.save(1, LINE, [SummaryRow.of(SummaryKind.LAYERS, summary([0]))], last_step=255)
     with database.read() as before:
         assert before.steps.lines(1) == [], "nothing is committed yet"
-    assert summaries.movements() == [(1, RunState.RUNNING, 0)]
+    assert summaries.movements() == [(1, RunState.RUNNING, 0, 0)]
 
 
 def test_a_line_goes_as_far_as_its_blocks_and_its_summaries(
