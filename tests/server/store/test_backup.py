@@ -16,6 +16,7 @@ from seismograd_server.errors import (
     StartError,
     StorageError,
     StorageFencedError,
+    UsageError,
 )
 from seismograd_server.model import RankIdentity, StepBatch
 from seismograd_server.store import backup as backups
@@ -36,6 +37,27 @@ def filled(
         handle = transaction.runs.open_rank(make_identity(), now=1.0).rank.handle
         transaction.segments.append([make_batch(handle, 0, 2000)], received_at=1.0)
     return database_path
+
+
+def kill_while_serving(path: Path, statement: str) -> None:
+    """Change a database so that it is left as by a server that was killed: the change is in its log only."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute(statement)
+    connection.commit()
+    left = {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
+    connection.close()
+    for suffix, content in left.items():
+        Path(f"{path}{suffix}").write_bytes(content)
+
+
+def contents(directory: Path, pattern: str = "*") -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in directory.glob(pattern) if each.is_file()}
+
+
+def names_in(path: Path) -> list[str]:
+    with Database.open(f"sqlite:///{path}", owner="test") as database, database.read() as transaction:
+        return [run.key.run for run in transaction.runs.list()]
 
 
 def records_in(path: Path) -> int:
@@ -152,19 +174,100 @@ def test_the_write_ahead_log_of_what_was_there_is_not_played_into_what_is_restor
     filled: Path, tmp_path: Path
 ) -> None:
     back_up(filled, tmp_path / "backup.db", unheard)
-    connection = sqlite3.connect(filled)
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("UPDATE runs SET run = 'other'")
-    connection.commit()
-    copies = {suffix: Path(f"{filled}{suffix}").read_bytes() for suffix in ("", "-wal")}
-    connection.close()
-    for suffix, content in copies.items():  # as a server that was killed leaves them
-        Path(f"{filled}{suffix}").write_bytes(content)
+    kill_while_serving(filled, "UPDATE runs SET run = 'other'")
 
     restore(tmp_path / "backup.db", filled, force=True)
 
-    with Database.open(f"sqlite:///{filled}", owner="test") as database, database.read() as transaction:
-        assert [run.key.run for run in transaction.runs.list()] == ["lstm"]
+    assert names_in(filled) == ["lstm"]
+
+
+def test_a_copy_of_what_a_killed_server_has_left_is_restored_with_all_that_is_in_its_log(
+    filled: Path, tmp_path: Path
+) -> None:
+    kill_while_serving(filled, "UPDATE runs SET run = 'in the log'")
+    given = contents(filled.parent, "*.db") | contents(filled.parent, "*-wal")
+    restored = tmp_path / "new" / "seismograd.db"
+
+    condition, _ = restore(filled, restored, force=False)
+
+    assert contents(filled.parent, "*.db") | contents(filled.parent, "*-wal") == given, "it can be restored again"
+    assert sorted(contents(restored.parent)) == ["seismograd.db", "seismograd.db.lock"], "all is in one file"
+    assert condition.runs == 1
+    assert names_in(restored) == ["in the log"]
+    assert records_in(restored) == 2000
+
+
+def test_what_a_killed_server_has_left_can_be_restored_onto_itself(filled: Path) -> None:
+    kill_while_serving(filled, "UPDATE runs SET run = 'in the log'")
+
+    _, aside = restore(filled, filled, force=True)
+
+    assert names_in(filled) == ["in the log"]
+    assert aside is not None
+    assert names_in(aside) == ["in the log"]
+
+
+def test_nothing_comes_to_be_beside_a_file_without_a_log_that_is_restored(filled: Path, tmp_path: Path) -> None:
+    given = contents(
+        filled.parent
+    )  # of a server that has ended in order: no log, but the file says that it may have one
+
+    restore(filled, tmp_path / "new" / "seismograd.db", force=False)
+
+    assert contents(filled.parent) == given
+
+
+def test_a_restore_that_fails_half_way_leaves_what_was_there(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(filled, tmp_path / "backup.db", unheard)
+    kill_while_serving(filled, "UPDATE runs SET run = 'in the log'")
+
+    def full(_source: object, part: Path, _progress: object) -> None:
+        part.write_bytes(b"half")
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setattr(backups, "_copy", full)
+    with pytest.raises(StorageError, match=r"seismograd\.db, while .*backup\.db is copied to it: .*disk full"):
+        restore(tmp_path / "backup.db", filled, force=True)
+
+    assert names_in(filled) == ["in the log"]
+    assert not filled.with_name("seismograd.db.part").exists()
+
+
+@pytest.mark.parametrize("name", ["run#3", "50%", "a%41", "what?", "a b&c=d", "mode=ro?x"])
+def test_a_name_may_have_any_character(filled: Path, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "any" / name
+    directory.mkdir(parents=True)
+
+    made = back_up(filled, directory / name, unheard)
+    restored, _ = restore(directory / name, directory / f"{name}.db", force=False)
+    again, aside = restore(directory / name, directory / f"{name}.db", force=True)
+
+    assert made == check(directory / name)
+    assert [made.runs, restored.runs, again.runs] == [1, 1, 1]
+    assert aside is not None
+    assert check(aside) == restored
+    assert sorted(each.name for each in directory.parent.iterdir()) == [name], "nothing lies under half a name"
+
+
+def test_a_directory_in_place_of_a_file_is_named_and_refused(filled: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "backups"
+    directory.mkdir()
+    refused = f"{directory} is a directory: give the path of a file"
+
+    for attempt in (
+        lambda: restore(directory, tmp_path / "new" / "seismograd.db", force=False),
+        lambda: back_up(filled, directory, unheard),
+        lambda: back_up(directory, tmp_path / "backup.db", unheard),
+        lambda: check(directory),
+    ):
+        with pytest.raises(UsageError) as error:
+            attempt()
+        assert str(error.value) == refused
+    with pytest.raises(UsageError, match="/dev/null is no regular file"):
+        restore(Path("/dev/null"), tmp_path / "new" / "seismograd.db", force=False)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("offset", [0.02, 0.5, 0.9])
