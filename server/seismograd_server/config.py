@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import URL
 
 from seismograd_server.errors import ConfigError
 from seismograd_server.metrics import LayerChoice, parse_layers
@@ -179,7 +174,9 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database's URL."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'seismograd.db'}"
+        # Made, not written: a path may hold what means something in a URL.
+        file = URL.create("sqlite", database=str(self.data_dir / "seismograd.db"))
+        return self.database_url or file.render_as_string()
 
 
 def load_settings(config: Path | None = None, **explicit: object) -> Settings:

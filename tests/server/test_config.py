@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from seismograd_server.app.wiring import retention_policy
 from seismograd_server.config import Address, load_settings, parse_address, secret_of
@@ -31,6 +32,13 @@ def test_without_anything_the_server_is_on_loopback_with_sqlite_in_the_current_d
     assert str(settings.grpc_listen) == "127.0.0.1:7450"
     assert str(settings.http_listen) == "127.0.0.1:7451"
     assert settings.database == "sqlite:///seismograd-data/seismograd.db"
+
+
+@pytest.mark.parametrize("name", ["runs?", "a%41", "b#1", "two words", "é"])
+def test_the_database_is_in_the_directory_that_was_named_whatever_its_name(name: str, tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / name)
+
+    assert make_url(settings.database).database == str(tmp_path / name / "seismograd.db")
 
 
 def test_a_file_is_outranked_by_the_environment_and_that_by_arguments(

@@ -15,7 +15,7 @@ from seismograd_server.errors import (
     UnknownRankError,
 )
 from seismograd_server.model import Catalog, Checkpoint, DroppedRange, Health, RecordKind, StreamKey
-from seismograd_server.pipeline import Arrival, Pipeline, Rejection
+from seismograd_server.pipeline import Arrival, Pipeline, Rejection, receiving
 from seismograd_server.store.database import Database
 from tests.support.synthetic import NOW, SyntheticRun, make_batch, new_pipeline, parameters
 
@@ -93,6 +93,24 @@ def test_a_hole_holds_the_watermark_until_it_is_filled(pipeline: Pipeline, run: 
     assert behind.watermarks[0].durable == 0
     (filled,) = pipeline.ingest([Arrival(batches=(run.batch(0, 0, 8),))], NOW)
     assert filled.watermarks[0].durable == 16
+
+
+def test_a_stream_may_not_fall_into_ever_more_pieces(
+    database: Database, pipeline: Pipeline, run: SyntheticRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "_MOST_PIECES", 3)
+    for first in (0, 2, 4):
+        run.send(first, first + 1)
+
+    with pytest.raises(InvalidBatchError, match="first_sequence: 6 leaves more than 3 holes in its stream: send what"):
+        run.send(6, 7)
+    drop = DroppedRange(stream_of(run), 9, 1, "queue_full")
+    with pytest.raises(InvalidBatchError, match="first_sequence: 9 leaves"):
+        pipeline.ingest([Arrival(drops=(drop,))], NOW)
+
+    run.send(0, 6)
+    run.send(7, 8)
+    assert sorted(stored_sequences(database)) == [0, 1, 2, 3, 4, 5, 7]
 
 
 def test_declared_drops_advance_both_watermarks(pipeline: Pipeline, run: SyntheticRun) -> None:

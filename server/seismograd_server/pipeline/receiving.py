@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from seismograd_server.errors import InvalidBatchError
 from seismograd_server.instruments import Instruments
 from seismograd_server.model import Catalog, DroppedRange, Health, StepBatch, StreamKey
 from seismograd_server.pipeline.arrivals import Arrival, Receipt
@@ -16,6 +17,10 @@ from seismograd_server.pipeline.ranks import RankBook
 from seismograd_server.store.codec import slice_batch
 from seismograd_server.store.database import Transaction
 from seismograd_server.store.intervals import Intervals
+
+# Pieces in which a stream may lie. They are copied and written with every tick that adds to it, on the thread that
+# stores for everybody: these take a millisecond. A client that sends in order has one, and a few more after a loss.
+_MOST_PIECES = 4096
 
 
 @dataclass(slots=True)
@@ -48,7 +53,7 @@ def take_in(transaction: Transaction, book: RankBook, arrivals: Sequence[Arrival
         for drop in _drops(arrival, intake):
             touched.add(drop.stream)
             end = drop.first_sequence + drop.count
-            _intervals(intake, book, drop.stream).add(drop.first_sequence, end)
+            _add(_intervals(intake, book, drop.stream), drop.first_sequence, end)
             intake.drops.append(drop)
         for checkpoint in arrival.checkpoints:
             transaction.runs.save_checkpoint(checkpoint)
@@ -128,7 +133,7 @@ def _trim(intake: Intake, book: RankBook, batch: StepBatch) -> StreamKey:
     new = 0
     for first, end in missing:
         intake.batches.append(slice_batch(batch, first - batch.first_sequence, end - batch.first_sequence))
-        intervals.add(first, end)
+        _add(intervals, first, end)
         new += end - first
     intake.duplicates += batch.count - new
     return stream
@@ -142,6 +147,16 @@ def _drops(arrival: Arrival, intake: Intake) -> list[DroppedRange]:
             drops.append(DroppedRange(rejection.stream, rejection.first_sequence, rejection.count, "rejected"))
             intake.rejected += rejection.count
     return drops
+
+
+def _add(intervals: Intervals, first: int, end: int) -> None:
+    before = len(intervals)
+    intervals.add(first, end)
+    if len(intervals) > max(before, _MOST_PIECES):
+        raise InvalidBatchError(
+            "first_sequence",
+            f"{first} leaves more than {_MOST_PIECES} holes in its stream: send what is missing, or declare it dropped",
+        )
 
 
 def _intervals(intake: Intake, book: RankBook, stream: StreamKey) -> Intervals:
