@@ -255,6 +255,40 @@ def test_a_step_that_waits_for_a_rank_goes_on_waiting_after_the_restart(machine:
     assert machine.pipeline.snapshot().runs[0].tally.missing_records == 0
 
 
+def test_ranks_that_come_back_one_by_one_after_a_restart_are_all_in_their_steps(machine: Machine) -> None:
+    run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
+    run.send(0, 10)
+    machine.pipeline.detect(NOW)
+    machine.kill(NOW + 100)
+    run.pipeline = machine.pipeline
+    run.pipeline.open_rank(run.identity(0), [], NOW + 101)
+    run.send(10, 60, NOW + 101, ranks=[0])
+    for seconds in range(102, 140):
+        machine.pipeline.detect(NOW + seconds)
+
+    run.pipeline.open_rank(run.identity(1), [], NOW + 140)
+    run.send(10, 60, NOW + 140, ranks=[1])
+    machine.pipeline.detect(NOW + 141)
+
+    assert closed_steps(machine.database) == list(range(60))
+    assert machine.pipeline.snapshot().runs[0].tally.missing_records == 0
+
+
+def test_without_room_nobody_is_waited_for_after_a_restart(machine: Machine) -> None:
+    run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
+    run.send(0, 10)
+    machine.pipeline.detect(NOW)
+    machine.kill(NOW + 100)
+    run.pipeline = machine.pipeline
+    run.send(10, 60, NOW + 101, ranks=[0])
+    machine.pipeline.detect(NOW + 110)
+    assert closed_steps(machine.database) == list(range(10))
+
+    machine.pipeline.detect(NOW + 110, crowded=True)
+
+    assert closed_steps(machine.database) == list(range(60))
+
+
 def test_a_run_that_ended_unjudged_ends_after_the_restart(machine: Machine) -> None:
     run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
     run.send(0, STEPS)

@@ -6,11 +6,15 @@ A step is identified by its position (branch, step), and positions close in risi
 tell how far it has really come: behind a hole in them an earlier step may still be on its way, so that reordered
 frames wait for one another. A position closes when every rank expected has come past it, or when it has waited for
 `close_wait_seconds`. What comes later is late: it is stored, but no detector will see it.
+
+Behind a restart of the server the ranks come back one by one, each with what it held back. Whoever has not come back
+yet is waited for, and what has waited for it meanwhile waits `close_wait_seconds` from then on.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, replace
 
 from seismograd_server.detect.closing import Closing, Piece, Position, assemble, rows_in, union_of_steps
@@ -29,11 +33,14 @@ class Patience:
         close_wait_seconds: from the arrival of a step's first record until it closes without the missing ranks.
         absent_after_seconds: a rank that has sent nothing for so long is not waited for until it speaks again, so that
             one dead rank does not delay the alerts of the others for ever.
+        return_seconds: what clients wait at most between two attempts to connect: so long, ranks that are expected
+            back are waited for.
         max_pending_bytes: above this the oldest steps close at once.
     """
 
     close_wait_seconds: float = 5.0
     absent_after_seconds: float = 30.0
+    return_seconds: float = 60.0
     max_pending_bytes: int = 64 * 2**20
 
 
@@ -51,6 +58,7 @@ class Aligner:
         self._ahead: list[list[tuple[int, Position]]] = [[] for _ in range(world_size)]
         self._heard_at = [now] * world_size
         self._ended: set[int] = set()
+        self._returning: dict[int, float] = {}  # rank -> until when it is expected back
         self._bytes = 0
         self._records = 0
         self.capped = False
@@ -99,7 +107,7 @@ class Aligner:
         """
         piece = Piece(rank, batch, 0, batch.count, now, segment)
         late = piece.rows_up_to(self._frontier)
-        self._heard_at[rank] = now
+        self.hear(rank, now)
         self._ended.discard(rank)
         heapq.heappush(self._ahead[rank], (batch.end_sequence, piece.last))
         if late < batch.count:
@@ -118,10 +126,24 @@ class Aligner:
     def hear(self, rank: int, now: float) -> None:
         """Note a sign of life."""
         self._heard_at[rank] = max(self._heard_at[rank], now)
+        if self._returning.pop(rank, None) is not None:
+            self._pieces = [
+                [replace(piece, arrived_at=max(piece.arrived_at, now)) for piece in pieces] for pieces in self._pieces
+            ]
+
+    def expect(self, rank: int, now: float) -> None:
+        """A rank is to come back: it was there before a restart, and has not said farewell."""
+        self._returning[rank] = now + self._patience.return_seconds
+
+    def expect_nobody(self) -> bool:
+        """There is no room to wait for those that are to come back; tell whether anybody was."""
+        waited, self._returning = bool(self._returning), {}
+        return waited
 
     def follow_clock(self, seconds: float) -> None:
         """The clock has been set forward by so much (back, when negative): nothing has waited longer for that."""
         self._heard_at = [heard_at + seconds for heard_at in self._heard_at]
+        self._returning = {rank: until + seconds for rank, until in self._returning.items()}
         self._pieces = [
             [replace(piece, arrived_at=piece.arrived_at + seconds) for piece in pieces] for pieces in self._pieces
         ]
@@ -129,14 +151,16 @@ class Aligner:
     def end(self, rank: int) -> None:
         """Stop waiting for a rank that has said farewell (until it sends something after all)."""
         self._ended.add(rank)
+        self._returning.pop(rank, None)
 
     def close(self, now: float, *, most: int | None = None) -> tuple[Closing, ...]:
         """Close what is complete or has waited long enough; one Closing per branch, in order.
 
         With `most`, at most so many steps: `capped` then tells whether more could have been closed.
         """
+        self._returning = {rank: until for rank, until in self._returning.items() if now < until}
         limit = self._complete_up_to(now)
-        overdue = now - self._patience.close_wait_seconds
+        overdue = now - self._patience.close_wait_seconds if not self._returning else -math.inf
         for pieces in self._pieces:
             for piece in pieces:
                 if piece.arrived_at <= overdue and piece.last > limit:
@@ -169,7 +193,8 @@ class Aligner:
         silent_since = now - self._patience.absent_after_seconds
         limit = _BEHIND_ALL
         for rank, settled in enumerate(self._settled):
-            if settled < limit and rank not in self._ended and self._heard_at[rank] >= silent_since:
+            there = self._heard_at[rank] >= silent_since or rank in self._returning
+            if settled < limit and rank not in self._ended and there:
                 limit = settled
         return limit
 

@@ -269,7 +269,7 @@ class Log:
         So a fleet that brings more turns than there is time for has more steps in each.
         """
         began = time.perf_counter()
-        behind = self._pipeline.detect(now)
+        behind = self._pipeline.detect(now, crowded=self._backlog.is_full(self._steady_clock()))
         ended = time.perf_counter()
         self._judges_from = ended + (ended - began) * self._pipeline.hasty
         return behind

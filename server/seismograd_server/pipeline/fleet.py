@@ -161,8 +161,10 @@ class Fleet:
         for engine in (*self._engines.values(), *self._resting.values()):
             engine.follow_clock(seconds)
 
-    def refresh(self, now: float) -> bool:
+    def refresh(self, now: float, *, crowded: bool = False) -> bool:
         """Let go of runs deleted or shown for long enough, build anew what is distrusted, and follow the rules.
+
+        When it is `crowded`, there is no room to wait for ranks that are to come back behind a restart.
 
         Returns:
             whether that was possible: a store that is away is to be left alone for a moment.
@@ -172,6 +174,9 @@ class Fleet:
             self._let_go(now)
         if not all(self._load(run_id, now) for run_id in sorted(self._stale)):
             return False
+        for engine in self._engines.values() if crowded else ():
+            if sum(series.aligner.expect_nobody() for series in engine.series.values()):
+                self.expect(engine.run_id)
         rules = self._settings.rules()
         if rules is not self._rules:
             self._rules = rules

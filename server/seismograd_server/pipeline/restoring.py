@@ -13,7 +13,7 @@ from itertools import zip_longest
 import structlog
 
 from seismograd_server.detect.closing import rows_in
-from seismograd_server.model import Launch, Rank, RecordKind, Run
+from seismograd_server.model import Launch, Rank, RecordKind, Run, RunState
 from seismograd_server.pipeline.engine import PipelineSettings, RunEngine
 from seismograd_server.pipeline.ranks import Sender
 from seismograd_server.pipeline.series import SavedState, Series
@@ -52,6 +52,9 @@ def load_engine(transaction: Transaction, run_id: int, settings: PipelineSetting
             engine.settle(sender, optimizer)
         if rank.ended_at is not None:
             engine.say_farewell(sender)
+        elif run.state is RunState.RUNNING:
+            for series in engine.series.values():
+                series.aligner.expect(rank.rank, now)
     present = {rank.handle: rank.rank for rank in ranks[engine.launch.launch_row]}
     engine.health = {
         present[health.rank_handle]: health

@@ -246,8 +246,10 @@ class Pipeline:
         """Whether a run waits to be judged, for its pace or its turn."""
         return self._fleet.waits
 
-    def detect(self, now: float, *, hurry: bool = False) -> bool:
-        """Close what can be closed, judge it, and store all that follows from it; with `hurry` nobody waits for more.
+    def detect(self, now: float, *, hurry: bool = False, crowded: bool = False) -> bool:
+        """Close what can be closed, judge it, and store all that follows from it.
+
+        With `hurry` nobody waits for more; `crowded` (more waits than may), not for ranks that are to come back either.
 
         Returns:
             whether there is more to judge at once: a bounded number of steps is taken at a time, so that acks of
@@ -260,7 +262,7 @@ class Pipeline:
             return False
         self._failed_at = None
         self.capacity.look(now)
-        if not self._fleet.refresh(now):
+        if not self._fleet.refresh(now, crowded=crowded):
             self._failed_at = now
             return False
         jobs = take_turns(self._fleet, self._settings, now, hurry=hurry)

@@ -51,6 +51,54 @@ def test_a_step_closes_without_the_missing_rank_after_the_wait() -> None:
     assert closing.ranks_present.tolist() == [[True, False]] * 4
 
 
+def test_behind_a_restart_a_rank_is_waited_for_until_it_is_back_and_then_as_long_as_any() -> None:
+    aligner = Aligner(3, PATIENCE, now=0.0)
+    for rank in range(3):
+        aligner.expect(rank, 0.0)
+    offer(aligner, 0, batch(0, 4), now=1.0)
+    offer(aligner, 1, batch(0, 4), now=20.0)
+    assert aligner.close(50.0) == (), "longer than any rank may be absent otherwise"
+
+    offer(aligner, 2, batch(0, 2), now=50.0)
+    assert steps_of(aligner.close(50.0)) == [0, 1]
+    assert aligner.close(54.9) == ()
+    offer(aligner, 2, batch(2, 1), now=54.9)
+
+    assert steps_of(aligner.close(54.9)) == [2]
+    (closing,) = aligner.close(55.0)
+    assert closing.ranks_present.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("how", ["in time", "farewell", "no room"])
+def test_a_rank_that_does_not_come_back_is_given_up(how: str) -> None:
+    aligner = Aligner(2, PATIENCE, now=0.0)
+    for rank in range(2):
+        aligner.expect(rank, 0.0)
+    offer(aligner, 0, batch(0, 4), now=1.0)
+    now = 10.0
+    if how == "in time":
+        assert aligner.close(59.9) == ()
+        now = 60.0
+    elif how == "farewell":
+        aligner.end(1)
+    else:
+        aligner.expect_nobody()
+
+    (closing,) = aligner.close(now)
+
+    assert closing.ranks_present.tolist() == [[True, False]] * 4
+
+
+def test_a_clock_that_is_set_ends_no_wait_for_a_rank_that_is_to_come_back() -> None:
+    aligner = Aligner(2, PATIENCE, now=0.0)
+    aligner.expect(1, 0.0)
+    offer(aligner, 0, batch(0, 4), now=1.0)
+    aligner.follow_clock(3600.0)
+
+    assert aligner.close(3659.0) == ()
+    assert len(aligner.close(3660.0)) == 1
+
+
 def test_what_comes_after_its_step_was_closed_is_late_and_changes_nothing() -> None:
     aligner = Aligner(2, PATIENCE, now=0.0)
     offer(aligner, 0, batch(0, 4))

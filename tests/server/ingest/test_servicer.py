@@ -467,9 +467,9 @@ def test_a_stream_may_begin_with_a_catalog_alone() -> None:
             ticked = asyncio.Event()
             detect, loop = server.pipeline.detect, asyncio.get_running_loop()
 
-            def detect_and_tell(now: float, *, hurry: bool = False) -> bool:
+            def detect_and_tell(now: float, **how: bool) -> bool:
                 loop.call_soon_threadsafe(ticked.set)
-                return detect(now, hurry=hurry)
+                return detect(now, **how)
 
             server.pipeline.detect = detect_and_tell  # type: ignore[method-assign]  # to see a tick pass
             await call.write(telemetry.StreamStepsRequest(catalogs=[catalog]).SerializeToString())
@@ -524,10 +524,10 @@ def test_no_ack_waits_for_the_detectors_but_a_farewell_does() -> None:
             gate = threading.Event()
             detect = server.pipeline.detect
 
-            def slowly(now: float, *, hurry: bool = False) -> bool:
+            def slowly(now: float, **how: bool) -> bool:
                 if server.pipeline.waiting_bytes():
                     gate.wait(50)
-                return detect(now, hurry=hurry)
+                return detect(now, **how)
 
             server.pipeline.detect = slowly  # type: ignore[method-assign]  # a detector that takes its time
             await call.write(frame(wire(handle, 0, healthy_norms(16))))
