@@ -248,9 +248,11 @@ def join_layers(chunks: Iterable[query.GetLayersResponse]) -> Layers:
     resolution = _resolution(found)
     names: dict[str, int] = {}
     columns: list[list[int]] = []
+    latest: list[int] = []
     for chunk in found:
-        places = [names.setdefault(name, len(names)) for name in chunk.layers]
-        columns.append(places or (columns[-1] if columns else []))
+        latest = [names.setdefault(name, len(names)) for name in chunk.layers] or latest
+        # Without names and without norms: older servers send steps whose layers are gone like this.
+        columns.append(latest if chunk.layers or chunk.gradient_norms else [])
 
     def table(field: str) -> npt.NDArray[np.float32]:
         joined = np.full((sum(chunk.count for chunk in found), len(names)), np.nan, np.float32)

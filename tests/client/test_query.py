@@ -129,21 +129,56 @@ def test_scalars_tell_a_missing_value_from_a_nan(ask: Callable[..., Client]) -> 
     assert found.ranks_present.tolist() == [2, 2, 2]
 
 
-def test_layers_that_come_and_go_are_columns_of_one_table(ask: Callable[..., Client]) -> None:
-    def layers(names: list[str], step: int, values: list[float]) -> query.GetLayersResponse:
-        return query.GetLayersResponse(
-            layers=names,
-            count=1,
-            steps=np.array([step], "<i8").tobytes(),
-            gradient_norms=np.array(values, "<f4").tobytes(),
-        )
+def layers_chunk(names: list[str], steps: list[int], values: list[float]) -> query.GetLayersResponse:
+    return query.GetLayersResponse(
+        layers=names,
+        count=len(steps),
+        steps=np.array(steps, "<i8").tobytes(),
+        gradient_norms=np.array(values, "<f4").tobytes(),
+    )
 
-    answers = [layers(["a", "b"], 1, [1, 2]), layers([], 2, [3, 4]), layers(["b", "c"], 3, [5, 6])]
+
+def test_layers_that_come_and_go_are_columns_of_one_table(ask: Callable[..., Client]) -> None:
+    answers = [
+        layers_chunk(["a", "b"], [1], [1, 2]),
+        layers_chunk([], [2], [3, 4]),
+        layers_chunk(["b", "c"], [3], [5, 6]),
+    ]
     found = ask(GetLayers=lambda *_: iter(answers)).run("mt", "lstm-7").layers()
     assert found.names == ("a", "b", "c")
     nan = np.nan
     np.testing.assert_array_equal(found.values, [[1, 2, nan], [3, 4, nan], [nan, 5, 6]])
     assert found.steps.tolist() == [1, 2, 3]
+
+
+def test_steps_that_come_without_layers_are_rows_of_nan(ask: Callable[..., Client]) -> None:
+    """As older servers send steps whose layers are gone: no names, and no norms."""
+    answers = [
+        layers_chunk([], [0], []),
+        layers_chunk(["a", "b"], [1], [1, 2]),
+        layers_chunk([], [2, 3], []),
+        layers_chunk([], [4], []),
+        layers_chunk([], [5], [3, 4]),
+        layers_chunk(["b"], [6], [5]),
+        layers_chunk([], [7], []),
+    ]
+    found = ask(GetLayers=lambda *_: iter(answers)).run("mt", "lstm-7").layers()
+    nan = np.nan
+    assert found.names == ("a", "b")
+    assert found.steps.tolist() == list(range(8))
+    rows = [[nan, nan], [1, 2], [nan, nan], [nan, nan], [nan, nan], [3, 4], [nan, 5], [nan, nan]]
+    np.testing.assert_array_equal(found.values, rows)
+
+
+@pytest.mark.parametrize(
+    ("second", "sent"), [(layers_chunk(["a", "b"], [2], []), 0), (layers_chunk([], [2], [1.0]), 4)]
+)
+def test_layers_that_are_named_and_not_sent_are_an_error(
+    ask: Callable[..., Client], second: query.GetLayersResponse, sent: int
+) -> None:
+    answers = [layers_chunk(["a", "b"], [1], [1, 2]), second]
+    with pytest.raises(BadAnswerError, match=f"gradient_norms: the server sent {sent} bytes, expected 8"):
+        ask(GetLayers=lambda *_: iter(answers)).run("mt", "lstm-7").layers()
 
 
 def bucket_chunk(steps: list[int], name: str, low: list[float], high: list[float]) -> query.GetSeriesResponse:

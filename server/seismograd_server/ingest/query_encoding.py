@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -160,15 +160,24 @@ def layer_summary_messages(summary: Summary, *, with_names: bool) -> Iterator[qu
         )
 
 
-def layer_messages(block: ClosedBlock, *, with_names: bool) -> Iterator[query.GetLayersResponse]:
-    """A composed block as packed rows, in as many messages as its width asks for."""
-    layers = len(block.layout.names)
-    rows = max(1, _LAYER_BYTES // (4 * max(1, layers)))
-    for start in range(0, block.count, rows):
-        end = min(start + rows, block.count)
-        yield query.GetLayersResponse(
-            layers=block.layout.names if with_names and start == 0 else (),
-            count=end - start,
-            steps=block.steps[start:end].astype("<i8").tobytes(),
-            gradient_norms=np.ascontiguousarray(block.layer_norms[start:end], "<f4").tobytes(),
-        )
+def layer_messages(blocks: Iterable[ClosedBlock]) -> Iterator[query.GetLayersResponse]:
+    """Composed blocks as packed rows, in as many messages as their width asks for.
+
+    A message without names has the layers of the message before it. So a block whose layers are gone, or that never
+    had any, is rows of NaN under the names that were sent last: every closed step is a row.
+    """
+    sent: tuple[str, ...] = ()
+    for block in blocks:
+        names = block.layout.names
+        width = len(names or sent)
+        rows = max(1, _LAYER_BYTES // (4 * max(1, width)))
+        for start in range(0, block.count, rows):
+            end = min(start + rows, block.count)
+            norms = block.layer_norms[start:end] if names else np.full((end - start, width), np.nan)
+            yield query.GetLayersResponse(
+                layers=names if names != sent else (),
+                count=end - start,
+                steps=block.steps[start:end].astype("<i8").tobytes(),
+                gradient_norms=np.ascontiguousarray(norms, "<f4").tobytes(),
+            )
+            sent = names or sent

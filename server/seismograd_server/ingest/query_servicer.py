@@ -93,9 +93,8 @@ class QueryServicer:
                     yield from encoding.layer_summary_messages(page, with_names=page.names != names)
                     names = page.names
                 return
-            for block in composed_blocks(self._database, run, request.optimizer, first, last):
-                yield from encoding.layer_messages(block, with_names=block.layout.names != names)
-                names = block.layout.names
+            blocks = composed_blocks(self._database, run, request.optimizer, first, last)
+            yield from encoding.layer_messages(blocks)
 
         async for message in _streamed(context, chunks):
             yield message

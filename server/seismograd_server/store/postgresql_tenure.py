@@ -2,6 +2,7 @@
 
     take    the lock is free -> ours;  held -> by whom, and since when has that session been silent?
     watch   every second on the lock's own session: is the epoch still ours?  session lost -> a new one, the lock again
+            (asked for until it is ours: PostgreSQL may take a while to end the lost session, which has it until then)
 
 The lock says who should write; what makes it safe is the epoch, which every write checks. When a server dies, its
 session ends and the lock is free at once. A server that lives but is silent (a stopped process, a cut network) is
@@ -57,6 +58,7 @@ class Tenure:
         self._engine = engine
         self._name = name
         self._session: Connection | None = None
+        self._has_lock = False  # this session; another one does not get it by being connected
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -79,7 +81,7 @@ class Tenure:
         except BaseException:
             session.close()
             raise
-        self._session = session
+        self._session, self._has_lock = session, True
 
     def watch(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
         """Begin to say that this server is well, and to ask whether it still is the one that may write."""
@@ -109,18 +111,15 @@ class Tenure:
         )
 
     def _run(self, epoch: int, on_lost: Callable[[StorageError], None]) -> None:
-        well = True
+        well, waiting = True, False
         while not self._ending.wait(_BEAT_SECONDS):
             try:
                 current = self._beat()
-            except (SQLAlchemyError, DatabaseTakenError) as error:
+            except SQLAlchemyError:
                 if well:
                     _log.warning("the hold on the database is lost: taking it again", database=self._name)
-                well = isinstance(error, DatabaseTakenError) and well
+                well, waiting = False, False
                 continue
-            if not well:
-                _log.info("the database is held again", database=self._name)
-            well = True
             if current != epoch:
                 on_lost(
                     StorageFencedError(
@@ -129,23 +128,31 @@ class Tenure:
                     )
                 )
                 return
+            if self._has_lock and not well:
+                _log.info("the database is held again", database=self._name)
+            elif not self._has_lock and not waiting:
+                _log.warning("the lock of the database is not free: asking for it again", database=self._name)
+            well, waiting = self._has_lock, not self._has_lock
 
     def _beat(self) -> int:
-        """Ask for the epoch on the lock's session; on a new one when that is lost, with the lock when it is free."""
+        """Ask for the epoch on the lock's session, on a new one when that is lost; and for the lock until it is ours.
+
+        Raises:
+            SQLAlchemyError: the session is lost, and with it the lock; or there is no new one yet.
+        """
         if self._session is None:
-            session = self._engine.connect()
-            self._session = session
-            current = int(session.scalars(_EPOCH, {"one": 1}).one())
-            session.scalars(_TAKE).one()
-            return current
+            self._session = self._engine.connect()
         try:
-            return int(self._session.scalars(_EPOCH, {"one": 1}).one())
+            current = int(self._session.scalars(_EPOCH, {"one": 1}).one())
+            if not self._has_lock:
+                self._has_lock = bool(self._session.scalars(_TAKE).one())
         except SQLAlchemyError:
             self._leave()
             raise
+        return current
 
     def _leave(self) -> None:
-        session, self._session = self._session, None
+        session, self._session, self._has_lock = self._session, None, False
         if session is not None:
             # Not back to the pool: the session ends, and with it the lock.
             session.invalidate()

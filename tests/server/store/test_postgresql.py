@@ -7,9 +7,11 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import text, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -257,6 +259,13 @@ def test_large_tables_are_spread_by_run_and_read_in_one_part(
     assert len(set(re.findall(r"segments_p\d\d", " ".join(plan)))) == 1
 
 
+def holders_of(cluster: Cluster, url: str) -> list[int]:
+    """The sessions that have the lock of the database: one or none."""
+    with cluster.connect(Cluster.name_of(url)) as connection:
+        query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = %s"
+        return [pid for (pid,) in connection.execute(query, [tenure_module._KEY])]
+
+
 def test_a_server_whose_session_is_lost_holds_the_database_again(
     opened: Database, url: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,14 +273,40 @@ def test_a_server_whose_session_is_lost_holds_the_database_again(
     opened.watch(lambda error: pytest.fail(str(error)))
     end(cluster, sessions_of(cluster, url))
 
-    def is_held() -> bool:
-        with cluster.connect(Cluster.name_of(url)) as connection:
-            query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
-            return connection.execute(query, [tenure_module._KEY]).fetchone() == (1,)
-
-    eventually(is_held, 10, "the lock is held again")
+    eventually(lambda: holders_of(cluster, url), 10, "the lock is held again")
     with pytest.raises(StartError, match="is in use by"):
         Database.open(url, owner="second")
+
+
+def test_a_server_asks_for_the_lock_until_the_session_that_still_has_it_is_gone(
+    opened: Database, url: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure_module, "_BEAT_SECONDS", 0.02)
+    lost = holders_of(cluster, url)
+
+    def told(lines: list[Any], event: str) -> int:
+        return sum(line["event"].startswith(event) for line in lines)
+
+    # Whoever queues for the lock has it at once when the server's session ends: as if that session lingered.
+    with cluster.connect(Cluster.name_of(url)) as lingering, structlog.testing.capture_logs() as lines:
+        take = f"SELECT pg_advisory_lock({tenure_module._THE_KEY})"
+        queue = threading.Thread(target=lingering.execute, args=(take,))
+        queue.start()
+        eventually(lambda: waiting_in(cluster), 10, "it waits for the lock")
+        opened.watch(lambda error: pytest.fail(str(error)))
+        end(cluster, lost)
+        queue.join(timeout=10)
+        assert holders_of(cluster, url) == [lingering.info.backend_pid]
+        eventually(lambda: told(lines, "the lock of the database is not free"), 10, "the server has found it taken")
+        assert told(lines, "the database is held again") == 0
+
+        lingering.execute("SELECT pg_advisory_unlock_all()")
+        (holder,) = eventually(lambda: holders_of(cluster, url), 10, "the lock is held again")
+        assert holder not in [*lost, lingering.info.backend_pid]
+        eventually(lambda: told(lines, "the database is held again"), 10, "the server says so")
+        opened.close()  # nothing is logged by it from here on
+    counts = [told(lines, event) for event in ("the hold on", "the lock of the database", "the database is held")]
+    assert counts == [1, 1, 1], "each is said once"
 
 
 def test_a_server_that_writes_nothing_is_told_all_the_same_that_it_was_replaced(
