@@ -96,6 +96,28 @@ def between(summary: Summary, first_bucket: int, end_bucket: int) -> Summary:
     return _rows(summary, slice(low, high))
 
 
+def shortened(summary: Summary, first_step: int, last_step: int) -> Summary:
+    """What may be said of the steps in [first_step, last_step] alone: extremes and means of whole buckets.
+
+    Counts are at most the number of steps that the range has room for, which is exact where every number has a step.
+    """
+    firsts, lasts = np.maximum(summary.first_steps, first_step), np.minimum(summary.last_steps, last_step)
+    steps = np.minimum(summary.steps, lasts - firsts + 1)
+    tallies = summary.tallies.copy()
+    tallies[:, 1:] = np.minimum(tallies[:, 1:], steps[:, None])  # the first one is of elements, not of steps
+    cut = replace(
+        summary,
+        first_steps=firsts,
+        last_steps=lasts,
+        steps=steps,
+        known=np.minimum(summary.known, steps[:, None]),
+        nonfinite=np.minimum(summary.nonfinite, steps[:, None]),
+        tallies=tallies,
+    )
+    (inside,) = np.nonzero(steps > 0)
+    return _rows(cut, slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0))
+
+
 def cut_into_rows(summary: Summary, row_steps: int) -> Iterator[Summary]:
     """The parts of a summary that lie within one and the same aligned range of `row_steps` steps each."""
     rows = summary.buckets // (row_steps // summary.size)

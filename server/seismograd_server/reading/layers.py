@@ -45,21 +45,28 @@ class LayerQuantity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComposedWindow:
-    """Layers of a window and what was not finite in it."""
+    """Layers of a window and what was not finite in it; `whole` = of every step that was asked for."""
 
     layers: LayerWindow
     nonfinite: tuple[NonfiniteHit, ...]
+    whole: bool = True
 
 
 def composed_blocks(
-    database: Database, run: Run, optimizer: int, first_step: int | None = None, last_step: int | None = None
+    database: Database,
+    run: Run,
+    optimizer: int,
+    first_step: int | None = None,
+    last_step: int | None = None,
+    *,
+    compare: bool = True,
 ) -> Iterator[ClosedBlock]:
-    """Closed steps with their layers, in rising order of steps; each block has one layout.
+    """Closed steps with their layers, in rising order of steps; each block has one layout. `compare` as in `composed`.
 
     Blocks without records (segments that retention has removed) have no layers in their layout or NaN as norms.
     """
     for page in step_pages(database, run.run_id, optimizer, first_step, last_step, page_steps=_SPAN_STEPS):
-        yield from composed(database, optimizer, page)
+        yield from composed(database, optimizer, page, compare=compare)
 
 
 def composed(
@@ -123,16 +130,18 @@ def read_layer_window(
 ) -> ComposedWindow | None:
     """The layers of a window under its last layout; None when no layer was captured in it.
 
-    A window of more steps than memory should hold is cut at its end.
+    A window of more steps than memory should hold is cut at its end, and is then not `whole`. Where single steps need
+    not be told apart, `LayerThinning` reads any range.
     """
     kept: list[ClosedBlock] = []
-    count = 0
+    whole = True
     for block in composed_blocks(database, run, optimizer, first_step, last_step):
+        count = sum(each.count for each in kept)
+        if kept and count >= max(_LEAST_STEPS, _WINDOW_VALUES // max(1, len(kept[-1].layout.names))):
+            whole = False
+            break
         kept = [each for each in kept if each.layout.names == block.layout.names]
         kept.append(block)
-        count = sum(each.count for each in kept)
-        if count >= max(_LEAST_STEPS, _WINDOW_VALUES // max(1, len(block.layout.names))):
-            break
     if not kept or not any(np.isfinite(block.layer_norms).any() for block in kept):
         return None
     layout = kept[-1].layout
@@ -149,7 +158,7 @@ def read_layer_window(
         rank_layers=_rank_layers(kept),
     )
     hits = tuple(hit for block in kept for hit in _hits(block))
-    return ComposedWindow(window, hits)
+    return ComposedWindow(window, hits, whole)
 
 
 def read_weight_samples(database: Database, run: Run, optimizer: int, window: LayerWindow) -> WeightSamples:
@@ -201,35 +210,3 @@ def _rank_layers(blocks: Sequence[ClosedBlock]) -> tuple[RankLayers, ...]:
         found += [replace(each, rows=each.rows + before) for each in block.rank_layers]
         before += block.count
     return tuple(found)
-
-
-def values_of(window: LayerWindow, quantity: LayerQuantity, rank: int = 0) -> Float32:
-    """One quantity, float32[w, l]; NaN = not sampled. `rank` says whose local gradients are meant."""
-    plain = {
-        LayerQuantity.GRAD_NORM: window.norms,
-        LayerQuantity.WEIGHT_NORM: window.weight_norms,
-        LayerQuantity.UPDATE_NORM: window.update_norms,
-        LayerQuantity.MAX_ABS: window.sampled.get(Quantity.MAX_ABS),
-        LayerQuantity.SPECTRAL_GAIN: window.sampled.get(Quantity.SPECTRAL_GAIN),
-    }
-    values = plain.get(quantity)
-    if values is not None:
-        return values
-    values = np.full(window.norms.shape, np.nan, np.float32)
-    if quantity is LayerQuantity.LOCAL_GRADIENT_NORM:
-        for each in window.rank_layers:
-            if each.rank == rank:
-                values[each.rows] = each.norms
-    return values
-
-
-def thinned(steps: Int64, values: Float32, columns: int) -> tuple[Int64, Float32]:
-    """At most so many steps, each standing for its bucket with the largest value of every layer in it.
-
-    Steps named are the first of their buckets. NaN where a layer was captured nowhere in the bucket.
-    """
-    count = len(steps)
-    if count <= columns:
-        return steps, values
-    starts = np.unique(np.linspace(0, count, columns, endpoint=False).astype(np.int64))
-    return steps[starts], np.fmax.reduceat(values, starts, axis=0)

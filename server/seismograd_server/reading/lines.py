@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seismograd_server.model import Line
 from seismograd_server.store.steps import hidden_from
@@ -40,6 +40,20 @@ class Piece:
     size: int
     first_step: int
     last_step: int
+
+    @property
+    def is_summarised(self) -> bool:
+        """Whether all of it is in the summaries."""
+        return self.line.summarised_to is not None and self.last_step <= self.line.summarised_to
+
+
+def by_bucket(piece: Piece, size: int) -> Iterator[Piece]:
+    """A piece cut where buckets of `size` begin."""
+    first = piece.first_step
+    while first <= piece.last_step:
+        last = min(first // size * size + size - 1, piece.last_step)
+        yield replace(piece, first_step=first, last_step=last)
+        first = last + 1
 
 
 def pieces(stretch: Stretch, sizes: Sequence[int]) -> Iterator[Piece]:

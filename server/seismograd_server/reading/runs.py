@@ -72,6 +72,9 @@ def read_history(
         try:
             composed = read_layer_window(database, run, optimizer, first, last)
             if composed is not None:
+                if not composed.whole:
+                    cut = f"The layers behind step {int(composed.layers.steps[-1]):,} were not looked at"
+                    notes[cut] = "there are more of them around the onset than memory should hold at once"
                 weights = read_weight_samples(database, run, optimizer, composed.layers)
         except StorageError as error:
             notes["The layers around the onset could not be read"] = str(error)

@@ -6,42 +6,29 @@ lines of the run -> what of each is to be seen -> pieces: rows of summaries, sin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
-from seismograd_server.model import SUMMARY_SIZES, Line, Summary, SummaryKind
-from seismograd_server.reading.buckets import between, layer_summary, merged, series_summary
+from seismograd_server.model import SUMMARY_SIZES, Summary, SummaryKind
+from seismograd_server.reading.buckets import between, layer_summary, merged, series_summary, shortened
 from seismograd_server.reading.layers import composed
-from seismograd_server.reading.lines import Piece, pieces, visible_stretches
+from seismograd_server.reading.lines import Piece, by_bucket, pieces, visible_stretches
+from seismograd_server.reading.presence import all_there
 from seismograd_server.reading.series import step_pages
+from seismograd_server.reading.stored import Asked, lines_of, stored_pages
 from seismograd_server.store.database import Database
-from seismograd_server.store.summaries import row_steps
+
+__all__ = ["Asked", "lines_of", "read_summary", "summary_pages"]
 
 # Layers composed at a time, as for a window.
 _SPAN_STEPS = {SummaryKind.SERIES: 4096, SummaryKind.LAYERS: 1024}
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is to be read; None = from the first step, to the last one."""
-
-    run_id: int
-    optimizer: int
-    kind: SummaryKind
-    first_step: int | None = None
-    last_step: int | None = None
-
-
-def lines_of(database: Database, run_id: int, optimizer: int) -> list[Line]:
-    """The lines of one optimizer of a run."""
-    with database.read() as transaction:
-        return transaction.steps.lines(run_id, optimizer)
 
 
 def summary_pages(database: Database, asked: Asked, size: int) -> Iterator[Summary]:
     """The buckets of a range, in rising order and each once; every part is read in a short transaction of its own.
 
     Exactly what is to be seen of the range is in them: a bucket that a rewind, or the range, cuts has only the steps on
-    this side.
+    this side. If its single steps have been removed, nobody can tell them from those on the other side any more: then
+    its extremes and means are those of all its steps, so that none is lost, and counts are of at most this side's.
 
     Raises:
         StorageError: something stored cannot be read.
@@ -68,37 +55,30 @@ def read_summary(database: Database, asked: Asked, size: int) -> Summary | None:
     return merged(list(summary_pages(database, asked, size)), size)
 
 
-def stored_pages(database: Database, asked: Asked, piece: Piece) -> Iterator[Summary]:
-    """The stored buckets of a piece, some rows at a time; of `asked` only the run and the kind are looked at."""
-    steps, first = row_steps(asked.kind, piece.size), piece.first_step
-    ends = piece.first_step // piece.size, piece.last_step // piece.size + 1
-    while first <= piece.last_step:
-        with database.read() as transaction:
-            page = transaction.summaries.read(
-                asked.run_id,
-                piece.line,
-                asked.kind,
-                piece.size,
-                first_step=first,
-                last_step=piece.last_step,
-                on_damage=transaction.damage.noting(asked.run_id),
-            )
-        if not page:
-            return
-        together = merged([between(each, *ends) for each in page], piece.size)
-        if together is not None:
-            yield together
-        first = (int(page[-1].buckets[0]) * piece.size // steps + 1) * steps
-
-
 def _read(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:
-    read = _single_steps if piece.size == 1 else _stored
-    yield from read(database, asked, piece, size)
+    finest = SUMMARY_SIZES[asked.kind][0]
+    if piece.size > 1:
+        yield from _stored(database, asked, piece, size)
+    elif size < finest or not piece.is_summarised:
+        yield from _single_steps(database, asked, piece, size)
+    else:
+        for part in by_bucket(piece, finest):
+            there = all_there(database, asked, part.line, part.first_step, part.last_step)
+            read = _single_steps if there else _instead
+            yield from read(database, asked, part, size)
 
 
 def _stored(database: Database, asked: Asked, piece: Piece, size: int) -> Iterator[Summary]:
     for page in stored_pages(database, asked, piece):
         together = merged([page], size)
+        if together is not None:
+            yield together
+
+
+def _instead(database: Database, asked: Asked, part: Piece, size: int) -> Iterator[Summary]:
+    """Of a part of one bucket, whose single steps have been removed: what is known of the bucket."""
+    for page in stored_pages(database, asked, replace(part, size=SUMMARY_SIZES[asked.kind][0])):
+        together = merged([shortened(page, part.first_step, part.last_step)], size)
         if together is not None:
             yield together
 

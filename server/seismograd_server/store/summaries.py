@@ -128,19 +128,6 @@ class SummaryRepository:
             start = page[-1].first_step + 1
         return found
 
-    def blocks_behind(self, run_id: int, line: Line, first_step: int, last_step: int) -> list[tuple[int, int]]:
-        """(first step, last step) of the closed blocks of a line that touch [first_step, last_step]."""
-        columns = closed_blocks.c
-        statement = select(columns.first_step, columns.last_step).where(
-            columns.run_id == run_id,
-            columns.optimizer == line.optimizer,
-            columns.attempt == line.attempt,
-            columns.branch == line.branch,
-            columns.last_step >= first_step,
-            columns.first_step <= last_step,
-        )
-        return [(row.first_step, row.last_step) for row in self._connection.execute(statement)]
-
     def segments_behind(self, run_id: int, line: Line, first_step: int, last_step: int) -> list[tuple[int, int]]:
         """(first step, last step) of the segments of its attempt that touch [first_step, last_step]; each once."""
         columns = segments.c

@@ -11,9 +11,10 @@ from seismograd_server.model import TALLIES, Float32, Float64, Run, Summary, Sum
 from seismograd_server.reading.buckets import SERIES_NAMES, merged
 from seismograd_server.reading.encoding import Json, column
 from seismograd_server.reading.history import Series
-from seismograd_server.reading.layers import LayerQuantity, read_layer_window, thinned, values_of
+from seismograd_server.reading.layer_columns import LayerColumns, LayerThinning
+from seismograd_server.reading.layers import LayerQuantity
 from seismograd_server.reading.lines import visible_stretches
-from seismograd_server.reading.resolution import Plan, plan_for
+from seismograd_server.reading.resolution import Plan, plan_for, plan_of_steps
 from seismograd_server.reading.runs import find_run
 from seismograd_server.reading.series import joined, series_of, step_pages
 from seismograd_server.reading.summaries import Asked, lines_of, summary_pages
@@ -54,7 +55,8 @@ class SeriesApi:
 
         At most `points` rows. At a resolution of 1 the columns are the numbers of each step; above it there are three
         of each number, as `grad_norm_min`, `grad_norm_max`, `grad_norm_mean`, of the steps from `step` to `last_step`.
-        Where single steps have been removed, `kept` names the ranges in which they are still there.
+        Where single steps have been removed that the range cannot do without, it is widened to whole buckets, `detail`
+        says so, and `kept` names the ranges in which they are still there.
         """
         key, optimizer = key_of(request), number_of(request, "optimizer", 0) or 0
         first, last = range_of(request)
@@ -88,7 +90,8 @@ class SeriesApi:
         """GET .../layers: one number per layer over a range of steps, the largest of each column of steps.
 
         `quantity` says which one (default: the gradient's norm); of `local_gradient_norm` that of one `rank`. Of the
-        gradient's norm the smallest and the mean of each column are there as well, and any range can be asked for.
+        gradient's norm the smallest and the mean of each column are there as well. The other quantities are read step
+        by step, and where steps have been removed nothing is known of them: `detail` and `kept` say so, as of series.
         """
         key, optimizer = key_of(request), number_of(request, "optimizer", 0) or 0
         first, last = range_of(request)
@@ -103,7 +106,9 @@ class SeriesApi:
             seen = visible_stretches(lines, first, last)
             start = seen[-1].last_step - _LAYER_STEPS + 1 if first is None and seen else first
             asked = Asked(run.run_id, optimizer, SummaryKind.LAYERS, start, seen[-1].last_step if seen else last)
-            return run, plan_for(self._database, asked, columns)
+            if quantity is LayerQuantity.GRAD_NORM:
+                return run, plan_for(self._database, asked, columns)
+            return run, plan_of_steps(self._database, asked)
 
         run, plan = await self._turns(prepared)
         asked = plan.asked
@@ -113,24 +118,13 @@ class SeriesApi:
             parts = await self._turns.pages(request, summary_pages(self._database, asked, plan.size))
             return await self._turns.json(lambda: {**head, **_layers_json(parts, plan.size), **self._damaged(asked)})
 
-        def sampled() -> Json:
-            if asked.first_step is None or asked.last_step is None:
-                return head
-            composed = read_layer_window(self._database, run, optimizer, asked.first_step, asked.last_step)
-            if composed is None:
-                return head | self._damaged(asked)
-            window = composed.layers
-            columns_at_most = min(columns, max(1, _MOST_VALUES // len(window.names)))
-            steps, values = thinned(window.steps, values_of(window, quantity, rank), columns_at_most)
-            return {
-                **head,
-                "layers": list(window.names),
-                "steps": steps.tolist(),
-                quantity.value: _table(values),
-                **self._damaged(asked),
-            }
-
-        return await self._turns.json(sampled)
+        thinning = LayerThinning(quantity, rank, columns, _MOST_VALUES)
+        if asked.first_step is not None and asked.last_step is not None:
+            read = thinning.read(self._database, run, optimizer, asked.first_step, asked.last_step)
+            await self._turns.pages(request, read)
+        return await self._turns.json(
+            lambda: {**head, **_columns_json(thinning.found, quantity), **self._damaged(asked)}
+        )
 
 
 def series_json(series: Series) -> Json:
@@ -171,7 +165,8 @@ def _summary_json(parts: Sequence[Summary], size: int) -> Json:
 
 def _layers_json(parts: Sequence[Summary], size: int) -> Json:
     summary = merged(parts, size)
-    while summary is not None and summary.count > max(1, _MOST_VALUES // max(1, len(summary.names))):
+    # Around step 0 there are two buckets of any size, and fewer there will never be.
+    while summary is not None and summary.count > max(2, _MOST_VALUES // max(1, len(summary.names))):
         size *= 2
         summary = merged([summary], size)
     if summary is None or not (summary.known.any() or summary.nonfinite.any()):
@@ -186,6 +181,12 @@ def _layers_json(parts: Sequence[Summary], size: int) -> Json:
         "grad_norm_mean": _table(summary.mean),
         "nonfinite_steps": summary.nonfinite.tolist(),
     }
+
+
+def _columns_json(found: LayerColumns | None, quantity: LayerQuantity) -> Json:
+    if found is None:
+        return {}
+    return {"layers": list(found.names), "steps": found.steps.tolist(), quantity.value: _table(found.values)}
 
 
 def _table(rows: Float32 | Float64) -> list[list[object]]:

@@ -6,11 +6,12 @@ import pytest
 from seismograd_server.errors import NotFoundError
 from seismograd_server.model import RunKey
 from seismograd_server.pipeline import Arrival
-from seismograd_server.reading.layers import read_layer_window, thinned
+from seismograd_server.reading import layers
+from seismograd_server.reading.layers import read_layer_window
 from seismograd_server.reading.runs import find_run, read_history
 from seismograd_server.reading.series import read_series, series_of, step_pages
 from tests.support.reading import EXPLODING, Stocked
-from tests.support.synthetic import NOW, SyntheticRun, exploding_norms, healthy_norms
+from tests.support.synthetic import NOW, SyntheticRun, healthy_norms
 
 
 def test_pages_of_any_size_make_the_same_series(stocked: Stocked) -> None:
@@ -54,14 +55,26 @@ def test_layers_composed_again_agree_with_the_global_norm_that_was_stored(stocke
     np.testing.assert_allclose(again, read_series(stocked.database, run.run_id, 0).norm, rtol=1e-6)
 
 
-def test_thinning_layers_keeps_the_largest_norm_of_every_bucket(stocked: Stocked) -> None:
+def test_a_window_that_memory_cannot_hold_is_cut_at_its_end_and_says_so(
+    stocked: Stocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = find_run(stocked.database, EXPLODING)
-    composed = read_layer_window(stocked.database, run, 0, 0, 199)
-    assert composed is not None
-    steps, norms = thinned(composed.layers.steps, composed.layers.norms, 20)
-    assert len(steps) == 20
-    expected = exploding_norms(200, 150).reshape(20, 10, 3).max(axis=1)
-    np.testing.assert_allclose(norms, expected, rtol=1e-6)
+    whole = read_layer_window(stocked.database, run, 0, 0, 199)
+    assert whole is not None
+    assert whole.whole
+    assert read_history(stocked.database, EXPLODING, lambda *_: (0, 199)).notes == {}
+    for name in ("_SPAN_STEPS", "_LEAST_STEPS"):
+        monkeypatch.setattr(layers, name, 40)
+    monkeypatch.setattr(layers, "_WINDOW_VALUES", 3 * 80)
+    cut = read_layer_window(stocked.database, run, 0, 0, 199)
+    assert cut is not None
+    assert not cut.whole
+    assert cut.layers.steps.tolist() == list(range(80))
+    exact = read_layer_window(stocked.database, run, 0, 0, 79)
+    assert exact is not None
+    assert exact.whole, "nothing is behind it"
+    (note,) = read_history(stocked.database, EXPLODING, lambda *_: (0, 199)).notes
+    assert note == "The layers behind step 79 were not looked at"
 
 
 def test_a_run_that_shipped_totals_only_has_no_layers(empty_store: Stocked) -> None:

@@ -132,6 +132,12 @@ def test_a_gap_in_the_steps_is_nothing_that_was_removed(empty_store: Stocked) ->
         (0, 9999, 1000, 64),  # from the finest buckets that are stored, however few they are
         (0, 999_999, 2000, 512),
         (0, 2**62, 10, 2**59),
+        (-10, 9, 2, 16),
+        (-10, 9, 1, 16),  # one bucket ends before step 0, and another begins there
+        (-1, 0, 1, 1),
+        (-10, -1, 1, 16),
+        (1 - 2**62, 2**62 - 1, 1, 2**62),
+        (0, 2**62 + 9, 1, 2**62),  # larger ones could not be counted
     ],
 )
 def test_buckets_are_as_long_as_the_points_ask_for(first: int, last: int, points: int, size: int) -> None:

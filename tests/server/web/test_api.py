@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from seismograd_server.errors import StorageBusyError
 from seismograd_server.model import Quantity, RecordKind, Snapshot, TensorColumn
 from seismograd_server.pipeline import Arrival
+from seismograd_server.reading import layer_columns, layers
 from seismograd_server.reading.encoding import dumps
 from seismograd_server.web import answers, api, series_api
 from tests.support.reading import Stocked
@@ -369,15 +370,23 @@ def test_what_cannot_be_answered_is_refused_with_what_to_do(get: Get, query: str
     assert response.json()["error"].startswith(reason)
 
 
-@pytest.mark.parametrize(("path", "read"), [("series", "step_pages"), ("layers", "summary_pages")])
+@pytest.mark.parametrize(
+    ("asked", "module", "read"),
+    [
+        ("series", series_api, "step_pages"),
+        ("layers", series_api, "summary_pages"),
+        ("layers?quantity=max_abs", layer_columns, "composed_blocks"),
+    ],
+)
 def test_nothing_more_is_read_for_somebody_who_has_gone(
-    stocked: Stocked, monkeypatch: pytest.MonkeyPatch, path: str, read: str
+    stocked: Stocked, monkeypatch: pytest.MonkeyPatch, asked: str, module: Any, read: str
 ) -> None:
-    real = getattr(series_api, read)
+    path, _, query = asked.partition("?")
+    real = getattr(module, read)
 
-    def endless(*arguments: Any) -> Iterator[Any]:
+    def endless(*arguments: Any, **options: Any) -> Iterator[Any]:
         while True:
-            yield from real(*arguments)
+            yield from real(*arguments, **options)
 
     async def gone() -> dict[str, str]:
         return {"type": "http.disconnect"}
@@ -385,18 +394,56 @@ def test_nothing_more_is_read_for_somebody_who_has_gone(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    monkeypatch.setattr(series_api, read, endless)
+    monkeypatch.setattr(module, read, endless)
     sent: list[Any] = []
     scope = {
         "type": "http",
         "method": "GET",
         "path": f"/api/v1/runs/mt/exploding/{path}",
         "raw_path": f"/api/v1/runs/mt/exploding/{path}".encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [(b"host", b"localhost")],
     }
     asyncio.run(stocked.app()(scope, gone, send))  # it would never return
     assert sent[0]["status"] == 408
+
+
+def test_a_sampled_quantity_of_more_steps_than_memory_should_hold_is_read_to_its_end(
+    stocked: Stocked, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = np.ones(200, np.float32)
+    largest[[30, 187]] = 5.0, 1e6
+    run = SyntheticRun(stocked.pipeline, name="wide", launch="wide", world_size=1, norms=healthy_norms(200)).open()
+    for first in range(0, 200, 20):
+        column = TensorColumn(
+            np.arange(20, dtype=np.uint32), np.array([1], np.uint32), largest[first : first + 20, None]
+        )
+        batch = run.batch(0, first, first + 20, tensors={Quantity.MAX_ABS: column})
+        stocked.pipeline.ingest([Arrival(batches=(batch,))], NOW)
+        stocked.pipeline.detect(NOW + first)
+    monkeypatch.setattr(layers, "_SPAN_STEPS", 16)
+    monkeypatch.setattr(layers, "_WINDOW_VALUES", 3 * 64)
+    answer = get("/api/v1/runs/mt/wide/layers?quantity=max_abs&first_step=0&last_step=199&columns=50").json()
+    assert answer["steps"] == list(range(0, 200, 4))
+    assert [row[1] for row in answer["max_abs"]] == largest.reshape(50, 4).max(axis=1).tolist()
+    one = get("/api/v1/runs/mt/wide/layers?quantity=max_abs&first_step=0&last_step=199&columns=1").json()
+    assert (one["steps"], one["max_abs"]) == ([0], [[None, 1e6, None]])
+
+
+def test_one_point_of_steps_on_both_sides_of_0_is_two(
+    stocked: Stocked, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = healthy_norms(20)
+    run = SyntheticRun(stocked.pipeline, name="around", launch="around", world_size=1, norms=norms).open()
+    batch = run.batch(0, 0, 20, steps=np.arange(-10, 10, dtype=np.int64))
+    stocked.pipeline.ingest([Arrival(batches=(batch,))], NOW)
+    stocked.pipeline.detect(NOW + 20)
+    series = get("/api/v1/runs/mt/around/series?points=1").json()
+    assert (series["series"]["step"], series["series"]["last_step"]) == ([-10, 0], [-1, 9])
+    monkeypatch.setattr(series_api, "_MOST_VALUES", 1)
+    answer = get("/api/v1/runs/mt/around/layers?columns=1&first_step=-10").json()
+    assert (answer["steps"], answer["last_steps"]) == ([-10, 0], [-1, 9])
+    np.testing.assert_allclose(answer["grad_norm"], [norms[:10].max(axis=0), norms[10:].max(axis=0)], rtol=1e-6)
 
 
 def test_layers_of_a_model_of_very_many_layers_are_bounded(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
