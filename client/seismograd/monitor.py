@@ -16,17 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from seismograd.arguments import callback_of, checkpoint_of, ending_of, watch_of
+from seismograd.arguments import callback_of, checkpoint_of, ending_of, is_success, watch_of
 from seismograd.capture.collective import any_rank
+from seismograd.capture.oddities import as_many_as_fit
 from seismograd.capture.session import Session
 from seismograd.capture.untraced import untraced
 from seismograd.directives import Directives
-from seismograd.ending import Ending, describe_error
+from seismograd.ending import Ending
 from seismograd.guard import Guard
 from seismograd.options import OptionError, Options
 from seismograd.outbox.sender import FlushReport, Sender, SenderState
 from seismograd.outbox.transport import Transport
 from seismograd.record import AlertNotice, DirectiveAnswer, DirectiveKind
+from seismograd.weakly import LastWord, weakly
 
 if TYPE_CHECKING:
     import torch
@@ -76,18 +78,16 @@ def watch(
         chosen = Options.from_environment(project=project, run=run, tags=tags, server=server, **options)
     except OptionError as error:
         _log.error("training goes on without telemetry: %s", error)
-        return Monitor(None, None, guard)
-    if chosen.mode == "off":
-        return Monitor(None, None, guard)
-    sender = guard("the sender", Sender, chosen, transport)
+        return _inert()
+    sender = None if chosen.mode == "off" else guard("the sender", Sender, chosen, transport)
     if sender is None:
-        return Monitor(None, None, guard)
+        return _inert()
     monitor = Monitor(None, sender, guard, chosen)
     begun = guard(
         "watch",
         Session,
         model,
-        optimizers,
+        guard("the number of optimizers", as_many_as_fit, optimizers) or optimizers,
         chosen,
         sender,
         guard,
@@ -96,19 +96,6 @@ def watch(
     )
     monitor.begin(begun)
     return monitor
-
-
-def _last_word(
-    session: weakref.ref[Session], sender: Sender, guard: Guard
-) -> Callable[[Literal["finished", "failed"], str], object]:
-    """How a run ends whose monitor nobody has kept: the session lives as long as its optimizer."""
-
-    def finish(outcome: Literal["finished", "failed"], reason: str) -> object:
-        if (watching := session()) is not None:
-            guard("the end", watching.close)
-        return sender.finish(outcome, reason)
-
-    return finish
 
 
 class Monitor:
@@ -125,12 +112,14 @@ class Monitor:
         self._callbacks: list[Callable[[AlertNotice], object]] = []
         self._ending: Ending | None = None
         self._report: FlushReport | None = None
+        self._told: tuple[Literal["finished", "failed"], str, float] | None = None  # an end nobody has waited for
 
     def begin(self, session: Session | None) -> None:
         """Takes the session that `watch()` has made, and arranges for the end of the process."""
         self._session = session
         if session is not None and self._sender is not None:
-            self._ending = Ending(self, _last_word(weakref.ref(session), self._sender, self._guard))
+            self._ending = Ending(self, LastWord(weakref.ref(session), self._sender, self._guard))
+            session.when_forgotten = self._ending.forgotten
 
     # ---------------------------------------------------------------------------------------- the job tells
 
@@ -178,7 +167,7 @@ class Monitor:
             return
         self._callbacks.append(callback)
         if self._session is not None:
-            self._session.at_boundary(_weakly(self.at_step_boundary))
+            self._session.at_boundary(weakly(self.at_step_boundary))
 
     # ------------------------------------------------------------------------------------------ the job asks
 
@@ -231,15 +220,31 @@ class Monitor:
     def finish(
         self,
         outcome: Literal["finished", "failed"] = "finished",
-        reason: str = "",
+        reason: str | BaseException = "",
         timeout_seconds: float | None = None,
     ) -> FlushReport:
         """Ends the run: removes every hook and delivers what is left, within two seconds by default.
 
-        A second call returns the first one's report. At the normal end of a process it is called by itself.
+        `reason` may be the exception that ended it. A second call returns the first one's report. At the normal end of
+        a process it is called by itself.
         """
+        self.finish_soon(outcome, reason, timeout_seconds)
+        told, self._told = self._told, None
+        if told is not None and self._sender is not None:
+            self._report = self._guard("the last delivery", self._sender.finish, *told) or self._report
+        return self._report or FlushReport()
+
+    def finish_soon(
+        self,
+        outcome: Literal["finished", "failed"] = "finished",
+        reason: str | BaseException = "",
+        timeout_seconds: float | None = None,
+        *,
+        used_seconds: float = 0.0,
+    ) -> None:
+        """All of `finish` but the waiting, which it then does. `used_seconds` of the time have gone already."""
         if self._report is not None:
-            return self._report
+            return
         self._report = FlushReport()
         if self._ending is not None:
             self._ending.cancel()
@@ -248,11 +253,8 @@ class Monitor:
         self._guard("directives", self._end_directives)
         if self._sender is not None and self._options is not None:
             default = self._options.finish_timeout_seconds
-            outcome, timeout = ending_of(outcome, timeout_seconds, default, self._guard)
-            self._report = (
-                self._guard("the last delivery", self._sender.finish, outcome, reason, timeout) or self._report
-            )
-        return self._report
+            self._told = ending_of(outcome, reason, timeout_seconds, default, self._guard)
+            self._guard("the last word", self._sender.finish_soon, *self._told, used_seconds=used_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -260,10 +262,14 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None or is_success(error):
             self.finish()
         else:
-            self.finish("failed", describe_error(error))
+            self.finish("failed", error)
+
+    def __reduce__(self) -> tuple[Callable[[], Monitor], tuple[()]]:
+        """A copy, as of a model that holds its monitor: the run goes on with the original, the copy is inert."""
+        return _inert, ()
 
     def __repr__(self) -> str:
         if self._session is None or self._options is None or self._sender is None:
@@ -308,12 +314,5 @@ class Monitor:
             self._guard("directives", self._sender.answer_directive, answer)
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls a method for as long as its object lives, and does not keep it alive."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        if (alive := reference()) is not None:
-            alive()
-
-    return call
+def _inert() -> Monitor:
+    return Monitor(None, None, Guard())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,17 +17,12 @@ from typing import Any, Literal, get_args
 from seismograd.address import ServerAddress
 from seismograd.errors import OptionError
 from seismograd.launch import LaunchEnvironment
+from seismograd.names import require_groups, require_path_name, require_tags, require_text
 
 __all__ = ["LaunchEnvironment", "OptionError", "Options", "debug_requested", "launch_environment"]
 
 Mode = Literal["on", "offline", "off"]
 Capture = Literal["layers", "global"]
-
-# Limits of the wire (telemetry.proto): what is longer would be refused by the server, better said here.
-_MAX_NAME_BYTES = 256
-_MAX_TAGS = 32
-_TAG_KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
@@ -84,13 +78,12 @@ class Options:
     finish_timeout_seconds: float = 2.0  # the longest that the end of the job may wait for the server
 
     def __post_init__(self) -> None:
-        ServerAddress.parse(_require_text("server", self.server, 'write "host:port", for example "localhost:7450"'))
-        _require_name("project", self.project)
+        ServerAddress.parse(require_text("server", self.server, 'write "host:port", for example "localhost:7450"'))
+        require_path_name("project", self.project)
         if self.run is not None:
-            _require_name("run", self.run)
-        _require_tags(self.tags)
-        object.__setattr__(self, "tags", dict(self.tags))
-        object.__setattr__(self, "tied", _require_groups("tied", self.tied))
+            require_path_name("run", self.run)
+        object.__setattr__(self, "tags", require_tags(self.tags))
+        object.__setattr__(self, "tied", require_groups("tied", self.tied))
         _require_choice("mode", self.mode, get_args(Mode))
         _require_choice("capture", self.capture, get_args(Capture))
         for name in ("token_file", "ca_file", "spool_dir"):
@@ -168,7 +161,7 @@ class Options:
         if self.ca_file is not None and not self.ca_file.is_file():
             raise OptionError(f"ca_file: {str(self.ca_file)!r} is not a file; give the authority's certificate (PEM)")
         if self.token is not None:
-            token = _require_text("token", self.token, "give the token as a string", shown=False)
+            token = require_text("token", self.token, "give the token as a string", shown=False)
             if not token.isascii() or not token.isprintable() or not token or " " in token:
                 raise OptionError("token: it has characters that no token has; copy it again, without spaces")
         if (self.token is not None or self.token_file is not None) and not (self.tls or self.address.loopback):
@@ -186,8 +179,8 @@ def launch_environment() -> LaunchEnvironment:
 def default_spool_folders() -> list[Path]:
     """Where spools are when nobody says otherwise: the user's state folder, else a private temporary one."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(state) if Path(state).is_absolute() else Path("~/.local/state").expanduser()
-    folders = [home / "seismograd" / "spool"] if home.is_absolute() else []  # without a home the tilde stays
+    home = Path(state) if Path(state).is_absolute() else _at_home(Path("~/.local/state"))
+    folders = [] if home is None or not home.is_absolute() else [home / "seismograd" / "spool"]
     return [*folders, Path(tempfile.gettempdir()) / f"seismograd-{os.getuid()}" / "spool"]
 
 
@@ -213,60 +206,6 @@ def debug_requested() -> bool:
     return os.environ.get("SEISMOGRAD_DEBUG", "").strip().lower() not in ("", "0", "false", "no")
 
 
-def _require_text(name: str, value: object, fix: str, *, shown: bool = True) -> str:
-    if not isinstance(value, str):
-        what = f"{value!r}" if shown else "the value"
-        raise OptionError(f"{name}: {what} is of type {type(value).__name__}, not a string; {fix}")
-    return value
-
-
-def _require_name(name: str, value: object) -> None:
-    text = _require_text(name, value, "give a name such as 'lstm-7'")
-    fix = f"use 1 to {_MAX_NAME_BYTES} bytes of UTF-8 without control characters"
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise OptionError(f"{name}: {text!r} is not valid Unicode; {fix}") from None
-    if not 1 <= size <= _MAX_NAME_BYTES:
-        raise OptionError(f"{name}: {text[:40]!r} has {size} bytes; {fix}")
-    if _CONTROL.search(text):
-        raise OptionError(f"{name}: {text!r} has control characters; {fix}")
-
-
-def _require_tags(tags: object) -> None:
-    if not isinstance(tags, Mapping):
-        raise OptionError(f"tags: {tags!r} is of type {type(tags).__name__}, not a mapping; give {{'team': 'nlp'}}")
-    if len(tags) > _MAX_TAGS:
-        raise OptionError(f"tags: {len(tags)} tags are too many; give at most {_MAX_TAGS}, and the rest in config")
-    for key, value in tags.items():
-        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
-            raise OptionError(f"tags: the key {key!r} cannot be used; keys match {_TAG_KEY.pattern}")
-        text = _require_text(f"tags[{key!r}]", value, "give a string")
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise OptionError(f"tags[{key!r}]: {text!r} is not valid Unicode; give text") from None
-        if size > _MAX_NAME_BYTES:
-            raise OptionError(f"tags[{key!r}]: the value has {size} bytes; give at most {_MAX_NAME_BYTES}")
-
-
-def _require_groups(name: str, groups: object) -> dict[str, tuple[str, ...]]:
-    fix = "give {'words': ['embed.weight', 'head.weight']}"
-    if not isinstance(groups, Mapping):
-        raise OptionError(f"{name}: {groups!r} is of type {type(groups).__name__}, not a mapping; {fix}")
-    seen: set[str] = set()
-    for group, members in groups.items():
-        _require_name(name, group)
-        if isinstance(members, str) or not isinstance(members, Sequence):
-            raise OptionError(f"{name}[{group!r}]: {members!r} is not a list of names; {fix}")
-        for member in members:
-            _require_name(f"{name}[{group!r}]", member)
-            if member in seen:
-                raise OptionError(f"{name}: {member!r} stands in it twice; a parameter is tied in one group")
-            seen.add(member)
-    return {group: tuple(members) for group, members in groups.items()}
-
-
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         quoted = ", ".join(repr(choice) for choice in choices)
@@ -275,11 +214,22 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _make_path(options: Options, name: str) -> None:
     value = getattr(options, name)
-    if value is None or isinstance(value, Path):
+    if value is None:
         return
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, (str, Path)) or not value:
         raise OptionError(f"{name}: {value!r} is not a path; give a path as a string")
-    object.__setattr__(options, name, Path(value))
+    path = _at_home(Path(value))
+    if path is None:
+        raise OptionError(f"{name}: {str(value)!r} names a home folder that is not known here; give the whole path")
+    object.__setattr__(options, name, path)
+
+
+def _at_home(path: Path) -> Path | None:
+    """A path whose `~` is a home folder, as a shell has it, which sees no variable's; None = nobody's home is known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return None
 
 
 def _require_integer(name: str, value: object, least: int, fix: str) -> None:

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import seismograd
+from seismograd import arguments
 from seismograd.capture import registry
 from seismograd.testing import Ledger, RecordingTransport
+from seismograd_server.ingest.limits import IngestLimits
 from tests.support.processes import free_port
 
 STEPS = 3
@@ -102,6 +104,8 @@ OPTIONS: list[tuple[str, Any, str]] = [  # option, value, a word of the fix
     ("tags", ["nlp"], "mapping"),
     ("tags", {"a b": "c"}, "match"),
     ("tags", {"team": 3}, "string"),
+    ("tags", {"commit": "4e1f\n2a"}, "one line"),
+    ("run", ".", "another name"),
     ("server", 7450, "host:port"),
     ("server", "http://x:y:z", "host:port"),
     ("mode", "onn", "'on'"),
@@ -129,6 +133,38 @@ def test_an_option_that_cannot_work_is_named_with_its_value_and_the_fix(
     assert not monitor.active
 
 
+class Deep(nn.Module):
+    """A layer whose name is longer than the wire takes, around another one."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.add_module("layer" * 60, inner)
+
+
+def two() -> torch.optim.Optimizer:
+    """Another optimizer, of two parameters, that never steps."""
+    return torch.optim.SGD(nn.Linear(1, 1).parameters())
+
+
+def with_rate(rate: object) -> Callable[[Loop], dict[str, Any]]:
+    """Another optimizer than SGD, which has no such rate; it changes nothing."""
+
+    class Still(torch.optim.Optimizer):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, {"lr": rate})
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]  # the shortest that can be watched
+            pass
+
+    def given(loop: Loop) -> dict[str, Any]:
+        inner = loop.optimizer
+        loop.optimizer = still = Still(loop.model.parameters())  # type: ignore[assignment]  # as good as any
+        still.register_step_post_hook(lambda *_: inner.step())
+        return {"optimizer": still}
+
+    return given
+
+
 ARGUMENTS: dict[str, tuple[Callable[[Loop], dict[str, Any]], tuple[str, ...], int]] = {  # keywords, words, records
     "step is NaN": (lambda _: {"step": math.nan}, ("step", "nan", "int"), 0),
     "step is a text": (lambda _: {"step": "7"}, ("step", "'7'", "int"), 0),
@@ -142,6 +178,14 @@ ARGUMENTS: dict[str, tuple[Callable[[Loop], dict[str, Any]], tuple[str, ...], in
     "config": (lambda _: {"config": 3}, ("config", "int", "mapping"), STEPS),
     "model without parameters": (lambda _: {"model": Bare()}, ("model", "Bare", "give the model"), STEPS),
     "another model": (lambda _: {"model": nn.Linear(2, 2)}, ("model", "Linear", "give the model"), STEPS),
+    "a rate for each of two": (with_rate(torch.ones(2)), ("lr", "Still", "2 elements", "give a float"), STEPS),
+    "a rate in words": (with_rate("low"), ("lr", "Still", "'low'", "give a float"), STEPS),
+    "a long name": (lambda loop: {"model": Deep(loop.model)}, ("2 of its parameters", "layerlayer", "256"), STEPS),
+    "more optimizers than fit": (
+        lambda loop: {"optimizer": [loop.optimizer, *(two() for _ in range(69))]},
+        ("optimizer", "70", "64", "give those first"),
+        STEPS,
+    ),
     "nothing to train": (
         lambda _: {"model": None, "optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1), requires_grad=False)])},
         ("optimizer", "requires a gradient"),
@@ -215,6 +259,43 @@ def test_an_optimizer_watched_twice_is_named_and_recorded_by_both(messages: Call
 
     assert_said_once(messages(), ("optimizer", "watched already", "finish()"))
     assert len(loop.transport.ledger.records()) == len(other.ledger.records()) == STEPS
+
+
+def test_of_too_many_optimizers_as_many_are_watched_as_the_server_takes() -> None:
+    loop = Loop()
+    many = [loop.optimizer, *(two() for _ in range(69))]
+    monitor = seismograd.watch(loop.model, many, project="tests", run="bad", transport=loop.transport)
+
+    assert loop.run(monitor, nothing) == PLAIN
+    watched = {catalog.optimizer for catalog in loop.transport.ledger.catalogs}
+    assert watched == set(range(IngestLimits().max_optimizers))
+
+
+def test_more_parameters_than_the_server_takes_of_one_optimizer_are_said_at_once(
+    messages: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "MOST_PARAMETERS", 1)
+    loop = Loop()
+    monitor = seismograd.watch(loop.model, loop.optimizer, project="tests", run="bad", transport=loop.transport)
+
+    assert loop.run(monitor, nothing) == PLAIN
+    assert_said_once(messages(), ("optimizer: 2 trainable parameters", "the server takes", "give several"))
+
+
+def test_a_batch_that_is_no_unicode_is_told_as_far_as_it_is_and_every_record_arrives(
+    messages: Callable[[], list[str]],
+) -> None:
+    loop, names = Loop(), iter(["a.wav", "caf\udce9.wav", "\udce9" * 5000])
+    monitor = seismograd.watch(loop.model, loop.optimizer, project="tests", run="bad", transport=loop.transport)
+
+    assert loop.run(monitor, lambda each: each.log(loss=1.0, batch=next(names))) == PLAIN
+
+    first, second, third = [record.data_ids for record in loop.transport.ledger.records()]
+    assert (first, second) == ("a.wav", "caf\\udce9.wav")
+    assert third is not None
+    assert third.startswith("\\udce9")
+    assert len(third) == IngestLimits().max_data_ids_bytes
+    assert messages() == []
 
 
 class RefusingTokens(grpc.GenericRpcHandler):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -21,12 +22,12 @@ import torch
 from torch import nn
 
 import seismograd
+from seismograd import ending
 from seismograd import monitor as monitor_module
 from seismograd.capture import registry
 from seismograd.capture.harvest import Harvest
 from seismograd.capture.local_norms import LocalNorms
 from seismograd.capture.weights import WeightSampler
-from seismograd.ending import Ending
 from seismograd.guard import Guard
 from seismograd.record import AlertNotice, Directive, DirectiveKind, Quantity
 from seismograd.testing import RecordingServer, RecordingTransport
@@ -361,17 +362,18 @@ def test_a_program_that_ends_says_how(end: str, closed: tuple[str, str]) -> None
 
 def test_an_exit_that_somebody_catches_is_no_end(loop: Loop) -> None:
     """As the main function of a command line does when it is called by a program."""
+    loop.monitor.finish()
+    before = sys.exit
+    loop = Loop()
     loop.step()
     with pytest.raises(SystemExit):
         sys.exit(2)
     loop.step()
 
-    ending = loop.monitor._ending
-    assert isinstance(ending, Ending)
-    ending._end()  # what the end of the process calls
+    ending._endings.end()  # what the end of the process calls
 
     assert loop.ledger.closed == [("finished", "")]
-    assert sys.exit != ending._exit_hook, "it is whoever's it was before"
+    assert sys.exit is before, "it is whoever's it was before"
 
 
 CHILDREN = """
@@ -433,6 +435,80 @@ def test_the_end_waits_two_seconds_for_a_server_that_says_nothing_and_no_longer(
 
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 6.0  # promised: two seconds
+
+
+SEVERAL = """
+    import atexit, sys, time, torch, seismograd
+
+    atexit.register(lambda: print(time.monotonic() - began))  # called last
+    kept = []
+    for number in range({monitors}):
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        kept.append(seismograd.watch(model, optimizer, project="tests", run=str(number), server=sys.argv[1]))
+        for _ in range({steps}):
+            model(torch.ones(3)).sum().backward()
+            optimizer.step()
+    time.sleep(0.5)
+    began = time.monotonic()
+    sys.exit({status})
+"""
+
+
+def run_several(server: str, monitors: int, steps: int, status: int) -> subprocess.CompletedProcess[str]:
+    code = textwrap.dedent(SEVERAL.format(monitors=monitors, steps=steps, status=status))
+    return subprocess.run(
+        [sys.executable, "-c", code, server], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_several_monitors_share_the_two_seconds_of_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = run_several(f"127.0.0.1:{silent.getsockname()[1]}", monitors=4, steps=3, status=0)
+
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 4.0  # promised: two seconds; one after the other takes seven
+
+
+def test_more_monitors_than_python_nests_calls_end_as_the_program_says() -> None:
+    done = run_several("localhost:1", monitors=1100, steps=0, status=3)
+
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_several_monitors_that_end_with_the_process_each_say_how() -> None:
+    with RecordingServer() as server:
+        done = run_several(server.address, monitors=3, steps=3, status=3)
+        assert server.ledger.closed == [("failed", "SystemExit: 3")] * 3
+
+    assert done.returncode == 3
+
+
+def test_a_run_whose_model_and_optimizer_are_gone_ends_by_itself_and_lets_its_files_go(tmp_path: Path) -> None:
+    def open_rings() -> int:
+        links = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return sum(str(tmp_path) in str(link) for link in links)
+
+    def senders() -> int:
+        return sum(each.name == "seismograd-sender" for each in threading.enumerate())
+
+    before = senders()
+    loops = [Loop(spool_dir=str(tmp_path / str(number))) for number in range(5)]
+    ledgers = [loop.ledger for loop in loops]
+    for loop in loops:
+        loop.step()
+        loop.optimizer.step()  # whose loss is never logged
+    assert open_rings() >= 5
+    del loops, loop
+    gc.collect()
+    deadline = time.monotonic() + 20.0
+    while (open_rings() or senders() > before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    assert (open_rings(), senders()) == (0, before)
+    assert [ledger.closed for ledger in ledgers] == [[("finished", "")]] * 5
+    assert [len(ledger.records()) for ledger in ledgers] == [2] * 5
+    assert not ending._endings._endings
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seismograd.errors import OptionError
-from seismograd.options import Options, debug_requested
+from seismograd.options import Options, debug_requested, default_spool_folders
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +41,16 @@ def test_the_defaults_are_usable_and_name_the_local_server() -> None:
         ("run", "line\nbreak", "without control characters"),
         ("run", "lone \ud800 surrogate", "UTF-8"),
         ("run", 7, "give a name"),
+        ("run", ".", "give another name"),
+        ("project", "..", "give another name"),
+        ("run", "  ", "can be seen"),
         ("tags", ["a"], "mapping"),
         ("tags", {f"k{n}": "v" for n in range(33)}, "at most 32"),
         ("tags", {"no spaces": "v"}, "keys match"),
         ("tags", {"seed": 7}, "give a string"),
         ("tags", {"note": "x" * 257}, "at most 256"),
+        ("tags", {"note": "two\nlines"}, "give one line"),
+        ("spool_dir", "~nobody-of-this-name/spool", "give the whole path"),
         ("tied", ["embed.weight"], "not a mapping"),
         ("tied", {"words": "embed.weight"}, "not a list"),
         ("tied", {"words": ["embed.weight"], "more": ["embed.weight"]}, "stands in it twice"),
@@ -144,6 +150,34 @@ def test_the_token_file_is_read_anew_each_time_so_that_tokens_can_rotate(tmp_pat
     path.unlink()
     with pytest.raises(OptionError, match="cannot read"):
         options.read_token()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_tilde_is_the_home_folder_in_every_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Any]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ca.pem").write_text("certificate")
+    options = Options(spool_dir=kind("~/spool"), token_file=kind("~/token"), ca_file=kind("~/ca.pem"))
+    assert options.spool_parents == [tmp_path / "spool"]
+    assert (options.token_file, options.ca_file) == (tmp_path / "token", tmp_path / "ca.pem")
+
+
+def test_a_tilde_in_a_variable_is_one_too_because_no_shell_has_seen_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SEISMOGRAD_SPOOL_DIR", "~/spool")
+    assert Options.from_environment().spool_dir == tmp_path / "spool"
+
+
+def test_without_a_home_the_spool_is_in_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert [folder.parent.name for folder in default_spool_folders()] == [f"seismograd-{os.getuid()}"]
 
 
 def test_a_token_is_not_shown_when_options_are_printed() -> None:

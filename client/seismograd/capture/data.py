@@ -11,8 +11,9 @@ from seismograd.capture.readback import Array
 
 # Enough sample indexes to find the batch again; token ids of a whole batch would be the data itself.
 _MOST_IDS = 256
-# As much of the identity as the wire takes (4,096 bytes), counted in characters of at most 4 bytes.
-_CHARACTERS = 1024
+# As much of the identity as the wire takes, and that counted in characters of at most 4 bytes.
+_BYTES = 4096
+_CHARACTERS = _BYTES // 4
 
 
 def identify_data(batch: object) -> str | Tensor | None:
@@ -50,4 +51,8 @@ def data_ids(data: str | Tensor | None, values: Array | None) -> str | None:
         data = " ".join(str(int(value)) for value in values.tolist())
     if not isinstance(data, str):
         return None
-    return data[:_CHARACTERS]
+    text = data[:_CHARACTERS]
+    if text.isascii():
+        return text
+    # Names of files need not be UTF-8; Python reads what is not as lone surrogates, which the wire does not take.
+    return text.encode("utf-8", "backslashreplace")[:_BYTES].decode("utf-8", "ignore")

@@ -5,18 +5,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from seismograd.capture.layout import Layout
 from seismograd.capture.local_norms import LocalSample
-from seismograd.capture.parts import Part
+from seismograd.capture.parts import Part, pieces_of
 from seismograd.capture.pieces import Piece
 from seismograd.capture.readback import Readback, Transfer, host_number
 from seismograd.capture.registry import Clip
 from seismograd.record import NormSource, Quantity, RecordFlag
+
+if TYPE_CHECKING:
+    from seismograd.capture.harvest import Taken
+
+# Combining flags costs microseconds; most records have none.
+_NO_FLAG = RecordFlag(0)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +73,11 @@ class Draft:
     def add_rate_and_scale(self, optimizer: torch.optim.Optimizer, scale: Tensor | float | None) -> None:
         """The learning rate, and what a loss scaler does; `scale` is the one in force."""
         groups = optimizer.param_groups
-        rate = groups[0].get("lr") if groups else None
-        if isinstance(rate, Tensor) and rate.device.type != "cpu":
-            self.device_scalars[Quantity.LEARNING_RATE] = rate.detach().clone()
+        rate = single_number(groups[0].get("lr") if groups else None)
+        if isinstance(rate, Tensor):
+            self.device_scalars[Quantity.LEARNING_RATE] = rate.clone()
         elif rate is not None:
-            self.scalars[Quantity.LEARNING_RATE] = float(rate)
+            self.scalars[Quantity.LEARNING_RATE] = rate
         if isinstance(scale, Tensor):
             self.device_scalars[Quantity.LOSS_SCALE] = scale
         elif scale is not None:
@@ -77,6 +86,31 @@ class Draft:
         self.gradient_scale = host_number(getattr(optimizer, "grad_scale", None))
         self.found_inf = getattr(optimizer, "found_inf", None)
         self.local_scale = scale
+
+
+def draft_of(taken: Taken, layout: Layout, optimizer: torch.optim.Optimizer, scale: Tensor | float | None) -> Draft:
+    """A step of which these norms are known, before it is made."""
+    flags = _NO_FLAG
+    pieces = pieces_of(layout, taken.parts)
+    if pieces is not None and (any(piece.partial for piece in pieces) or any(part.rounded for part in taken.parts)):
+        flags |= RecordFlag.INEXACT
+    draft = Draft(taken.parts, taken.source, flags, time.time(), pieces=pieces)
+    if taken.clip is not None:
+        draft.add_clip(taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
+    draft.add_rate_and_scale(optimizer, scale)
+    return draft
+
+
+def single_number(value: object) -> Tensor | float | None:
+    """The value as a number, as a tensor where a device has it; None = it is no number, or more than one."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            return None
+        return value.detach() if value.device.type != "cpu" else float(value)
+    try:
+        return None if value is None else float(value)  # type: ignore[arg-type]  # what cannot be one is caught
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def send(readback: Readback, draft: Draft) -> tuple[list[object], Transfer]:

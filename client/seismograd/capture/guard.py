@@ -19,3 +19,7 @@ class Guard(Protocol):
     def failed(self, feature: str, error: Exception) -> None:
         """The feature failed where the caller has caught it: said once; it is off."""
         ...
+
+    def say_once(self, about: str, message: str) -> None:
+        """A warning, once for each thing that it is about."""
+        ...

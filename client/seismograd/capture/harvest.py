@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from seismograd.capture.layout import Layout
 from seismograd.capture.parts import Part, make_part, measure, take_over
 from seismograd.capture.readback import host_number
 from seismograd.capture.registry import Clip, Norms
+from seismograd.capture.sampling import Sampling
 from seismograd.capture.suspicion import Suspicion
 from seismograd.record import Float32, NormSource
 
@@ -26,20 +27,28 @@ class Taken(NamedTuple):
 
 
 class Harvest:
-    """Norms of the columns of one layout, between two steps."""
+    """Norms of the columns of one layout, between two steps; `sampling` may want to look at what is measured."""
 
-    def __init__(self, layout: Layout, suspicion: Suspicion) -> None:
+    def __init__(self, layout: Layout, suspicion: Suspicion, sampling: Sampling) -> None:
         self._layout = layout
         self._suspicion = suspicion
+        self._sampling = sampling
         self.parts: list[Part] = []
         self.clip: Clip | None = None
         self.tainted = False
-        self.examine: Callable[[list[Part]], None] | None = None  # hears of parts while their gradients are there
+        # Which part has the norm of a column: to ask every part would take a time for each two, where a job clips
+        # parameter by parameter. One of all columns is alone, and not in here.
+        self._part_of: dict[int, Part] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured since the last step."""
         return not self.parts
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was measured, nor clipped without a norm."""
+        return not self.parts and self.clip is None
 
     def add(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Takes the norms of gradients that are about to be changed; measures them when `norms` is None.
@@ -69,9 +78,20 @@ class Harvest:
         if not self.parts:
             self.clip, self.tainted = None, False  # of gradients that are gone
         fresh = self._parts_of(parameters, gradients, columns, norms)
-        if self.examine is not None:
-            self.examine(fresh)
-        self.parts += fresh
+        if (examine := self._sampling.examine) is not None:
+            examine(fresh)
+        self._keep(fresh)
+
+    def inherit(self, old: Harvest) -> None:
+        """Goes on from the harvest of another layout: the gradients that it has measured may have been scaled since."""
+        self.clip = old.clip
+        if not old.tainted and all(part.move_to(self._layout) for part in old.parts):
+            self._keep(old.parts)
+
+    def _keep(self, parts: list[Part]) -> None:
+        self.parts += parts
+        for part in parts:
+            self._part_of.update(dict.fromkeys(part.columns or (), part))
 
     def _parts_of(
         self, parameters: list[Tensor], gradients: list[Tensor], columns: list[int] | None, norms: Norms
@@ -103,9 +123,8 @@ class Harvest:
             columns = {self._layout.column_of[id(p)] for p in parameters if id(p) in self._layout.column_of}
             if not columns:
                 return None
-        for part in self.parts:
-            if columns is None or part.columns is None or columns & set(part.columns):
-                part.renew()
+        for part in self._having(columns):
+            part.renew()
         if self.clip is not None:
             return None  # a second clip of what the first has scaled
         if isinstance(clip.total, Tensor):
@@ -122,6 +141,7 @@ class Harvest:
     def forget(self) -> None:
         """Begins anew."""
         self.parts, self.clip, self.tainted = [], None, False
+        self._part_of.clear()
 
     def take_plain(self) -> tuple[Float32, tuple[float, float]] | None:
         """Norms of all columns, threshold and total of the clip that took them, if they are plain and still hold."""
@@ -162,16 +182,23 @@ class Harvest:
         everything = self._layout.parameters
         chosen = everything if columns is None else [everything[column] for column in columns]
         parts = measure(self._layout, chosen, columns, self._suspicion.columns)
-        if self.examine is not None:
-            self.examine(parts)
+        if (examine := self._sampling.examine) is not None:
+            examine(parts)
         for part in parts:
             part.fresh = None  # taken for the step at once: nobody will ask whether they hold
         return parts
 
+    def _having(self, columns: Collection[int] | None) -> list[Part]:
+        """The parts that have norms of some of these columns; None = of any."""
+        if columns is None or (self.parts and self.parts[0].columns is None):
+            return self.parts
+        parts = self._part_of
+        return list({id(parts[column]): parts[column] for column in columns if column in parts}.values())
+
     def _places_left(self, columns: Sequence[int] | None) -> Sequence[int]:
         """Places in `columns` whose norms are not known yet, or no longer: a clip in a clip, a second clip."""
         held: set[int] = set()
-        for part in () if self.tainted else self.parts:
+        for part in () if self.tainted else self._having(columns):
             if part.holds():
                 if part.columns is None:
                     return ()
@@ -180,15 +207,16 @@ class Harvest:
         return [place for place, column in enumerate(owned) if column not in held]
 
     def _drop_overlapping(self, columns: Collection[int] | None) -> None:
-        kept = []
-        for part in self.parts:
-            if columns is None or part.columns is None:
-                continue
-            if not set(columns) & set(part.columns):
-                kept.append(part)
-            elif not set(part.columns) <= set(columns):
+        overlapping = self._having(columns)
+        if not overlapping:
+            return
+        for part in overlapping:
+            if columns is not None and part.columns is not None and not set(part.columns) <= set(columns):
                 self.tainted = True  # the rest of that part was scaled already and cannot be measured any more
-        self.parts = kept
+            for column in part.columns or ():
+                self._part_of.pop(column, None)
+        gone = set(map(id, overlapping))
+        self.parts = [part for part in self.parts if id(part) not in gone]
 
 
 def chosen_norms(norms: Norms, places: Sequence[int]) -> Norms:

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from seismograd.record import Catalog, Composition, Parameter
 UNKNOWN_DEPTH = -1
 # What torch.compile, FSDP1 and activation checkpointing put into the names of what they wrap.
 _WRAPPER_MARKS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_held = operator.itemgetter("params")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,10 @@ class Layout:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        everything = list({id(p): p for group in optimizer.param_groups for p in group["params"]}.values())
-        self.group_sizes = group_sizes(optimizer)
+        lists = list(map(_held, optimizer.param_groups))
+        self._sizes = list(map(len, lists))
+        self._listed: tuple[Tensor, ...] = tuple(chain.from_iterable(lists))
+        everything = list({id(parameter): parameter for parameter in self._listed}.values())
         self.parameters: list[Tensor] = [
             parameter for parameter in everything if parameter.requires_grad and belongs_here(parameter)
         ]
@@ -117,9 +121,18 @@ class Layout:
 
     def outgrown(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the optimizer has other parameters now, or a frozen one has thawed."""
-        if group_sizes(optimizer) != self.group_sizes:
+        if not self.is_of(optimizer.param_groups):
             return True
-        return bool(self.frozen) and any(parameter.grad is not None for parameter in self.frozen)
+        # One that is frozen may have kept a gradient, and would have no column in another layout either.
+        return bool(self.frozen) and any(each.grad is not None and each.requires_grad for each in self.frozen)
+
+    def is_of(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether these groups hold the parameters that it was made for, and no others in their places."""
+        if len(groups) == 1:  # mostly: at half the cost
+            held = groups[0]["params"]
+            return self._sizes == [len(held)] and all(map(operator.is_, held, self._listed))
+        lists = list(map(_held, groups))
+        return list(map(len, lists)) == self._sizes and all(map(operator.is_, chain.from_iterable(lists), self._listed))
 
     def is_exactly(self, parameters: list[Tensor]) -> bool:
         """Whether the parameters are all columns in order."""
@@ -165,11 +178,6 @@ class Layout:
                 )
             ),
         )
-
-
-def group_sizes(optimizer: torch.optim.Optimizer) -> list[int]:
-    """Number of parameters in each group: changes when somebody adds some."""
-    return [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _nameless(optimizer: int, column: int) -> Description:

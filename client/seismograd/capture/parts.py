@@ -115,6 +115,18 @@ class Part:
         gradients = list(map(_gradient, self.parameters))
         return self.stamp is not None and self.stamp.is_of(self._witnesses(gradients))
 
+    def move_to(self, layout: Layout) -> bool:
+        """Takes the numbers that columns have in another layout. False = it has not all of them; nothing is changed."""
+        if any(id(parameter) not in layout.column_of for parameter in self.parameters):
+            return False
+        own = range(len(self.parameters)) if self.columns is None else self.columns
+        there = {mine: layout.column_of[id(each)] for mine, each in zip(own, self.parameters, strict=True)}
+        self.columns = [there[mine] for mine in own]
+        self.censuses = {there[mine]: found for mine, found in self.censuses.items()}
+        self.summed = frozenset(there[mine] for mine in self.summed)
+        self.counted = [there[mine] for mine in self.counted]
+        return True
+
     def _witnesses(self, gradients: list[Any]) -> list[Any]:
         """Tensors in which a change shows."""
         return gradients if self.pieces is None else gradients + all_local(gradients)

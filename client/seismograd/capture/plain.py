@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from seismograd.capture.draft import Draft
+from seismograd.capture.habit import nodes_made
 from seismograd.capture.held import Held, host_or_copy
 from seismograd.capture.norms import HIGHEST_BYTES, USUAL, Census
 from seismograd.capture.parts import Part
@@ -63,7 +64,6 @@ class PlainSteps:
         "_frozen",
         "_fused",
         "_norms",
-        "_parameters",
         "_present",
         "_rate",
         "_row",
@@ -84,7 +84,6 @@ class PlainSteps:
 
     def __init__(self, series: Series, express: Express) -> None:
         self._series, self._watch, self._express = series, series.watch, express
-        self._parameters = sum(series.layout.group_sizes)
         self._frozen = series.layout.frozen
         # A fused optimizer unscales by itself and may decide to skip, where a loss scaler has given it a scale.
         self._fused = bool(getattr(series.watch.optimizer, "_step_supports_amp_scaling", False))
@@ -123,10 +122,7 @@ class PlainSteps:
         try:
             groups = watch.optimizer.param_groups
             rate = groups[0]["lr"]
-            parameters = 0
-            for group in groups:
-                parameters += len(group["params"])
-            if type(rate) is not float or parameters != self._parameters:
+            if type(rate) is not float or not series.layout.is_of(groups):
                 return False
             harvest = watch.harvest
             if harvest.parts or harvest.clip is not None:
@@ -198,13 +194,16 @@ class PlainSteps:
         watch.last_end = began
         watch.count += 1
         series.last_step = step
+        series.passes.stepped((series.index, nodes_made()))
         if series.logged is not None:
             logged, series.logged = series.logged, None
             self.release(logged.loss)  # type: ignore[arg-type]  # it is plain
         elif self.waits:
             self.held = True
+            series.last_has_loss = False
             watch.remember_gradient()
         else:
+            watch.probe = None  # to remember one costs microseconds, and nobody has asked for it so far
             self.release(None)
         sampled_until = self._express.recorder.sample_until
         whole = sampled_until is not None and step < sampled_until
@@ -217,9 +216,7 @@ class PlainSteps:
             series.at_boundary()
 
     def log(self, loss: Tensor | float) -> bool:
-        """The loss of the step that waits for it. False = that is said of another step, or in an unusual way."""
-        if self._watch.has_new_gradients():
-            return False
+        """The loss of the step that waits for it. False = it is said in an unusual way."""
         number = host_or_copy(loss)
         if type(number) is not float:
             return False
@@ -229,6 +226,7 @@ class PlainSteps:
     def release(self, loss: float | None) -> None:
         """Everything is known of the step: into the ring with it, and on to the sender."""
         self.held = False
+        self._series.last_has_loss = loss is not None
         values, clip = self._values, self._clip
         clipped = None
         if loss is not None:

@@ -46,7 +46,7 @@ class Watch(Protocol):
         """The gradients of `parameters` were changed."""
 
     def scaler_begins(self, scale: Tensor | None) -> None:
-        """A loss scaler is about to step the optimizer."""
+        """A loss scaler is about to step the optimizer; None = no scale is in force, as after a step that raised."""
 
     def unscaled(self) -> None:
         """The loss scaler has divided the gradients by its scale."""

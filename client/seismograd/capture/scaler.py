@@ -48,7 +48,12 @@ def _telling_step(original: Any) -> Any:
         scale: Tensor | None = getattr(self, "_scale", None)
         for watch in watches:
             watch.scaler_begins(scale)
-        result: float | None = original(self, optimizer, *args, **kwargs)
+        try:
+            result: float | None = original(self, optimizer, *args, **kwargs)
+        except BaseException:
+            for watch in watches:
+                watch.scaler_begins(None)
+            raise
         for watch in watches:
             watch.scaler_ended()
         return result

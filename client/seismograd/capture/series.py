@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from seismograd.capture.habit import ForwardPasses
 from seismograd.capture.held import Held, Logged
 from seismograd.capture.layout import Description, Layout
 from seismograd.capture.numbering import Numbering
@@ -12,6 +13,7 @@ from seismograd.capture.placement import Placement
 from seismograd.capture.plain import PlainSteps, can_be_plain
 from seismograd.capture.readback import Readback
 from seismograd.capture.stepwatch import OptimizerWatch
+from seismograd.capture.together import JointWatch
 from seismograd.outbox.sender import Sender
 from seismograd.record import Catalog
 
@@ -19,15 +21,17 @@ from seismograd.record import Catalog
 class Series:
     """One optimizer's part of the session."""
 
-    def __init__(self, index: int, watch: OptimizerWatch, first_step: int) -> None:
+    def __init__(self, index: int, watch: OptimizerWatch, first_step: int, passes: ForwardPasses) -> None:
         self.index = index
+        self.passes = passes  # of all series together
         self.watch = watch
         self.numbering = Numbering(first_step)
         self.readback = Readback()
         self.held: Held | None = None
         self.plain: PlainSteps | None = None  # the short way, once there is one
         self.logged: Logged | None = None  # what was said before the step that it belongs to
-        self.last_step: int | None = None
+        self.last_step: int | None = None  # the latest step, as it was numbered when it was made or released
+        self.last_has_loss = False
         self.at_boundary: Callable[[], None] | None = None  # called in the training thread after each step
         self.layout: Layout = watch.layout
         self.pieces: Sequence[Piece] | None = None  # what the columns are of in the catalog's words
@@ -37,6 +41,21 @@ class Series:
         self.catalog_version = 0
         self._versions: dict[Sequence[Piece] | None, int] = {}
         self._newest = -1
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step waits for its loss."""
+        return self.held is not None or (self.plain is not None and self.plain.held)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self.watch.in_step or (isinstance(self.watch, JointWatch) and self.watch.under_way)
+
+    @property
+    def last_made(self) -> int | None:
+        """Number of the step made last; None before the first one."""
+        return self.last_step if self.held is None else self.held.step
 
     def be_plain(self, sender: Sender, *, plainly: bool, waits: bool) -> None:
         """The next steps may be plain, if that can be. `waits`: a loss may follow them."""

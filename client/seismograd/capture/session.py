@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from seismograd.arguments import whole_step
 from seismograd.capture import registry
 from seismograd.capture.budget import Budget, CaptureShare
 from seismograd.capture.clip import ClipInterception
-from seismograd.capture.data import identify_data
 from seismograd.capture.draft import Draft, send
 from seismograd.capture.flat import is_flattening
 from seismograd.capture.flat_clip import FlatClipInterception
 from seismograd.capture.guard import Guard
-from seismograd.capture.held import Held, Logged, Moving, host_or_copy
+from seismograd.capture.habit import ForwardPasses, nodes_made
+from seismograd.capture.held import Held, Moving
 from seismograd.capture.identity import Identity, optimizer_info
 from seismograd.capture.naming import Naming
 from seismograd.capture.oddities import say_what_is_odd
@@ -28,6 +27,7 @@ from seismograd.capture.pieces import Piece
 from seismograd.capture.placement import Placement, is_distributed, placement_of
 from seismograd.capture.readback import RingFullError, capturing
 from seismograd.capture.reported import ReportedSteps, ReportedWatch
+from seismograd.capture.said import Said
 from seismograd.capture.scaler import ScalerInterception
 from seismograd.capture.series import Series
 from seismograd.capture.stepwatch import OptimizerWatch
@@ -39,16 +39,20 @@ from seismograd.outbox.packing import Heading
 from seismograd.outbox.sender import Sender
 from seismograd.record import RecordFlag
 
-# A job that has not logged a loss after any of its first steps logs before them or never: nothing is waited for.
+# A job that has not logged a loss after any of its first steps logs before them or never: nothing is waited for, until
+# one comes after a step all the same.
 _STOP_WAITING_AFTER = 20
 
 
 class Session:
     """What `watch()` begins. Its public methods may raise: the monitor stops that.
 
-    A step's record goes to the sender when its loss has been logged, or when the next step begins without one: a call
-    of `log` belongs to the step just made if that has no loss yet, else to the step to come.
+    A step's record goes to the sender when its loss has been logged, or when the next step begins without one; at once
+    where no loss is to be expected, so that a process that is killed loses no step that has ended. Which step a call of
+    `log` belongs to: `said.py`.
     """
+
+    when_forgotten: Callable[[], object] | None = None  # called when this is freed without an end
 
     def __init__(
         self,
@@ -75,7 +79,6 @@ class Session:
         self._naming = Naming(model, options.tied)
         self._share = CaptureShare()
         self._steps_without_loss = 0
-        self._logs_after_steps = False
         try:
             self._install(first_step)
         except BaseException:
@@ -84,8 +87,10 @@ class Session:
 
     def _install(self, first_step: int) -> None:
         groups = [self._optimizers] if step_together(self._optimizers) else [[each] for each in self._optimizers]
+        passes = ForwardPasses()
         for index, group in enumerate(groups):
-            self._series.append(Series(index, self._watch(group, len(groups)), first_step))
+            self._series.append(Series(index, self._watch(group, len(groups)), first_step, passes))
+        self._said = Said(self._series, self._guard, self._release)
         self._by_watch = {id(series.watch): series for series in self._series}
         interceptions: list[Callable[[], registry.Interception]] = [ClipInterception, ScalerInterception]
         if self._model is not None and any(map(is_flattening, self._model.modules())):
@@ -121,8 +126,7 @@ class Session:
     @property
     def last_step(self) -> int | None:
         """Number of the latest step of the first optimizer, as the user counts."""
-        first = self._series[0]
-        return first.last_step if first.held is None else first.held.step
+        return self._series[0].last_made
 
     @property
     def next_step(self) -> int:
@@ -143,60 +147,8 @@ class Session:
 
     def log(self, loss: Tensor | float | None, data: object, step: int | None, *, skipped: bool) -> None:
         """Loss, data and number of one step; see the class for which."""
-        if capturing():
-            return
-        first = self._series[0]
-        if first.plain is not None and first.plain.held:
-            if loss is not None and data is None and step is None and not skipped and first.plain.log(loss):
-                self._logs_after_steps = True
-                return
-            first.held = first.plain.unfold()
-        self._log(first, loss, data, step, skipped=skipped)
-
-    def _log(
-        self, first: Series, loss: Tensor | float | None, data: object, step: int | None, *, skipped: bool
-    ) -> None:
-        step = None if step is None else whole_step(step)
-        if skipped:
-            self._note(loss, data)
-            if step is not None:
-                self._renumber(step)
-            first.watch.user_skipped()
-            return
-        held = first.held
-        belongs_to_held = held is not None and not held.draft.logged and not first.watch.has_new_gradients()
-        if held is not None and step is not None and step == held.step:
-            belongs_to_held = True
-        if not belongs_to_held or held is None:
-            if step is not None and step != first.numbering.next_step - 1:
-                self._renumber(step)
-            self._note(loss, data)
-            return
-        if step is not None and step != held.step:
-            held.step = step
-            self._renumber(step + 1)
-        if loss is None:
-            # More may follow in a call of its own.
-            held.draft.data = identify_data(data) or held.draft.data
-            return
-        self._logs_after_steps = True
-        held.add(Logged(host_or_copy(loss), identify_data(data)), first.readback)
-        self._release(first)
-
-    def _note(self, loss: Tensor | float | None, data: object) -> None:
-        noted = self._series[0].logged or Logged()
-        if loss is not None:
-            noted.loss = host_or_copy(loss)
-        if data is not None:
-            noted.data = identify_data(data)
-        self._series[0].logged = noted
-
-    def _renumber(self, next_step: int) -> None:
-        first = self._series[0]
-        rewound = next_step < first.numbering.next_step
-        first.numbering.next_step = next_step
-        for series in self._series[1:]:
-            series.numbering.follow(first.numbering, rewound=rewound)
+        if not capturing():
+            self._said.log(loss, data, step, skipped=skipped)
 
     # ------------------------------------------------------------------------------------------ what watches say
 
@@ -224,7 +176,8 @@ class Session:
         if until is not None and step < until:
             series.watch.sample_next()
         series.held = Held(draft, step, series.catalog_version, len(series.layout), transfers, on_host)
-        series.last_step = step
+        series.last_step, series.last_has_loss = step, False
+        series.passes.stepped((series.index, nodes_made()))
         logged, series.logged = series.logged, None
         if logged is not None:
             series.held.add(logged, series.readback)
@@ -236,7 +189,7 @@ class Session:
 
     def _waits_for_loss(self, series: Series) -> bool:
         """Only the first series has losses."""
-        return series.index == 0 and (self._logs_after_steps or self._steps_without_loss < _STOP_WAITING_AFTER)
+        return series.index == 0 and (self._said.after_steps or self._steps_without_loss < _STOP_WAITING_AFTER)
 
     def _release(self, series: Series) -> None:
         """Hands the step that waits to the sender."""
@@ -246,7 +199,7 @@ class Session:
         held, series.held = series.held, None
         if held is None:
             return
-        series.last_step = held.step
+        series.last_step, series.last_has_loss = held.step, held.draft.logged
         self._steps_without_loss += series.index == 0 and not held.draft.logged
         branch, sequence, step = series.numbering.settle(held.step)
         heading = Heading(
@@ -308,12 +261,15 @@ class Session:
             self._release(series)
 
     def __del__(self) -> None:
-        """A watch that is dropped without an end still delivers its last step."""
-        if self._series:
+        """A watch that is dropped without an end still delivers its last step, and its run ends."""
+        if getattr(self, "_series", None):  # there are none where `__init__` was never called: a copy that failed
             self._guard("the end", self.flush)
+        if self.when_forgotten is not None:
+            self._guard("the end", self.when_forgotten)
 
     def close(self) -> None:
         """Removes every hook, releases what waits, and lets torch be as it was."""
+        self.when_forgotten = None
         self._uninstall()
         self.flush()
         if self._identity is not None:

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from seismograd.capture.budget import Budget
-from seismograd.capture.draft import Draft
+from seismograd.capture.draft import Draft, draft_of
 from seismograd.capture.guard import Guard
 from seismograd.capture.harvest import Harvest
 from seismograd.capture.layout import Layout
 from seismograd.capture.norms import MeasuresAlike
-from seismograd.capture.parts import pieces_of
 from seismograd.capture.readback import capturing, host_number
 from seismograd.capture.registry import Clip, Norms
 from seismograd.capture.sampling import Sampling
+from seismograd.capture.step_hooks import StepHooks, this_thread
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
 from seismograd.record import NormSource, Quantity, RecordFlag
@@ -34,11 +34,8 @@ from seismograd.record import NormSource, Quantity, RecordFlag
 if TYPE_CHECKING:
     from seismograd.capture.plain import PlainSteps
 
-# Combining flags costs microseconds; most records have none.
-_NO_FLAG = RecordFlag(0)
 
-
-class OptimizerWatch:
+class OptimizerWatch(StepHooks):
     """Implements registry.Watch. `emit` takes each finished draft, `begins` is called before a step is measured.
 
     Both run on the training thread, inside the guard.
@@ -54,60 +51,51 @@ class OptimizerWatch:
         *,
         model: nn.Module | None = None,
     ) -> None:
-        self.inert = False
         self.layout = Layout(optimizer)
         self.suspicion = Suspicion()
         self.hook_seconds = 0.0
         self.hook_calls = 0
-        self.optimizer = optimizer
         self._guard = guard
         self._begins = begins
         self._emit = emit
         self.sampling = Sampling(guard, budget, model)
-        self.harvest = Harvest(self.layout, self.suspicion)
+        self.harvest = Harvest(self.layout, self.suspicion, self.sampling)
         self.plain: PlainSteps | None = None  # the next step may be one
         self._draft: Draft | None = None
-        self.in_step = False
         self._with_closure = False
         self.scale: Tensor | float | None = None
         self.count = 0
         self._count_at_scaler = -1
-        self._probe: weakref.ref[Tensor] | None = None
+        self.probe: weakref.ref[Tensor] | None = None
         self.last_end: float | None = None
         self.cost = self._entered = 0.0  # seconds of the step's hooks; when the one under way began
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        super().__init__(optimizer)  # at last: from here on hooks are called
 
     def close(self) -> None:
         """Removes every hook."""
-        self.inert = True
-        for handle in self._handles:
-            handle.remove()
+        super().close()
         self.sampling.probes.disarm_local()
-
-    def is_of(self, optimizer: object) -> bool:
-        """Whether this is the optimizer watched."""
-        return optimizer is self.optimizer
 
     def has_new_gradients(self) -> bool:
         """Whether a backward pass has made new gradients since the last step, as far as one parameter tells."""
-        if self._probe is None or not self.layout.parameters:
+        if self.probe is None or not self.layout.parameters:
             return False
         gradient = self.layout.parameters[-1].grad
-        return gradient is not None and gradient is not self._probe()
+        return gradient is not None and gradient is not self.probe()
 
     # ------------------------------------------------------------------------------------ what training calls
 
     @untraced
     def _before_step(self, _optimizer: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if not self.inert and (self.plain is None or not self.plain.begins(arguments, keywords)):
+        if self.inert or (self.in_step and self._begins_within()):
+            return
+        self._thread = this_thread()
+        if self.plain is None or not self.plain.begins(arguments, keywords):
             self._timed(self._begin, arguments, keywords)
 
     @untraced
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
-        if self.inert:
+        if self.inert or (self._nested and self._ends_within()):
             return
         if self.plain is None or not self.plain.under_way:
             self._timed(self._end)
@@ -125,12 +113,12 @@ class OptimizerWatch:
     def before_clip(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
         """Gradients of `parameters` (aligned, none missing) are about to be scaled; `norms` are theirs, if known."""
         if self._takes_norms():
-            self._timed(self.harvest.add, parameters, gradients, norms)
+            self._timed(self._harvest, parameters, gradients, norms)
 
     def gradients_measured(self, gradients: list[Tensor], norms: Norms) -> None:
         """Somebody asked torch for the norm of these tensors, which may or may not be watched gradients."""
         if self._takes_norms():
-            self._timed(self.harvest.add_gradients, gradients, norms)
+            self._timed(self._harvest_gradients, gradients, norms)
 
     def after_clip(self, parameters: list[Tensor], clip: Clip) -> None:
         """The gradients of `parameters` were changed."""
@@ -155,7 +143,18 @@ class OptimizerWatch:
 
     def _takes_norms(self) -> bool:
         """Inside a step the norms are taken already, unless a closure makes the gradients there."""
-        return not capturing() and (self._with_closure or not self.in_step)
+        return not capturing() and (not self._goes_on() or self._with_closure)
+
+    def _harvest(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
+        # Who clips what the columns are knows of no others. And in every other case, to look once is enough.
+        if not self.layout.is_exactly(parameters) and self.harvest.is_untouched:
+            self._follow()
+        self.harvest.add(parameters, gradients, norms)
+
+    def _harvest_gradients(self, gradients: list[Tensor], norms: Norms) -> None:
+        if self.harvest.is_untouched:
+            self._follow()
+        self.harvest.add_gradients(gradients, norms)
 
     def _note_clip(self, parameters: list[Tensor], said: Clip) -> None:
         clip = self.harvest.clipped(parameters, said)
@@ -193,6 +192,12 @@ class OptimizerWatch:
         if self.sampling.chosen:
             self.sampling.probes.before_step(self.layout, self.sampling.chosen)
 
+    def _forget_step(self) -> None:
+        super()._forget_step()
+        self._with_closure, self._draft = False, None
+        if self.plain is not None:
+            self.plain.under_way = False
+
     def _end(self) -> None:
         if not self.in_step:
             return
@@ -204,25 +209,26 @@ class OptimizerWatch:
     def remember_gradient(self) -> None:
         """From now on other gradients are new ones."""
         last = self.layout.parameters[-1].grad if self.layout.parameters else None
-        self._probe = None if last is None else weakref.ref(last)
+        self.probe = None if last is None else weakref.ref(last)
 
     def _make_draft(self, source: NormSource | None = None, flag: RecordFlag | None = None) -> Draft:
-        if self.layout.outgrown(self.optimizer):
-            self.layout = Layout(self.optimizer)
-            self.harvest = Harvest(self.layout, self.suspicion)
-            self.plain = None
-            self.sampling.follow(self.layout)
-            self.harvest.examine = self.sampling.examine
-        taken = self.harvest.take()
-        flags = _NO_FLAG if flag is None else flag
-        pieces = pieces_of(self.layout, taken.parts)
-        if pieces is not None and (any(piece.partial for piece in pieces) or any(part.rounded for part in taken.parts)):
-            flags |= RecordFlag.INEXACT
-        draft = Draft(taken.parts, source or taken.source, flags, time.time(), pieces=pieces)
-        if taken.clip is not None:
-            draft.add_clip(taken.clip, modified=taken.source is NormSource.POST_MODIFICATION)
-        draft.add_rate_and_scale(self.optimizer, self.scale)
+        self._follow()
+        draft = draft_of(self.harvest.take(), self.layout, self.optimizer, self.scale)
+        if source is not None:
+            draft.source = source
+        if flag is not None:
+            draft.flags |= flag
         return draft
+
+    def _follow(self) -> None:
+        """Goes on with other columns where the optimizer has other parameters: best before a clip scales gradients."""
+        if not self.layout.outgrown(self.optimizer):
+            return
+        old, self.layout = self.harvest, Layout(self.optimizer)
+        self.harvest = Harvest(self.layout, self.suspicion, self.sampling)
+        self.harvest.inherit(old)
+        self.plain = None
+        self.sampling.follow(self.layout)
 
     def _finish(self, draft: Draft) -> None:
         now = time.perf_counter()
@@ -235,13 +241,13 @@ class OptimizerWatch:
             inside = sampling.probes.add_local(draft)
             self.cost += inside
             self.hook_seconds += inside
-        if self.harvest.examine is not None:
+        if sampling.examine is not None:
             sampling.probes.add_largest(draft)
         draft.scalars[Quantity.CAPTURE_SECONDS] = cost = self.cost
         sampled, probing = bool(sampling.chosen), sampling.probes.seconds
         self.cost = 0.0
         self.count += 1
-        self._choose_samples()
+        sampling.choose(self.count)
         self.remember_gradient()
         self._emit(self, draft)
         if sampled:
@@ -250,7 +256,8 @@ class OptimizerWatch:
             sampling.account(self.count, self.hook_seconds + here, cost + self.cost + here, probing)
             if self.plain is not None:
                 self.plain.until = sampling.next_turn(self.count)
-        sampling.arm(self.layout)
+        if not self.inert:  # the job may have ended the run in its callback
+            sampling.arm(self.layout)
 
     # ----------------------------------------------------------------------------------------------- loss scaler
 
@@ -260,7 +267,7 @@ class OptimizerWatch:
         self.scale = None if scale is None or capturing() else host_number(scale.detach().clone())
 
     def _end_scaler(self) -> None:
-        if self.count == self._count_at_scaler and not self.in_step:
+        if self.count == self._count_at_scaler and not self._goes_on():
             self._skip(NormSource.SCALER_SKIP, RecordFlag.SKIPPED_BY_SCALER)
         self.scale = None
         self._count_at_scaler = -1
@@ -285,22 +292,16 @@ class OptimizerWatch:
 
     def begin_sampling(self) -> None:
         """Decides about the first step; called once, before training."""
-        self._choose_samples()
+        self.sampling.choose(self.count)
         self.sampling.arm(self.layout)
 
     def can_sample(self, *, ships_rows: bool, shared_model: bool) -> None:
         """This process ships norms by parameter (`ships_rows`); others hold the same parameters (`shared_model`)."""
         self.sampling.go_by(self.layout, ships_rows=ships_rows, shared_model=shared_model)
-        self.harvest.examine = self.sampling.examine
 
     def sample_next(self) -> None:
         """The next step is to be sampled as whole as it can bear."""
         self.sampling.choose_whole(self.layout)
-        self.harvest.examine = self.sampling.examine
-
-    def _choose_samples(self) -> None:
-        self.sampling.choose(self.count)
-        self.harvest.examine = self.sampling.examine
 
     def be_plain(self, plain: PlainSteps) -> None:
         """Steps may be plain until something is to be sampled."""
@@ -310,7 +311,7 @@ class OptimizerWatch:
 
     def look_ahead(self, *, whole: bool) -> None:
         """Behind a plain step: the next one may be to be sampled, by its turn, or as `whole` as it can bear."""
-        self._choose_samples()
+        self.sampling.choose(self.count)
         if whole:
             self.sample_next()
         if self.plain is not None:

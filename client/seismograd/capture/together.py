@@ -8,7 +8,7 @@ that did so the last time, or when one of them steps again.
 
 from __future__ import annotations
 
-import time
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,17 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from seismograd.capture.budget import Budget
-from seismograd.capture.draft import Draft
+from seismograd.capture.draft import Draft, draft_of
 from seismograd.capture.guard import Guard
-from seismograd.capture.harvest import Harvest, chosen_norms
+from seismograd.capture.harvest import Harvest, Taken, chosen_norms
 from seismograd.capture.layout import Layout
-from seismograd.capture.parts import Part, pieces_of
+from seismograd.capture.parts import Part
 from seismograd.capture.readback import capturing
 from seismograd.capture.registry import Clip, Norms
+from seismograd.capture.step_hooks import this_thread
 from seismograd.capture.stepwatch import OptimizerWatch
 from seismograd.capture.suspicion import Suspicion
 from seismograd.capture.untraced import untraced
-from seismograd.record import NormSource, RecordFlag
+from seismograd.record import NormSource
+
+_held = operator.itemgetter("params")
 
 # Nobody steps more optimizers than this by hand, one parameter each; whoever has more lets the backward pass do it.
 _MOST_BY_HAND = 4
@@ -83,11 +86,12 @@ class JointWatch(OptimizerWatch):
         *,
         model: nn.Module | None = None,
     ) -> None:
+        self._members = optimizers
         everyone = cast("torch.optim.Optimizer", _All(optimizers))
         super().__init__(everyone, guard, budget, begins, emit, model=model)
-        # Suspects are columns of the whole; what steps within a backward pass is not looked at a second time.
-        self._harvests = {id(each): Harvest(Layout(each), Suspicion()) for each in optimizers}
-        self._owners = {id(p): id(each) for each in optimizers for group in each.param_groups for p in group["params"]}
+        self._layouts: dict[int, Layout] = {}
+        self._harvests: dict[int, Harvest] = {}
+        self._sort_out()
         self._expected = frozenset(self._harvests)
         self._stepped: set[int] = set()
         self._parts: list[Part] = []
@@ -99,9 +103,24 @@ class JointWatch(OptimizerWatch):
         self._timed(self._complete)
         super().close()
 
+    def _sort_out(self) -> None:
+        """Which parameter is whose; harvests of those that have others now begin anew."""
+        for each in self._members:
+            layout = self._layouts.get(id(each))
+            if layout is None or layout.outgrown(each):
+                self._layouts[id(each)] = layout = Layout(each)
+                # Suspects are columns of the whole; what steps in a backward pass is not looked at a second time.
+                self._harvests[id(each)] = Harvest(layout, Suspicion(), self.sampling)
+        self._owners = {id(p): id(each) for each in self._members for group in each.param_groups for p in _held(group)}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether some of them have stepped, and others may follow in the same step."""
+        return bool(self._stepped)
+
     def is_of(self, optimizer: object) -> bool:
         """Whether this is one of those watched."""
-        return id(optimizer) in self._harvests
+        return any(optimizer is member for member in self._members)
 
     def alike(self, parameters: list[Tensor]) -> None:
         """Never: a clip between backward and step sees a part of them."""
@@ -124,20 +143,25 @@ class JointWatch(OptimizerWatch):
 
     @untraced
     def _before_step(self, optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
-        if not self.inert and not capturing():
-            self._timed(self._begin_member, id(optimizer))
+        if self.inert or capturing() or (self.in_step and self._begins_within()):
+            return
+        self.in_step, self._thread = True, this_thread()
+        self._timed(self._begin_member, id(optimizer))
 
     @untraced
     def _after_step(self, _optimizer: object, _arguments: tuple[Any, ...], _keywords: dict[str, Any]) -> None:
-        if not self.inert and self._stepped >= self._expected:
+        if self.inert or (self._nested and self._ends_within()):
+            return
+        self.in_step = False
+        if self._stepped >= self._expected:
             self._timed(self._complete)
 
     def _harvest_each(self, parameters: list[Tensor], gradients: list[Tensor], norms: Norms) -> None:
+        if not self._stepped and any(id(parameter) not in self._owners for parameter in parameters):
+            self._follow()
         for place, parameter in enumerate(parameters):
             if (owner := self._owners.get(id(parameter))) is not None:
-                harvest = self._harvests[owner]
-                harvest.examine = self.harvest.examine
-                harvest.add([parameter], [gradients[place]], chosen_norms(norms, [place]))
+                self._harvests[owner].add([parameter], [gradients[place]], chosen_norms(norms, [place]))
 
     def _note_clips(self, parameters: list[Tensor], threshold: float | None) -> None:
         for parameter in parameters:
@@ -149,37 +173,29 @@ class JointWatch(OptimizerWatch):
             self._complete()
         if not self._stepped:
             self._begins(self)
+            self._follow()
             if self.sampling.chosen:
                 self.sampling.probes.before_step(self.layout, self.sampling.chosen)
         self._stepped.add(member)
-        self._harvests[member].examine = self.harvest.examine
         taken = self._harvests[member].take()
         for part in taken.parts:
-            self._renumber(part)
+            part.move_to(self.layout)
+            part.parameters, part.fresh, part.stamp = [], None, None  # gradients are freed in a moment
         self._parts += taken.parts
         self._sources.add(taken.source)
         self._clip = taken.clip or self._clip
 
-    def _renumber(self, part: Part) -> None:
-        """From columns of one to columns of all; and lets go of the gradients, which are freed in a moment."""
-        own = range(len(part.parameters)) if part.columns is None else part.columns
-        column = {mine: self.layout.column_of[id(each)] for mine, each in zip(own, part.parameters, strict=True)}
-        part.columns = list(column.values())
-        part.censuses = {column[mine]: found for mine, found in part.censuses.items()}
-        part.summed = frozenset(column[mine] for mine in part.summed)
-        part.counted = [column[mine] for mine in part.counted]
-        part.parameters, part.fresh, part.stamp = [], None, None
+    def _follow(self) -> None:
+        layout = self.layout
+        super()._follow()
+        if self.layout is not layout:
+            self._sort_out()
 
     def _complete(self) -> None:
         if not self._stepped:
             return
-        pieces = pieces_of(self.layout, self._parts)
-        exact = pieces is None or not any(piece.partial for piece in pieces)
-        source = max(self._sources, key=_DOUBTS.index)
-        draft = Draft(self._parts, source, RecordFlag(0) if exact else RecordFlag.INEXACT, time.time(), pieces=pieces)
-        if self._clip is not None:
-            draft.add_clip(self._clip, modified=True)
-        draft.add_rate_and_scale(self.optimizer, self.scale)
+        taken = Taken(self._parts, max(self._sources, key=_DOUBTS.index), self._clip)
+        draft = draft_of(taken, self.layout, self.optimizer, self.scale)
         self._expected = frozenset(self._stepped)
         self._stepped, self._parts, self._sources, self._clip = set(), [], set(), None
         self.sampling.probes.after_step(draft)

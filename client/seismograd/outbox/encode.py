@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from seismograd.names import fitting, fitting_shape
 from seismograd.outbox.streamlog import Gap, StreamName
 from seismograd.record import Catalog, DirectiveAnswer, Parameter, Quantity, RunIdentity, StepRecord
 from seismograd_proto.v1 import telemetry
@@ -156,19 +157,19 @@ def encode_catalog(catalog: Catalog) -> telemetry.Catalog:
 
 def _encode_parameter(parameter: Parameter) -> telemetry.Parameter:
     return telemetry.Parameter(
-        name=parameter.name,
-        shape=parameter.shape,
+        name=fitting(parameter.name),
+        shape=fitting_shape(parameter.shape),
         numel=parameter.numel,
         local_numel=parameter.local_numel,
-        dtype=parameter.dtype,
-        module_type=parameter.module_type,
+        dtype=fitting(parameter.dtype),
+        module_type=fitting(parameter.module_type),
         depth=parameter.depth,
         shard_id=parameter.shard_id,
         shard_count=parameter.shard_count,
         replica_index=parameter.replica_index,
         replication=parameter.replication,
         composition=int(parameter.composition),  # type: ignore[arg-type]  # same numbers
-        tied_group=parameter.tied_group,
+        tied_group=fitting(parameter.tied_group),
     )
 
 
@@ -188,37 +189,37 @@ def encode_answer(answer: DirectiveAnswer) -> telemetry.DirectiveOutcome:
 def encode_open(
     identity: RunIdentity, catalogs: Iterable[telemetry.Catalog], now_unix_seconds: float
 ) -> telemetry.OpenRunRequest:
-    """The request that opens the run for this rank."""
+    """The request that opens the run for this rank; what nobody chose for the wire is made to fit it."""
     return telemetry.OpenRunRequest(
         project=identity.project,
         run=identity.run,
-        launch_id=identity.launch_id,
+        launch_id=fitting(identity.launch_id),
         rank=identity.rank,
         world_size=identity.world_size,
-        session_id=identity.session_id,
+        session_id=fitting(identity.session_id),
         client=telemetry.ClientInfo(
-            version=identity.client_version,
-            python_version=identity.python_version,
-            framework=identity.framework,
-            strategy=identity.strategy,
+            version=fitting(identity.client_version),
+            python_version=fitting(identity.python_version),
+            framework=fitting(identity.framework),
+            strategy=fitting(identity.strategy),
             capabilities=CAPABILITIES,
         ),
         host=telemetry.HostInfo(
-            hostname=identity.hostname,
+            hostname=fitting(identity.hostname),
             process_id=identity.process_id,
             local_rank=identity.local_rank,
-            device_type=identity.device_type,
-            device_name=identity.device_name,
-            device_uuid=identity.device_uuid,
-            driver_version=identity.driver_version,
-            facts=identity.host_facts,
+            device_type=fitting(identity.device_type),
+            device_name=fitting(identity.device_name),
+            device_uuid=fitting(identity.device_uuid),
+            driver_version=fitting(identity.driver_version),
+            facts={name: fitting(fact) for name, fact in identity.host_facts.items()},
         ),
         config_json=identity.config_json,
-        tags=identity.tags,
+        tags={key: fitting(value) for key, value in identity.tags.items()},
         optimizers=[
             telemetry.OptimizerInfo(
                 optimizer=each.optimizer,
-                class_name=each.class_name,
+                class_name=fitting(each.class_name),
                 hyperparameters_json=each.hyperparameters_json,
             )
             for each in identity.optimizers

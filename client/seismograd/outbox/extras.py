@@ -50,7 +50,13 @@ class Extras:
         self._outcomes: deque[_Waiting] = deque(maxlen=_MOST_OUTCOMES)
         self.health: Callable[[], Callable[[], HookHealth] | None] = lambda: None  # whom to ask, as in `Sender`
         self._health_sent_at = float("-inf")
-        self.clock_skew_seconds = 0.0
+        self._clock_skew_seconds = 0.0
+
+    def compare_clocks(self, asked: float, server: float, answered: float) -> None:
+        """When the server was asked, what its clock showed (0 = it did not say), when it had answered: Unix seconds."""
+        if server > 0.0:
+            # It looked at its clock about halfway between question and answer.
+            self._clock_skew_seconds = (asked + answered) / 2 - server
 
     # -------------------------------------------------------------------------------------- the training thread
 
@@ -135,7 +141,7 @@ class Extras:
             hook_seconds=hooks.seconds,
             hook_calls=hooks.calls,
             capture_share=hooks.share,
-            clock_skew_seconds=self.clock_skew_seconds,
+            clock_skew_seconds=self._clock_skew_seconds,
         )
 
     def confirm(self, frame: int) -> None:

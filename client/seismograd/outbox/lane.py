@@ -8,6 +8,7 @@ tenth of a second ago, because a frame costs about a millisecond of CPU in gRPC'
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from seismograd.options import Options
 from seismograd.outbox.columns import travelling
@@ -28,6 +29,7 @@ HEARTBEAT_SECONDS = 10.0  # a long evaluation must not look like a death: the se
 FRAME_SECONDS = 0.1
 _ANY_NUMBER = 2**31
 _NOTHING = Parcel({}, {}, {}, 0)
+_UNFIT = (ValueError, TypeError, OverflowError)  # of what the wire cannot hold
 
 
 class Lane:
@@ -143,12 +145,23 @@ class Lane:
         for batch in group(map(travelling, records)):
             try:
                 frame.batches.append(encode_batch(self._handle, batch))
-            except (ValueError, TypeError, OverflowError) as error:
-                # Numbers that the wire cannot hold: these records will never fit, the others must not wait for them.
-                first, end = batch[0].sequence, batch[-1].sequence + 1
-                _log.warning("dropped %d records that do not fit the wire: %s", len(batch), error)
-                self._queue.discard(stream, first, end, "encode_error")
-                frame.drops.append(encode_gap(self._handle, stream, Gap(first, end, "encode_error")))
+            except _UNFIT:
+                # One by one, lest a record that the wire cannot hold takes its neighbours with it.
+                for record in batch:
+                    self._encode_alone(frame, stream, record)
+
+    def _encode_alone(self, frame: telemetry.StreamStepsRequest, stream: StreamName, record: StepRecord) -> None:
+        """As it is, else without the name of its data, else as a drop: it will never fit, and nobody waits for it."""
+        first, end = record.sequence, record.sequence + 1
+        try:
+            frame.batches.append(encode_batch(self._handle, [record]))
+        except _UNFIT as error:
+            if record.data_ids is not None:
+                self._encode_alone(frame, stream, replace(record, data_ids=None))
+                return
+            _log.warning("dropped the record of step %d, which does not fit the wire: %s", record.step, error)
+            self._queue.discard(stream, first, end, "encode_error")
+            frame.drops.append(encode_gap(self._handle, stream, Gap(first, end, "encode_error")))
 
     def settle(self, now: float) -> bool:
         """Watermarks came. Returns whether the server accepted another frame."""

@@ -133,8 +133,9 @@ class _Delivering:
             identity=lambda: identity,
             post=self._mailbox.put,
             rings=Rings(),  # nobody asks the dead
+            spool=lambda: folder.path,
         )
-        self._shipper.quiet = True
+        self._shipper.say.quiet = True
 
     def run(self) -> Delivery:
         try:
@@ -168,7 +169,7 @@ class _Delivering:
         """What came of it, or None while it goes on."""
         shipper = self._shipper
         if shipper.phase is Phase.STOPPED:
-            return shipper.last_error
+            return f"{shipper.last_error}; its records stay in {self._folder.path}, and deleting it gives them up"
         if shipper.phase is Phase.DONE:
             return "" if shipper.settled else shipper.last_error or "the server did not say that it has everything"
         if shipper.phase is Phase.BACKING_OFF and self._phase is not Phase.BACKING_OFF:

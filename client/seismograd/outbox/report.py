@@ -59,19 +59,3 @@ class FlushReport:
     def complete(self) -> bool:
         """Whether everything that was offered is durable."""
         return not self.undelivered and not self.spooled and not self.dropped
-
-
-def no_connection(server: str, why: object) -> str:
-    """What is said once of a server that cannot be reached."""
-    return (
-        f"no connection to {server} ({why}); training goes on, records are kept and sent later;"
-        " is `seismograd serve` running there? server (SEISMOGRAD_SERVER) names another"
-    )
-
-
-def refused_token(server: str, why: object) -> str:
-    """What is said once of a server that does not let us in."""
-    return (
-        f"{server} refuses the token ({why}); records are kept, trying again in a minute;"
-        " give a valid one as token or token_file (SEISMOGRAD_TOKEN, SEISMOGRAD_TOKEN_FILE)"
-    )

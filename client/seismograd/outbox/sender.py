@@ -13,16 +13,15 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from seismograd.options import Options
 from seismograd.outbox.clock import Clock, SystemClock
 from seismograd.outbox.encode import encode_answer
 from seismograd.outbox.express import Express
 from seismograd.outbox.extras import Extras, HookHealth
-from seismograd.outbox.farewell import Finish
 from seismograd.outbox.grpc_transport import GrpcTransport
 from seismograd.outbox.journal import Note, note_answer, note_catalog, note_checkpoint, note_ending, note_identity
+from seismograd.outbox.parting import Outcome, Parting, report_of
 from seismograd.outbox.pending import PendingRecord
 from seismograd.outbox.recording import Recording
 from seismograd.outbox.report import FlushReport, Phase, SenderState
@@ -40,8 +39,6 @@ _log = logging.getLogger("seismograd")
 
 # A turn that raises is a defect of ours. It is said each time it happens, but not without end.
 _MOST_FAILED_TURNS = 10
-# The thread ends this much earlier than finish() gives up on it, so that it can hang up in order.
-_FINISH_MARGIN = 0.1
 
 
 class Sender:
@@ -70,7 +67,7 @@ class Sender:
         self._extras = Extras()
         # SimpleQueue is re-entrant: a signal handler may call finish() in the middle of an offer.
         self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._parting = Parting(self._clock)
         self._recording: Recording | None = None
         if transport is None or offline or options.spool_dir is not None:
             # A stand-in for the network is not worth a file, unless its owner says where.
@@ -117,6 +114,7 @@ class Sender:
             identity=lambda: self._identify(identity),
             post=self._mailbox.put,
             rings=self._queue.rings,
+            spool=lambda: None if self._recording is None else self._recording.disk.path,
         )
 
     def offer(self, record: StepRecord | PendingRecord) -> None:
@@ -210,46 +208,47 @@ class Sender:
             last_error="" if shipper is None else shipper.last_error,
         )
 
-    def finish(
-        self, outcome: Literal["finished", "failed"], reason: str, timeout_seconds: float | None = None
-    ) -> FlushReport:
+    def finish(self, outcome: Outcome, reason: str, timeout_seconds: float | None = None) -> FlushReport:
         """Sends what is left and says goodbye. Returns within the timeout (default: the option's), whatever happens.
 
         A second call returns the first one's report.
         """
         if self._is_inert():
             return FlushReport()
-        if self._report is not None:
-            return self._report
-        self.closed = True
-        timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
-        if self._thread is not None and self._shipper is not None:
-            deadline = self._clock.monotonic() + timeout * (1.0 - _FINISH_MARGIN)
-            finish = Finish(outcome, reason, deadline, timeout)
-            shipper = self._shipper
-            self._note(note_ending(outcome, reason))
-            self._mailbox.put(lambda: shipper.finish(finish))
-            try:
-                self._finished.get(timeout=timeout)
-            except queue.Empty:
-                _log.debug("the sender did not end in time")
-        self._report = self._final_report()
+        if self._report is None:
+            self.finish_soon(outcome, reason, timeout_seconds)
+            self._parting.wait()
+            self._report = self._final_report()
         return self._report
 
+    def finish_soon(
+        self,
+        outcome: Outcome,
+        reason: str,
+        timeout_seconds: float | None = None,
+        *,
+        used_seconds: float = 0.0,
+        then: Callable[[], object] | None = None,
+    ) -> None:
+        """Begins to do so; returns at once. `used_seconds` of the time have gone. `then`, at the end: on any thread."""
+        if self._is_inert() or self._parting.said:
+            return
+        self.closed = True
+        timeout = self._options.finish_timeout_seconds if timeout_seconds is None else timeout_seconds
+        finish = self._parting.say(outcome, reason, max(timeout - used_seconds, 0.0), then)
+        if (shipper := self._shipper) is None or self._thread is None:
+            self._parting.over(self._final_report)
+            return
+        try:
+            self._note(note_ending(outcome, reason))
+        except Exception:  # noqa: BLE001  # what cannot be noted keeps no record from being delivered
+            _log.exception("how the run ended cannot be noted: %r, because of %r", outcome, reason)
+        self._mailbox.put(lambda: shipper.finish(finish))
+
     def _final_report(self) -> FlushReport:
-        state = self.state
         secured = self._recording is not None and self._recording.secured
-        spooled = state.waiting if secured else state.spooled
-        lost = state.waiting - spooled
-        if state.waiting and self._options.mode != "offline":
-            _log.warning(
-                "%d of %d records were not delivered before the end%s%s",
-                state.waiting,
-                state.offered,
-                f" ({state.last_error})" if state.last_error else "",
-                "; `seismograd sync`, or the next run on this machine, delivers them" if not lost else "",
-            )
-        return FlushReport(state.acknowledged, lost, spooled, state.dropped, state.last_error)
+        refused = self._shipper is not None and self._shipper.keeps
+        return report_of(self.state, secured=secured, refused=refused, offline=self._options.mode == "offline")
 
     def _is_inert(self) -> bool:
         return self._inert or os.getpid() != self._process
@@ -293,7 +292,7 @@ class Sender:
         self.closed = True
         if recording is not None and shipper is not None:
             recording.end(settled=shipper.settled)
-        self._finished.put(None)
+        self._parting.over(self._final_report)
 
     def _recover(self, shipper: Shipper) -> None:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from seismograd.options import Options
 from seismograd.outbox.backoff import Backoff
@@ -22,13 +23,12 @@ from seismograd.outbox.inbound import Inbound, marks_of
 from seismograd.outbox.lane import Lane
 from seismograd.outbox.queue import Queue
 from seismograd.outbox.recorder import Recorder
-from seismograd.outbox.report import CONNECTED, Phase, no_connection, refused_token
+from seismograd.outbox.refusals import ACCESS, FINAL, MALFORMED, SayOnce, no_connection, refused_token, stopped
+from seismograd.outbox.report import CONNECTED, Phase
 from seismograd.outbox.rings import Rings
 from seismograd.outbox.transport import Transport, TransportError
 from seismograd.record import DirectiveAnswer, RunIdentity
 from seismograd_proto.v1 import telemetry
-
-_log = logging.getLogger("seismograd")
 
 OPEN_TIMEOUT_SECONDS = 10.0  # a healthy server answers in milliseconds, one that waits for its disk in seconds
 ACK_TIMEOUT_SECONDS = 30.0  # keepalive finds dead machines; this finds servers that are alive and answer nothing
@@ -40,13 +40,12 @@ POLL_SECONDS = 0.05
 ACTIVE_SECONDS = 2.0  # training runs as long as steps follow one another within this time
 IDLE_SECONDS = 5.0  # a turn that finds nothing is harmless; the next record makes one of its own
 
-# The server will say the same for ever: this rank is taken, the launch contradicts itself, the request is malformed.
-_FINAL = frozenset({"ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
-_ACCESS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
-
 
 class Shipper:
-    """Everything that happens on the sender's thread. `post` hands a call to the next turn, from any thread."""
+    """Everything that happens on the sender's thread. `post` hands a call to the next turn, from any thread.
+
+    `spool` says in which folder the records are that the queue holds; None = in none.
+    """
 
     def __init__(
         self,
@@ -60,6 +59,7 @@ class Shipper:
         identity: Callable[[], RunIdentity | None],
         post: Callable[[Callable[[], None]], None],
         rings: Rings,
+        spool: Callable[[], Path | None] = lambda: None,
     ) -> None:
         self._server = options.server
         self._queue = queue
@@ -68,6 +68,7 @@ class Shipper:
         self._clock = clock
         self._ask_identity = identity
         self._post = post
+        self._spool = spool
         self._identity: RunIdentity | None = None
         self._backoff = Backoff(uniform)
         self.lane = Lane(options, queue, extras)
@@ -83,9 +84,9 @@ class Shipper:
         self._not_before = 0.0  # monotonic clock: no attempt earlier than this
         self._finish: Finish | None = None
         self._attempts_left = float("inf")  # to connect, once the job is over
+        self.keeps = False  # the server refuses records that a person may still want
         self._drained_in_vain = False  # a stream broke while the server should have ended it: once is an accident
-        self._said: set[str] = set()
-        self.quiet = False  # for the records of others, of which training need not hear
+        self.say = SayOnce()
 
     # ------------------------------------------------------------------------------------------------------- a turn
 
@@ -95,7 +96,7 @@ class Shipper:
         if self._queue.absorb(now):
             self._arrived_at = now
         if self.phase is Phase.STOPPED:
-            self._queue.discard_all("rejected")
+            self._give_up()
         if self._finish is not None:
             self._press_on(self._finish, now)
         if self.phase in (Phase.WAITING, Phase.BACKING_OFF) and now >= self._not_before:
@@ -141,7 +142,7 @@ class Shipper:
             self._asked_at = self._clock.unix_seconds()
             request = encode_open(self._identity, catalogs, self._asked_at)
         except (ValueError, TypeError) as error:
-            self._stop(f"the run cannot be described on the wire: {error}")
+            self._stop(f"the run cannot be described on the wire: {error}", keeps=True)
             return
         self._connection += 1
         self.phase = Phase.OPENING
@@ -157,7 +158,7 @@ class Shipper:
         try:
             self._identity = self._identity or self._ask_identity()
         except Exception as error:  # noqa: BLE001  # whatever the agreement of the launch raises, training goes on
-            self._say("identity", f"the launch cannot agree on its identity yet ({error!r}); trying again")
+            self.say("identity", f"the launch cannot agree on its identity yet ({error!r}); trying again")
 
     def _on_opened(self, connection: int, result: telemetry.OpenRunResponse | TransportError) -> None:
         if connection != self._connection or self.phase is not Phase.OPENING:
@@ -169,10 +170,7 @@ class Shipper:
             self._fail(TransportError("INTERNAL", "the answer holds no rank handle; is this a seismograd server?"))
             return
         self._handle = result.rank_handle
-        if result.server_time_unix_seconds > 0.0:
-            # The server looked at its clock about halfway between question and answer.
-            midpoint = (self._asked_at + self._clock.unix_seconds()) / 2
-            self._extras.clock_skew_seconds = midpoint - result.server_time_unix_seconds
+        self._extras.compare_clocks(self._asked_at, result.server_time_unix_seconds, self._clock.unix_seconds())
         marks = {mark.stream: mark.durable for mark in marks_of(result.watermarks, self._handle)}
         self._queue.rewind(marks)
         self._extras.rewind()
@@ -182,7 +180,7 @@ class Shipper:
         )
         self.phase = Phase.STREAMING
         self.lane.open(stream, self._handle)
-        self._say("connected", f"connected to {self._server} as attempt {result.attempt}", logging.INFO)
+        self.say("connected", f"connected to {self._server} as attempt {result.attempt}", logging.INFO)
 
     # ------------------------------------------------------------------------------------------- what the server says
 
@@ -202,7 +200,7 @@ class Shipper:
             return
         if self.phase is Phase.DRAINING and self._finish is not None:
             taken = error.code == "OK"
-            if taken or error.code in _FINAL or self._drained_in_vain:  # CloseRun finds out whether there is any use
+            if taken or error.code in FINAL or self._drained_in_vain:  # CloseRun finds out whether there is any use
                 self._say_goodbye(self._finish, taken=taken)
                 return
             self._drained_in_vain = True
@@ -214,17 +212,17 @@ class Shipper:
         """The connection is lost or refused: decide whether, and when, to try again."""
         self.last_error = str(error)
         self.hang_up()
-        if error.code in _FINAL:
-            self._stop(f"the server refuses this run: {error.details or error.code}")
+        if error.code in FINAL:
+            self._stop(f"the server refuses this run: {error.details or error.code}", keeps=error.code in MALFORMED)
             return
         at_least = error.retry_after or 0.0
         too_large = self.lane.shrink_after(error)
-        if error.code in _ACCESS:
+        if error.code in ACCESS:
             at_least = max(at_least, UNAUTHENTICATED_PAUSE_SECONDS)
-            self._say("access", refused_token(self._server, error))
+            self.say("access", refused_token(self._server, error))
         elif error.code not in ("OK", "NOT_FOUND") and not too_large:
             # A server that restarts or has forgotten us is nothing to report: it is asked again at once.
-            self._say("unreachable", no_connection(self._server, error))
+            self.say("unreachable", no_connection(self._server, error))
         self.phase = Phase.BACKING_OFF
         self._not_before = self._clock.monotonic() + self._backoff.next_delay(at_least)
         if self._finish is not None:
@@ -236,13 +234,19 @@ class Shipper:
         self.phase = Phase.BACKING_OFF if self._finish is None else Phase.DONE
         self._not_before = self._clock.monotonic() + self._backoff.next_delay()
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, *, keeps: bool) -> None:
         self.last_error = reason
         self.hang_up()
-        self.phase = Phase.STOPPED
+        self.phase, self.keeps = Phase.STOPPED, keeps
         self.settled = True
-        self._say("stopped", f"{reason}; nothing more is sent, training goes on", logging.ERROR)
-        self._queue.discard_all("rejected")
+        self.say("stopped", stopped(reason, self._give_up()), logging.ERROR)
+
+    def _give_up(self) -> Path | None:
+        """Drops what the server will never take. Returns where it stays, when it is worth keeping and on a disk."""
+        folder = self._spool() if self.keeps else None
+        if folder is None:
+            self._queue.discard_all("rejected")
+        return folder
 
     def hang_up(self) -> None:
         """Drops the connection, if there is one."""
@@ -312,9 +316,3 @@ class Shipper:
     def _end(self) -> None:
         self.hang_up()
         self.phase = Phase.DONE
-
-    def _say(self, kind: str, message: str, level: int = logging.WARNING) -> None:
-        """Says each kind of thing once: a log full of one sentence helps nobody."""
-        if kind not in self._said:
-            self._said.add(kind)
-            _log.log(logging.DEBUG if self.quiet else level, "%s", message)

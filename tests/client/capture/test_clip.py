@@ -22,6 +22,7 @@ from torch.nn.utils import get_total_norm as early_total_norm
 import seismograd
 from seismograd.capture import clip as clip_module
 from seismograd.capture import seats
+from seismograd.capture.parts import Part
 from seismograd.record import NormSource, Quantity, RecordFlag
 from tests.client.capture.conftest import Watched
 
@@ -410,3 +411,38 @@ def test_a_torch_that_is_built_differently_is_intercepted_by_its_names(
     np.testing.assert_allclose(record.gradient_norms, expected, rtol=1e-5)  # type: ignore[arg-type]  # there
     assert record.source is NormSource.CLIP
     assert torch.nn.utils.clip_grad_norm_ is before
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_job_that_clips_parameter_by_parameter_pays_for_each_clip_once(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(60)]
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    watched = watch(None, optimizer, sample_every=0, sample_first=0)
+    looked = renewed = 0
+    holds, renew = Part.holds, Part.renew
+
+    def counting_holds(part: Part) -> bool:
+        nonlocal looked
+        looked += 1
+        return holds(part)
+
+    def counting_renew(part: Part) -> None:
+        nonlocal renewed
+        renewed += 1
+        renew(part)
+
+    monkeypatch.setattr(Part, "holds", counting_holds)
+    monkeypatch.setattr(Part, "renew", counting_renew)
+    for parameter in parameters:
+        parameter.grad = torch.full((3,), 2.0)
+        for _ in range(times):
+            torch.nn.utils.clip_grad_norm_(parameter, 0.5)
+    optimizer.step()
+
+    (record,) = watched.records()
+    assert record.source is NormSource.CLIP
+    np.testing.assert_allclose(record.gradient_norms, [math.sqrt(12.0)] * 60, rtol=1e-6)  # type: ignore[arg-type]  # there
+    assert looked <= 60 * (times + 1)
+    assert renewed == 60 * times

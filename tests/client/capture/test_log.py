@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,159 @@ def test_a_loss_logged_now_and_then_finds_its_step(watch: Watch, after: bool) ->
     losses = loop.losses()
 
     assert {step: loss for step, loss in enumerate(losses) if loss is not None} == {0: 0.0, 25: 25.0, 50: 50.0}
+
+
+def found(loop: Loop) -> dict[int, float]:
+    """The losses, by the number of their step."""
+    records = loop.watched.records()
+    return {record.step: record.scalars[Quantity.LOSS] for record in records if Quantity.LOSS in record.scalars}
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_job_that_logs_rarely_after_its_steps_loses_the_first_loss_and_finds_every_other_step(
+    watch: Watch, caplog: pytest.LogCaptureFixture, numbered: bool
+) -> None:
+    loop = Loop(watch)
+    for iteration in range(160):
+        loop.backward()
+        loop.step()
+        if iteration % 50 == 49:
+            loop.log(loss=float(iteration), step=iteration if numbered else None)
+
+    assert found(loop) == {99: 99.0, 149: 149.0}
+    assert caplog.text.count("the loss of step 49 is dropped: it had been sent") == 1
+
+
+def test_a_job_that_counts_from_one_and_logs_rarely_has_its_own_numbers(watch: Watch) -> None:
+    loop = Loop(watch)
+    for iteration in range(1, 161):
+        loop.backward()
+        loop.step()
+        if iteration % 50 == 0:
+            loop.log(loss=float(iteration), step=iteration)
+
+    assert found(loop) == {100: 100.0, 150: 150.0}
+
+
+@pytest.mark.parametrize("clears", [True, False], ids=["clears its gradients at once", "clears them later"])
+@pytest.mark.parametrize("scaled", [True, False], ids=["scales the loss it logs", "logs the loss as it is"])
+def test_losses_logged_after_steps_once_a_warm_up_is_over_are_those_of_their_steps(
+    watch: Watch, clears: bool, scaled: bool
+) -> None:
+    loop = Loop(watch)
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(8)])
+    loop.optimizer.add_param_group({"params": list(model.parameters())})
+    for iteration in range(60):
+        loss = model(torch.ones(2)).sum() * 0.0 + iteration
+        loop.optimizer.zero_grad()
+        loss.backward()
+        loop.optimizer.step()
+        if clears:
+            loop.optimizer.zero_grad()
+        if iteration >= 30:
+            loop.log(loss=loss * 1.0 if scaled else loss)
+
+    assert found(loop) == {step: float(step) for step in range(31, 60)}
+
+
+@pytest.mark.parametrize("begins", [0, 30])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_loss_logged_behind_the_forward_pass_finds_its_step_whichever_others_are_left_out(
+    watch: Watch, begins: int, numbered: bool
+) -> None:
+    loop = Loop(watch)
+    logged = [step for step in range(begins, 60) if step % 7 != 5]
+    for iteration in range(60):
+        output = loop.model(torch.ones(2))
+        if iteration in logged:
+            loop.log(loss=float(iteration), step=iteration if numbered else None)
+        loop.optimizer.zero_grad()
+        output.backward()
+        loop.optimizer.step()
+
+    assert found(loop) == {step: float(step) for step in logged}
+
+
+def test_a_loss_logged_before_the_step_finds_it_where_gradients_are_cleared_in_place(watch: Watch) -> None:
+    loop = Loop(watch)
+    for iteration in range(40):
+        loop.optimizer.zero_grad(set_to_none=False)
+        loop.backward()
+        if iteration % 3 == 0:
+            loop.log(loss=float(iteration))
+        loop.optimizer.step()
+
+    assert found(loop) == {step: float(step) for step in range(0, 40, 3)}
+
+
+def test_a_loss_logged_by_a_closure_belongs_to_the_step_that_calls_it(watch: Watch) -> None:
+    loop = Loop(watch)
+    for iteration in range(6):
+
+        def closure(iteration: int = iteration) -> float:
+            loop.optimizer.zero_grad()
+            loop.backward()
+            loop.log(loss=float(iteration))
+            return 0.0
+
+        loop.optimizer.step(closure)
+
+    assert loop.losses() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_second_loss_of_a_step_is_dropped_and_said(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(watch)
+    for iteration in range(6):
+        loop.backward()
+        loop.step()
+        loop.log(loss=float(iteration))
+        loop.log(loss=-1.0)
+
+    assert loop.losses() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert caplog.text.count("call log once per step") == 1
+
+
+def test_a_loss_logged_when_both_optimizers_have_stepped_belongs_to_the_step_of_the_first(watch: Watch) -> None:
+    critic, generator = nn.Linear(2, 1), nn.Linear(1, 2)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.0) for each in (critic, generator)]
+    watched = watch(nn.ModuleList([critic, generator]), optimizers)
+    for iteration in range(40):
+        optimizers[0].zero_grad()
+        critic(torch.ones(2)).backward()
+        optimizers[0].step()
+        optimizers[0].zero_grad()
+        optimizers[1].zero_grad()
+        critic(generator(torch.ones(1))).backward()  # leaves gradients in the critic
+        optimizers[1].step()
+        watched.monitor.log(loss=float(iteration))
+
+    assert [record.scalars.get(Quantity.LOSS) for record in watched.records()] == [float(step) for step in range(40)]
+
+
+def test_a_job_that_makes_a_step_again_and_logs_before_it_begins_a_branch(watch: Watch) -> None:
+    loop = Loop(watch)
+    for number in (0, 1, 2, 2, 3):
+        loop.backward()
+        loop.log(loss=float(number), step=number)
+        loop.step()
+
+    assert [(r.branch, r.step, r.scalars[Quantity.LOSS]) for r in loop.watched.records()] == [
+        (0, 0, 0.0),
+        (0, 1, 1.0),
+        (0, 2, 2.0),
+        (1, 2, 2.0),
+        (1, 3, 3.0),
+    ]
+
+
+def test_a_job_that_never_logs_has_every_step_but_its_first_ones_in_the_ring_when_it_ends(watch: Watch) -> None:
+    """So that a process that is killed loses the step under way and no other."""
+    loop = Loop(watch)
+    session: Any = loop.watched.monitor._session
+    for iteration in range(40):
+        loop.backward()
+        loop.step()
+        assert iteration < 25 or session._sender.rings.of(0).end == iteration + 1
 
 
 def test_tensors_and_non_finite_losses_are_welcome(watch: Watch) -> None:

@@ -41,7 +41,7 @@ HABITS = st.lists(
             "oddity": st.sampled_from(
                 [None] * 6
                 + ["zero", "tiny", "nan", "missing", "all missing", "thawed", "in a graph"]
-                + ["changed", "closure", "rate", "skipped", "grown", "two backwards"]
+                + ["changed", "closure", "rate", "skipped", "grown", "two backwards", "replaced", "raised"]
             ),
         }
     ),
@@ -119,7 +119,7 @@ def change(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer) 
     elif how == "all missing":
         optimizer.zero_grad()
     elif how == "thawed":
-        optimizer.param_groups[0]["params"][-1].grad = torch.ones(2)
+        optimizer.param_groups[0]["params"][-1].requires_grad_().grad = torch.ones(2)
     elif how == "nan":
         first.grad[0, 0] = math.nan
     elif how == "missing":
@@ -128,8 +128,18 @@ def change(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer) 
         first.grad.requires_grad_()
     elif how == "rate":
         optimizer.param_groups[0]["lr"] *= 0.5
+    elif how == "replaced":
+        replace_first(model, optimizer)
     elif how == "grown":
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+
+
+def replace_first(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """As a model does that is made denser: another parameter, in the same place of the same group."""
+    layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    new = nn.Parameter(layer.weight.detach().clone())
+    new.grad, layer.weight = layer.weight.grad, new
+    optimizer.param_groups[0]["params"][0] = new
 
 
 def step(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: seismograd.Monitor) -> None:
@@ -138,10 +148,19 @@ def step(how: str | None, model: nn.Module, optimizer: torch.optim.Optimizer, mo
         first.grad.mul_(0.5)
     if how == "skipped":
         monitor.log(loss=0.5, skipped=True)
+    elif how == "raised":
+        handle = optimizer.register_step_pre_hook(fail)
+        with pytest.raises(ArithmeticError):
+            optimizer.step()
+        handle.remove()
     elif how == "closure":
         optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type,return-value]  # torch says float, takes tensors
     else:
         optimizer.step()
+
+
+def fail(*_: object) -> None:
+    raise ArithmeticError("this is the job's own")
 
 
 def clip(how: object, parameters: list[nn.Parameter]) -> None:
@@ -178,6 +197,8 @@ def measured_as(parameters: str) -> Iterator[None]:
 @example([ORDINARY | {"log": "before", "said": {"batch": "b7"}}, ORDINARY], "few")
 @example([ORDINARY | {"clip": 1e-3, "oddity": "changed"}, ORDINARY], "many")
 @example([ORDINARY | {"oddity": "in a graph"}, ORDINARY], "few")
+@example([ORDINARY | {"clip": 1e-3, "oddity": "replaced"}, ORDINARY], "few")
+@example([ORDINARY | {"oddity": "raised"}, ORDINARY | {"clip": 1e-3}], "few")
 def test_whatever_a_job_does_both_ways_give_the_same_records(habits: list[dict[str, Any]], parameters: str) -> None:
     habits = [ORDINARY] * 3 + habits  # from the third step on they may be plain
     with measured_as(parameters):

@@ -125,7 +125,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     monkeypatch.setattr(Draft, "on_host", on_host)
     monkeypatch.setattr(Readback, "send", send)
-    monkeypatch.setattr("seismograd.capture.session.host_or_copy", lambda loss: loss.detach().clone())
+    monkeypatch.setattr("seismograd.capture.said.host_or_copy", lambda loss: loss.detach().clone())
     return full
 
 

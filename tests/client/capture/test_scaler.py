@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -103,3 +104,48 @@ def test_an_optimizer_that_nobody_watches_is_scaled_as_ever(watch: Watch) -> Non
     scaler.step(optimizer)
 
     assert torch.equal(before - other.weight.detach(), torch.full((3, 4), 0.5))
+
+
+@pytest.mark.parametrize("when", ["before our hook", "behind our hook"])
+def test_a_scaled_step_that_raised_is_no_step_and_leaves_no_scale_behind(watch: Watch, when: str) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    fails = False
+
+    def fail(*_: object) -> None:
+        if fails:
+            raise ArithmeticError("this is the job's own")
+
+    if when == "before our hook":
+        optimizer.register_step_pre_hook(fail)
+    watched = watch(model, optimizer)
+    optimizer.register_step_pre_hook(fail)
+    for step in range(6):
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).sum()
+        fails = step == 2
+        if step <= 3:
+            scaler.scale(loss).backward()
+            if step == 3:
+                assert model.weight.grad is not None
+                model.weight.grad[0, 0] = math.inf
+            with pytest.raises(ArithmeticError) if fails else nullcontext():
+                scaler.step(optimizer)
+            scaler.update()
+        else:
+            loss.backward()
+            optimizer.step()
+        if not fails:
+            watched.monitor.log(loss=float(step))
+
+    records = watched.records()
+    assert [record.scalars[Quantity.LOSS] for record in records] == [0.0, 1.0, 3.0, 4.0, 5.0]
+    assert [record.scalars.get(Quantity.LOSS_SCALE) for record in records] == [8.0, 8.0, 8.0, None, None]
+    assert [bool(record.flags & RecordFlag.SKIPPED_BY_SCALER) for record in records] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]

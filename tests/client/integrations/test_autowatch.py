@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seismograd.integrations.autowatch import MOST_AT_ONCE, STEPS_BEFORE
 from seismograd.options import watched_environment
 from seismograd.record import NormSource, Quantity, RecordFlag, RecordKind, StepRecord
 from seismograd.testing import Ledger, RecordingServer
@@ -70,24 +71,26 @@ def records_of(ledger: Ledger, way: str) -> list[StepRecord]:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "scaled"])
-def test_every_step_is_recorded_before_the_clip_from_the_first_one_on(trained: tuple[Done, Ledger], way: str) -> None:
+def test_every_step_but_the_first_ones_is_recorded_with_its_number_before_the_clip(
+    trained: tuple[Done, Ledger], way: str
+) -> None:
     done, ledger = trained
     records = records_of(ledger, way)
-    assert [record.step for record in records] == [0, 1, 2, 3, 4]
+    assert [record.step for record in records] == [5, 6, 7, 8, 9]
     assert {record.source for record in records} == {WAYS[way]}
-    Truth(done.norms[way]).assert_are_norms_of(records, ledger)
+    Truth(done.norms[way][STEPS_BEFORE:]).assert_are_norms_of(records, ledger)
 
 
 def test_what_compiles_the_program_compiles_nothing_of_ours(trained: tuple[Done, Ledger]) -> None:
     assert "seismograd" not in trained[0].error  # the compiler names what it breaks its graphs for
 
 
-def test_a_first_step_that_the_scaler_skips_is_recorded_too(trained: tuple[Done, Ledger]) -> None:
+def test_a_first_watched_step_that_the_scaler_skips_is_recorded_too(trained: tuple[Done, Ledger]) -> None:
     done, ledger = trained
     records = records_of(ledger, "scaled")
-    assert [RecordFlag.SKIPPED_BY_SCALER in record.flags for record in records] == [True, False, False, False]
-    assert [record.scalars[Quantity.LOSS_SCALE] for record in records] == [1024.0] + [512.0] * 3
-    Truth(done.norms["scaled"][1:]).assert_are_norms_of(records[1:], ledger)
+    assert [RecordFlag.SKIPPED_BY_SCALER in record.flags for record in records] == [True] + [False] * 4
+    assert [record.scalars[Quantity.LOSS_SCALE] for record in records] == [1024.0] + [512.0] * 4
+    Truth(done.norms["scaled"][STEPS_BEFORE + 1 :]).assert_are_norms_of(records[1:], ledger)
 
 
 def test_each_training_in_one_program_is_a_run_of_its_own(trained: tuple[Done, Ledger]) -> None:
@@ -104,7 +107,8 @@ def test_several_optimizers_are_series_of_one_run_with_the_names_of_their_models
 
     # The generator steps first, although it was made last: it leads the run.
     for optimizer, (first, prefix) in enumerate(((0, "Net."), (1, "Critic."))):
-        Truth(done.norms["adversarial"][first::2]).assert_is_recorded(server.ledger, optimizer, prefix)
+        # The critic has made five steps as well, before the sixth of the generator.
+        Truth(done.norms["adversarial"][first::2][STEPS_BEFORE:]).assert_is_recorded(server.ledger, optimizer, prefix)
     assert len(server.ledger.identities) == 1
 
 
@@ -122,6 +126,39 @@ def test_an_exception_is_a_failed_run_and_looks_as_ever(server: RecordingServer,
     assert done.error.startswith("Traceback")
     assert done.error.rstrip().endswith("FloatingPointError: the loss is NaN")
     assert server.ledger.closed == [("failed", "FloatingPointError: the loss is NaN")]
+
+
+def test_an_inner_loop_that_makes_an_optimizer_for_each_task_is_no_run(server: RecordingServer, tmp_path: Path) -> None:
+    done = run(server.address, tmp_path, "inner_loops", "--run", "reptile")
+
+    assert (done.code, done.error) == (0, "")
+    assert json.loads(done.output) == {"threads": 1, "rings": 1}
+    assert [identity.run for identity in server.ledger.identities.values()] == ["reptile"]
+    assert [record.step for record in server.ledger.records()] == list(range(STEPS_BEFORE, 200))
+
+
+def test_a_training_that_is_over_gives_its_resources_back_while_the_program_goes_on(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    done = run(server.address, tmp_path, "sweep", "--run", "seed")
+
+    assert (done.code, done.error) == (0, "")
+    assert json.loads(done.output) == {"threads": 0, "rings": 0}
+    runs = {identity.run for identity in server.ledger.identities.values()}
+    assert runs == {"seed", *(f"seed-{number}" for number in range(2, 21))}
+    assert server.ledger.closed == [("finished", "")] * 20
+
+
+def test_of_trainings_that_a_program_keeps_only_a_few_are_watched_and_that_is_said(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    done = run(server.address, tmp_path, "kept_sweep", "--run", "seed")
+
+    assert done.code == 0
+    assert json.loads(done.output) == {"threads": MOST_AT_ONCE, "rings": MOST_AT_ONCE}
+    assert done.error.count("are not watched") == 1
+    assert len(server.ledger.identities) == MOST_AT_ONCE
+    assert server.ledger.closed == [("finished", "")] * MOST_AT_ONCE
 
 
 def test_a_program_without_an_optimizer_pays_nothing(server: RecordingServer, tmp_path: Path) -> None:
@@ -150,8 +187,8 @@ def test_the_ranks_of_torchrun_are_ranks_of_one_run(
 
     assert done.code == 0, done.error
     series = server.get("/api/v1/runs/zero/ranks/series")["series"]
-    assert series["ranks_present"] == [2] * 5
-    expected = [np.sqrt(sum(norm**2 for norm in norms.values())) for norms in done.norms["data_parallel"]]
+    assert series["ranks_present"] == [2] * 5  # the last ones of ten
+    expected = [np.sqrt(sum(norm**2 for norm in norms.values())) for norms in done.norms["data_parallel"][5:]]
     np.testing.assert_allclose(series["grad_norm"], expected, rtol=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -438,6 +439,22 @@ def test_a_final_refusal_is_said_once_in_the_servers_words_and_ends_the_sending(
     assert len(caplog.messages) == 1
 
 
+def test_a_malformed_run_is_dropped_only_when_its_records_are_on_no_disk(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.shipper._spool = lambda: folder
+    folder: Path | None = Path("/spool/7")
+    bench.offer(*records(0, 3))
+    bench.turn()
+    bench.refuse_open("INVALID_ARGUMENT", "tags[commit] holds control characters: remove them")
+    bench.offer(*records(3, 5))
+    bench.turn(3600.0)
+    assert (bench.phase(), bench.queue.totals().waiting, bench.queue.totals().dropped) == (Phase.STOPPED, 5, {})
+    assert "`seismograd sync /spool/7`" in caplog.text
+    folder = None  # somebody has cleaned up
+    bench.turn(5.0)
+    assert bench.queue.totals().dropped == {"rejected": 5}
+
+
 def test_an_absent_server_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.turn()
@@ -840,3 +857,27 @@ def test_kinds_of_records_travel_as_streams_of_their_own() -> None:
     bench.turn(0.5)
     keys = [(batch.optimizer, batch.kind, batch.count) for batch in stream.frames[0].batches]
     assert keys == [(0, 1, 1), (1, 1, 1), (0, 2, 1)]
+
+
+def test_a_record_that_does_not_fit_the_wire_takes_no_neighbour_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    stream = bench.connect()
+    bench.offer(*records(0, 7), make_record(7, flags=2**40), *records(8, 16))
+    bench.turn()
+    assert [sequence for frame in sent(stream) for sequence in frame] == [*range(7), *range(8, 16)]
+    assert [(drop.first_sequence, drop.count, drop.reason) for drop in stream.frames[0].drops] == [
+        (7, 1, "encode_error")
+    ]
+    assert bench.queue.totals().dropped == {"encode_error": 1}
+    assert "step 7" in caplog.text
+
+
+def test_a_record_whose_data_cannot_be_named_on_the_wire_travels_without_that() -> None:
+    bench = Bench()
+    stream = bench.connect()
+    bench.offer(*records(0, 7, data_ids="a.wav"), make_record(7, data_ids="caf\udce9.wav"), *records(8, 16))
+    bench.turn()
+    assert [sequence for frame in sent(stream) for sequence in frame] == list(range(16))
+    named = [batch.first_sequence + each.row for batch in stream.frames[0].batches for each in batch.data_ids]
+    assert named == list(range(7))
+    assert bench.queue.totals().dropped == {}
