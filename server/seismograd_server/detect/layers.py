@@ -27,7 +27,7 @@ class LayerMemory:
     Logarithms are worked out when somebody asks: of most rows nobody ever does.
     """
 
-    rows: Float32 = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    rows: Float32 = field(default_factory=lambda: np.empty((_ROWS, 0), dtype=np.float32))
     next_row: int = 0
     filled: int = 0
     seen: int = 0

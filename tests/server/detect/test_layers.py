@@ -132,6 +132,20 @@ def test_another_number_of_layers_begins_a_new_memory() -> None:
     assert memory.usual(5) is not None
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_model_without_layers_has_a_memory_of_none(at_once: bool) -> None:
+    nothing = np.empty((40, 0), np.float32)
+    memory = LayerMemory() if at_once else remember(nothing)
+    if at_once:
+        memory.accept_all(nothing)
+
+    usual = memory.usual(0)
+
+    assert usual is not None
+    assert usual.tolist() == []
+    assert memory.usual(3) is None
+
+
 def test_layers_that_rise_by_the_same_factor_are_even_and_others_are_not() -> None:
     usual = np.tile(np.array([1.0, 4.0, 16.0, 2.0, 8.0], dtype=np.float32), (20, 1))
     memory = remember(usual)
