@@ -255,12 +255,18 @@ def test_a_step_that_waits_for_a_rank_goes_on_waiting_after_the_restart(machine:
     assert machine.pipeline.snapshot().runs[0].tally.missing_records == 0
 
 
-def test_ranks_that_come_back_one_by_one_after_a_restart_are_all_in_their_steps(machine: Machine) -> None:
+def killed_amid_a_run(machine: Machine) -> SyntheticRun:
+    """A run of which ten steps are closed, on a server that began a hundred seconds later."""
     run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
     run.send(0, 10)
     machine.pipeline.detect(NOW)
     machine.kill(NOW + 100)
     run.pipeline = machine.pipeline
+    return run
+
+
+def test_ranks_that_come_back_one_by_one_after_a_restart_are_all_in_their_steps(machine: Machine) -> None:
+    run = killed_amid_a_run(machine)
     run.pipeline.open_rank(run.identity(0), [], NOW + 101)
     run.send(10, 60, NOW + 101, ranks=[0])
     for seconds in range(102, 140):
@@ -275,11 +281,7 @@ def test_ranks_that_come_back_one_by_one_after_a_restart_are_all_in_their_steps(
 
 
 def test_without_room_nobody_is_waited_for_after_a_restart(machine: Machine) -> None:
-    run = SyntheticRun(machine.pipeline, norms=NORMS, losses=LOSSES).open()
-    run.send(0, 10)
-    machine.pipeline.detect(NOW)
-    machine.kill(NOW + 100)
-    run.pipeline = machine.pipeline
+    run = killed_amid_a_run(machine)
     run.send(10, 60, NOW + 101, ranks=[0])
     machine.pipeline.detect(NOW + 110)
     assert closed_steps(machine.database) == list(range(10))

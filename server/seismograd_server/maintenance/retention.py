@@ -141,7 +141,7 @@ class Retention:
         with self._database.begin() as transaction:
             if not self._begun:
                 more = begun = transaction.lifespans.begin_deletion(expiry.span, expiry.reason)
-            elif not transaction.lifespans.goes_on(expiry.span):
+            elif not transaction.lifespans.is_being_deleted(expiry.span.run_id):
                 more = begun = False
             elif not transaction.runs.delete_part(expiry.span.run_id, _PIECE_BYTES):
                 more = False

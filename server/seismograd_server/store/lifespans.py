@@ -16,7 +16,7 @@ from seismograd_server.store.schema import closed_blocks, launches, runs, segmen
 _BEING_DELETED = "being deleted: "
 
 
-def refuse_if_dying(run: RunKey, failure_reason: str) -> None:
+def refuse_if_being_deleted(run: RunKey, failure_reason: str) -> None:
     """Raises BeingDeletedError for a run whose deletion has begun: what it is given now would be deleted with it."""
     if failure_reason.startswith(_BEING_DELETED):
         raise BeingDeletedError(f"run {run} is being deleted: send again in a moment, and it begins anew")
@@ -72,9 +72,9 @@ class LifespanRepository:
         )
         return bool(changed.rowcount)
 
-    def goes_on(self, span: Lifespan) -> bool:
-        """Whether the deletion of a run that has begun may go on: nobody has deleted the run, or revived it."""
-        reason = self._connection.scalar(select(runs.c.failure_reason).where(runs.c.run_id == span.run_id))
+    def is_being_deleted(self, run_id: int) -> bool:
+        """Whether the deletion of a run has begun, and nobody has ended it: by deleting the run, or by reviving it."""
+        reason = self._connection.scalar(select(runs.c.failure_reason).where(runs.c.run_id == run_id))
         return reason is not None and reason.startswith(_BEING_DELETED)
 
     def _sizes(self) -> dict[int, int]:

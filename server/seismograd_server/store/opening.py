@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from seismograd_server.errors import LaunchConflictError, RankTakenError, UnknownRankError
 from seismograd_server.model import Launch, Rank, RankIdentity, Run, RunKey, RunState
-from seismograd_server.store.lifespans import refuse_if_dying
+from seismograd_server.store.lifespans import refuse_if_being_deleted
 from seismograd_server.store.schema import launches, optimizers, ranks, runs
 
 AnyRow = Row[tuple[object, ...]]
@@ -62,7 +62,7 @@ def revive(connection: Connection, run_id: int) -> None:
     row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
     if row is None:
         raise UnknownRankError(f"run {run_id} has been deleted: open it again")
-    refuse_if_dying(RunKey(row.project, row.run), row.failure_reason)
+    refuse_if_being_deleted(RunKey(row.project, row.run), row.failure_reason)
     going_on = {"state": RunState.RUNNING, "ended_at": None, "failure_reason": ""}
     connection.execute(update(runs).where(runs.c.run_id == run_id).values(**going_on))
 
@@ -130,7 +130,7 @@ def _find_or_make_run(connection: Connection, identity: RankIdentity, now: float
         select(runs.c.run_id, runs.c.failure_reason).where(runs.c.project == key.project, runs.c.run == key.run)
     ).one_or_none()
     if found is not None:
-        refuse_if_dying(key, found.failure_reason)
+        refuse_if_being_deleted(key, found.failure_reason)
         return int(found.run_id)
     made: int = connection.scalars(
         insert(runs)
