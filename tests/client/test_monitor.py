@@ -31,6 +31,7 @@ from seismograd.capture.weights import WeightSampler
 from seismograd.guard import Guard
 from seismograd.record import AlertNotice, Directive, DirectiveKind, Quantity
 from seismograd.testing import RecordingServer, RecordingTransport
+from tests.support.processes import eventually
 
 
 class Loop:
@@ -501,11 +502,8 @@ def test_a_run_whose_model_and_optimizer_are_gone_ends_by_itself_and_lets_its_fi
     assert open_rings() >= 5
     del loops, loop
     gc.collect()
-    deadline = time.monotonic() + 20.0
-    while (open_rings() or senders() > before) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: (open_rings(), senders()) == (0, before), 20.0, "threads and files are let go")
 
-    assert (open_rings(), senders()) == (0, before)
     assert [ledger.closed for ledger in ledgers] == [[("finished", "")]] * 5
     assert [len(ledger.records()) for ledger in ledgers] == [2] * 5
     assert not ending._endings._endings
@@ -535,6 +533,9 @@ def test_an_ended_monitor_leaves_no_hook_on_the_interpreter() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (1, 2, 0)], ids=str)
 def test_monitors_that_end_in_any_order_leave_no_hook_on_the_interpreter(order: tuple[int, int, int]) -> None:
+    gc.collect()  # runs of other tests end in the background, and must not do so meanwhile
+    eventually(lambda: not ending._endings._endings, 20.0, "no run of another test is left")
+    ending._endings.leave()
     before = sys.excepthook, sys.exit
     loops = [Loop() for _ in range(3)]
     for place in order:
