@@ -76,6 +76,7 @@ class PlainSteps:
         "_watch",
         "columns",
         "held",
+        "logs_after",
         "step",
         "under_way",
         "until",
@@ -100,6 +101,7 @@ class PlainSteps:
         self.held = False
         self.step = 0
         self.waits = False  # a loss may follow the step
+        self.logs_after = False  # it does, if not each step
         self.until = 0  # count of the step for which something may have to be sampled
 
     def begins(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -110,8 +112,7 @@ class PlainSteps:
         if (
             len(arguments) != 1
             or keywords
-            or self.held
-            or series.held is not None
+            or (not self.logs_after and (self.held or series.held is not None))
             or watch.scale is not None
             or self._failures >= _MOST_FAILURES
             or (series.logged is not None and not series.logged.is_plain)
@@ -120,6 +121,8 @@ class PlainSteps:
         ):
             return False
         try:
+            if self.held or series.held is not None:
+                watch.begins(watch)  # a job that logs now and then has not logged the step before
             groups = watch.optimizer.param_groups
             rate = groups[0]["lr"]
             if type(rate) is not float or not series.layout.is_of(groups):

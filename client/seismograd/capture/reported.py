@@ -89,7 +89,7 @@ class ReportedWatch(OptimizerWatch):
         after = self._read()
         if before is None or after.steps == before.steps or capturing():
             return
-        self._begins(self)
+        self.begins(self)
         if after.skipped > before.skipped:
             draft = Draft([], NormSource.SCALER_SKIP, RecordFlag.SKIPPED_BY_SCALER, time.time(), by_framework=True)
         else:

@@ -90,7 +90,8 @@ class Said:
                 held.step = number
         if held is None:
             if first.plain is not None and self.after_steps:
-                first.plain.waits = True  # at once: nobody else asks before the next step that is not plain
+                # At once: nobody else asks before the next step that is not plain.
+                first.plain.waits = first.plain.logs_after = True
             if loss is not None or data is not None:
                 self._say_dropped("loss" if loss is not None else "data", first.last_made if number is None else number)
         elif loss is None:

@@ -57,15 +57,15 @@ class Series:
         """Number of the step made last; None before the first one."""
         return self.last_step if self.held is None else self.held.step
 
-    def be_plain(self, sender: Sender, *, plainly: bool, waits: bool) -> None:
-        """The next steps may be plain, if that can be. `waits`: a loss may follow them."""
+    def be_plain(self, sender: Sender, *, plainly: bool, waits: bool, logs_after: bool) -> None:
+        """The next steps may be plain, if that can be. `waits`: a loss may follow them; `logs_after`: some it does."""
         if self.plain is None or self.plain.columns != (self.layout, self.catalog_version):
             self.plain = self.watch.plain = None
             express = sender.express(self.index)
             if express is None or not (plainly and self.ships_plainly and can_be_plain(self.watch)):
                 return
             self.plain = PlainSteps(self, express)
-        self.plain.waits = waits
+        self.plain.waits, self.plain.logs_after = waits, logs_after
         self.watch.be_plain(self.plain)
 
     def describe(

@@ -183,7 +183,12 @@ class Session:
             series.held.add(logged, series.readback)
         if series.held.draft.logged or not self._waits_for_loss(series):
             self._release(series)
-        series.be_plain(self._sender, plainly=self._captures_layers, waits=self._waits_for_loss(series))
+        series.be_plain(
+            self._sender,
+            plainly=self._captures_layers,
+            waits=self._waits_for_loss(series),
+            logs_after=self._said.after_steps,
+        )
         if series.at_boundary is not None:
             series.watch.call_back(series.at_boundary)
 

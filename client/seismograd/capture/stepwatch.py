@@ -56,7 +56,7 @@ class OptimizerWatch(StepHooks):
         self.hook_seconds = 0.0
         self.hook_calls = 0
         self._guard = guard
-        self._begins = begins
+        self.begins = begins
         self._emit = emit
         self.sampling = Sampling(guard, budget, model)
         self.harvest = Harvest(self.layout, self.suspicion, self.sampling)
@@ -183,7 +183,7 @@ class OptimizerWatch(StepHooks):
     def _begin(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if capturing():
             return
-        self._begins(self)
+        self.begins(self)
         self.in_step = True
         closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
         # With a closure the gradients come into being inside the step: they are measured when it ends.
@@ -275,7 +275,7 @@ class OptimizerWatch(StepHooks):
     def _skip(self, source: NormSource | None, flag: RecordFlag) -> None:
         if capturing():
             return
-        self._begins(self)
+        self.begins(self)
         if source is NormSource.SCALER_SKIP and self.harvest.is_empty:
             # The scaler has waited for the device already, and skips are rare: count every kind in every gradient.
             self.suspicion.columns = frozenset(range(len(self.layout)))

@@ -172,7 +172,7 @@ class JointWatch(OptimizerWatch):
         if member in self._stepped:
             self._complete()
         if not self._stepped:
-            self._begins(self)
+            self.begins(self)
             self._follow()
             if self.sampling.chosen:
                 self.sampling.probes.before_step(self.layout, self.sampling.chosen)

@@ -225,6 +225,17 @@ def test_ordinary_steps_are_plain_ones(how: object, log: str, kind: dict[str, An
     assert plain >= (18 if log == "never" else 38)
 
 
+@pytest.mark.parametrize("how", [None, 1e-3])
+def test_a_job_that_logs_now_and_then_after_its_steps_has_plain_ones(how: object) -> None:
+    habits = [ORDINARY | {"clip": how, "log": "after" if number % 5 == 4 else "never"} for number in range(40)]
+
+    shortly, plain = train(habits, short=True, sample_every=0)
+    at_length, _ = train(habits, short=False, sample_every=0)
+
+    assert plain >= 33  # all from the second step on behind the first that was logged
+    assert list(map(timeless, shortly)) == list(map(timeless, at_length))
+
+
 @pytest.mark.parametrize("parameters", ["few", "many"])
 def test_gradients_with_a_graph_of_their_own_leave_steps_plain(parameters: str) -> None:
     habits = [*[ORDINARY] * 5, *[ORDINARY | {"oddity": "in a graph"}] * 20, *[ORDINARY] * 15]
