@@ -30,7 +30,8 @@ from seismograd_server.model import (
 )
 from seismograd_server.reading.buckets import SERIES_NAMES
 from seismograd_server.reading.resolution import plan_for
-from seismograd_server.reading.summaries import Asked, read_summary, summary_pages
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import read_summary, summary_pages
 from seismograd_server.store import summaries as rows
 from seismograd_server.store.database import Database
 from seismograd_server.store.progress import Progress

@@ -16,7 +16,8 @@ from seismograd_server.reading.layers import composed_blocks
 from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.runs import find_run, firing_alerts
 from seismograd_server.reading.series import step_pages
-from seismograd_server.reading.summaries import Asked, summary_pages
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import summary_pages
 from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 

@@ -16,7 +16,8 @@ from seismograd_server.model import TALLIES, Bool, Int64, Run, Summary, SummaryK
 from seismograd_server.reading.buckets import SERIES_NAMES
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.series import joined, read_series
-from seismograd_server.reading.summaries import Asked, read_summary
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import read_summary
 from seismograd_server.store.database import Database
 
 Places = Callable[[Series], Iterable[int]]

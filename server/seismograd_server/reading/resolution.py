@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from seismograd_server.model import SUMMARY_SIZES, Line, Range, SummaryKind, joined_ranges
 from seismograd_server.reading.lines import Piece, by_bucket, pieces, visible_stretches
 from seismograd_server.reading.presence import all_there, single_steps
-from seismograd_server.reading.summaries import Asked, lines_of
+from seismograd_server.reading.stored import Asked, lines_of
 from seismograd_server.store.database import Database
 
 # A range of no more steps than this is read step by step, whatever it is shown in: for the series, some tens of

@@ -11,7 +11,7 @@ from seismograd_server.model import Run
 from seismograd_server.reading.history import Series
 from seismograd_server.reading.lines import visible_stretches
 from seismograd_server.reading.series import joined, read_series
-from seismograd_server.reading.summaries import lines_of
+from seismograd_server.reading.stored import lines_of
 from seismograd_server.store.database import Database
 
 # Enough that every tenth of a run has one or two, few enough that each is worth its reading.

@@ -17,8 +17,6 @@ from seismograd_server.reading.series import step_pages
 from seismograd_server.reading.stored import Asked, lines_of, stored_pages
 from seismograd_server.store.database import Database
 
-__all__ = ["Asked", "lines_of", "read_summary", "summary_pages"]
-
 # Layers composed at a time, as for a window.
 _SPAN_STEPS = {SummaryKind.SERIES: 4096, SummaryKind.LAYERS: 1024}
 

@@ -7,7 +7,8 @@ from seismograd_server.reading.history import Series
 from seismograd_server.reading.lines import visible_stretches
 from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.series import read_series
-from seismograd_server.reading.summaries import Asked, lines_of, read_summary
+from seismograd_server.reading.stored import Asked, lines_of
+from seismograd_server.reading.summaries import read_summary
 from seismograd_server.store.database import Database
 
 # Buckets across a chart; each is drawn with its smallest and its largest value, and more would not be seen.

@@ -17,7 +17,8 @@ from seismograd_server.reading.lines import visible_stretches
 from seismograd_server.reading.resolution import Plan, plan_for, plan_of_steps
 from seismograd_server.reading.runs import find_run
 from seismograd_server.reading.series import joined, series_of, step_pages
-from seismograd_server.reading.summaries import Asked, lines_of, summary_pages
+from seismograd_server.reading.stored import Asked, lines_of
+from seismograd_server.reading.summaries import summary_pages
 from seismograd_server.store.damage import damaged_steps
 from seismograd_server.store.database import Database
 from seismograd_server.web.answers import Turns, choice_of, key_of, number_of, points_of, range_of

@@ -8,7 +8,8 @@ from seismograd_server.maintenance import summarising
 from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.model import Catalog, RunKey, SummaryKind
 from seismograd_server.pipeline import Arrival
-from seismograd_server.reading.summaries import Asked, lines_of, read_summary
+from seismograd_server.reading.stored import Asked, lines_of
+from seismograd_server.reading.summaries import read_summary
 from tests.support.reading import Stocked
 from tests.support.synthetic import NOW, SyntheticRun, healthy_norms, make_batch, parameters
 

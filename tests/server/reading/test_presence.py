@@ -15,7 +15,8 @@ from seismograd_server.model import SUMMARY_SIZES, Range, SummaryKind, joined_ra
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.buckets import SERIES_NAMES
 from seismograd_server.reading.resolution import Plan, detail_kept, plan_for, plan_of_steps
-from seismograd_server.reading.summaries import Asked, read_summary
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import read_summary
 from seismograd_server.store.database import Database
 from seismograd_server.store.schema import closed_blocks, segments
 from tests.support.reading import Stocked

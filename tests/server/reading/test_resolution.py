@@ -12,7 +12,8 @@ from seismograd_server.maintenance.summarising import Summarising
 from seismograd_server.model import Line, SummaryKind
 from seismograd_server.pipeline import Arrival
 from seismograd_server.reading.resolution import plan_for, size_for
-from seismograd_server.reading.summaries import Asked, read_summary
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import read_summary
 from seismograd_server.reading.view import read_trail
 from seismograd_server.store.schema import closed_blocks, segments
 from tests.support.reading import Stocked

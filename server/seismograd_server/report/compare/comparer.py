@@ -10,7 +10,8 @@ from seismograd_server.model import Alert, AlertState, Run, RunKey, SummaryKind
 from seismograd_server.reading.encoding import Json, column, number, run_json
 from seismograd_server.reading.resolution import plan_for
 from seismograd_server.reading.runs import ALERTS_OF_A_RUN
-from seismograd_server.reading.summaries import Asked, read_summary
+from seismograd_server.reading.stored import Asked
+from seismograd_server.reading.summaries import read_summary
 from seismograd_server.report.compare.compare import Align, Aligned, Pair, Read, align_runs, notes, pairs
 from seismograd_server.report.configuration import Difference, differences
 from seismograd_server.store.database import Database
